@@ -1,0 +1,1 @@
+//! See the package description; filled in by the commits that follow.
