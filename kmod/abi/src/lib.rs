@@ -1,1 +1,44 @@
-//! See the package description; filled in by the commits that follow.
+//! The record that an update module carries and `dynamos.ko` reads.
+//!
+//! A record is one block of bytes: a header, five tables of fixed-size entries, a table of strings and a block
+//! of raw bytes. It holds no pointer. What only the module loader knows, the addresses of the update's own
+//! code and data, stands beside it as an array of `u64` that the record refers to by index ([`AddrIndex`]).
+//!
+//! [`Record::parse`] checks every index, range and string once, so that its accessors cannot fail: a record
+//! comes from a file and is not to be trusted. Integers are little-endian.
+//!
+//! Both sides compile this crate. Any change to the format changes [`ABI`].
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "write")]
+extern crate alloc;
+
+mod entry;
+mod read;
+#[cfg(feature = "write")]
+mod write;
+
+pub use entry::{
+    Alternative, Bytes, Function, Object, Relocation, RelocationKind, Site, SiteKind, Str, Symbol,
+    function_flags, symbol_flags,
+};
+pub use read::{Alternatives, Record, RecordError, Table};
+#[cfg(feature = "write")]
+pub use write::RecordWriter;
+
+/// Version of the record format and of `struct dynamos_update_desc` in `kmod/module/dynamos.h`.
+pub const ABI: u32 = 1;
+
+/// First bytes of every record.
+pub const MAGIC: [u8; 8] = *b"DYNAMOS\0";
+
+/// Index of an entry in the array of addresses that accompanies a record.
+pub type AddrIndex = u32;
+
+/// "No such entry", for optional indices.
+pub const NONE: u32 = u32::MAX;
+
+/// The most bytes a record may have: far above what any update needs, far below what could exhaust a kernel.
+pub const MAX_RECORD: usize = 64 << 20;

@@ -1,0 +1,274 @@
+//! The fixed-size entries of a record's tables.
+
+/// Declares an entry: a plain struct, its encoded size, and how to read and write it.
+macro_rules! entry {
+    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $ty:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
+
+        impl Field for $name {
+            const SIZE: usize = 0 $(+ <$ty as Field>::SIZE)*;
+            fn read(from: &mut &[u8]) -> Option<Self> {
+                Some(Self { $($field: <$ty as Field>::read(from)?,)* })
+            }
+            #[cfg(feature = "write")]
+            fn write(&self, to: &mut alloc::vec::Vec<u8>) {
+                $(self.$field.write(to);)*
+            }
+        }
+    };
+}
+
+/// Something with a fixed size in a record.
+pub(crate) trait Field: Sized {
+    /// Bytes it takes.
+    const SIZE: usize;
+    /// Takes it from the front of `from`.
+    fn read(from: &mut &[u8]) -> Option<Self>;
+    /// Appends it to `to`.
+    #[cfg(feature = "write")]
+    fn write(&self, to: &mut alloc::vec::Vec<u8>);
+}
+
+macro_rules! integer {
+    ($($ty:ty)*) => {$(
+        impl Field for $ty {
+            const SIZE: usize = size_of::<$ty>();
+            fn read(from: &mut &[u8]) -> Option<Self> {
+                let (head, rest) = from.split_first_chunk()?;
+                *from = rest;
+                Some(<$ty>::from_le_bytes(*head))
+            }
+            #[cfg(feature = "write")]
+            fn write(&self, to: &mut alloc::vec::Vec<u8>) {
+                to.extend_from_slice(&self.to_le_bytes());
+            }
+        }
+    )*};
+}
+integer!(u8 u16 u32 i64);
+
+entry! {
+    /// A string in the table of strings.
+    Str {
+        /// Offset in the table of strings.
+        offset: u32,
+        /// Length in bytes.
+        len: u32,
+    }
+}
+
+entry! {
+    /// A range of the block of raw bytes.
+    Bytes {
+        /// Offset in the block.
+        offset: u32,
+        /// Length in bytes.
+        len: u32,
+    }
+}
+
+entry! {
+    /// A part of the kernel that the update touches: `vmlinux` or a module.
+    Object {
+        /// `vmlinux`, or the module's name as in `/proc/modules`.
+        name: Str,
+    }
+}
+
+/// Bits of [`Symbol::flags`].
+pub mod symbol_flags {
+    /// A function; else data.
+    pub const FUNCTION: u32 = 1;
+    /// Exported by some part of the kernel: any object may own it ([`super::Symbol::object`] is `NONE`).
+    pub const EXPORTED: u32 = 2;
+    /// Has no name in kallsyms (strings, compiler temporaries): only a site can give its address.
+    pub const ANONYMOUS: u32 = 4;
+    /// A clone refers to it: the update cannot be loaded without its address.
+    pub const NEEDED: u32 = 8;
+    /// A per-CPU variable: its value is an offset in the per-CPU area, not an address.
+    pub const PER_CPU: u32 = 16;
+}
+
+entry! {
+    /// A function or variable of the running kernel that the record speaks of.
+    Symbol {
+        /// Name as in kallsyms (the linker's name, `foo.isra.0` included).
+        name: Str,
+        /// Index of the object that holds it, or `NONE` if any may.
+        object: u32,
+        /// See [`symbol_flags`].
+        flags: u32,
+        /// Address of its placeholder in the update, or `NONE`.
+        placeholder: u32,
+    }
+}
+
+/// Bits of [`Function::flags`].
+pub mod function_flags {
+    /// Is replaced: has a clone and handlers.
+    pub const REPLACE: u32 = 1;
+    /// A part of another function that the compiler moved away (`foo.cold`): found only through it.
+    pub const FRAGMENT: u32 = 2;
+}
+
+entry! {
+    /// A function whose running code must be the `pre` build's.
+    Function {
+        /// Index of its symbol.
+        symbol: u32,
+        /// See [`function_flags`]; an anchor has none.
+        flags: u32,
+        /// The bytes of the `pre` build.
+        bytes: Bytes,
+        /// First of its sites, which are sorted by offset.
+        first_site: u32,
+        /// Number of its sites.
+        site_count: u32,
+        /// Offset of its `call __fentry__`, or `NONE`.
+        fentry: u32,
+        /// Address of the clone (`REPLACE` only, else `NONE`).
+        clone: u32,
+        /// Address of the handler that asks whether the update is active.
+        transition: u32,
+        /// Address of the handler that goes straight to the clone.
+        steady: u32,
+    }
+}
+
+/// What a site is, and so what the kernel may have made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SiteKind {
+    /// 8 bytes: S + A.
+    Abs64 = 1,
+    /// 4 bytes, zero-extended: S + A.
+    Abs32 = 2,
+    /// 4 bytes, sign-extended: S + A.
+    Abs32S = 3,
+    /// 4 bytes, relative: S + A - P.
+    Pc32 = 4,
+    /// 8 bytes, relative: S + A - P.
+    Pc64 = 5,
+    /// `call __fentry__`, 5 bytes: a NOP, or a call while something traces the function.
+    Fentry = 6,
+    /// `call`/`jmp` to a static call's trampoline, 5 bytes: patched to the target, to a NOP or to `xor eax, eax`.
+    StaticCall = 7,
+    /// A static key's `jmp` or NOP, 2 or 5 bytes; `addend` is the target's offset in the function.
+    JumpLabel = 8,
+    /// Instructions that alternatives may have replaced; `data` lists the replacements ([`Alternative`]).
+    Alternative = 9,
+    /// `jmp __x86_return_thunk`, 5 bytes: may have become `ret; int3…` or a jump to another thunk.
+    ReturnThunk = 10,
+    /// `call`/`jmp`/`jcc` to an indirect-branch thunk; `addend` is the register's number.
+    Retpoline = 11,
+    /// `endbr64`, 4 bytes: may have been sealed to a NOP.
+    Endbr = 12,
+    /// `lock` prefix, 1 byte: a `ds` prefix on one CPU.
+    SmpLock = 13,
+    /// A paravirtual call (6.1): patched at boot to what the platform needs; its bytes are not compared.
+    Paravirt = 14,
+}
+
+impl SiteKind {
+    /// The kind with the number `raw`.
+    pub fn from_raw(raw: u8) -> Option<Self> {
+        use SiteKind::*;
+        const ALL: [SiteKind; 14] = [
+            Abs64,
+            Abs32,
+            Abs32S,
+            Pc32,
+            Pc64,
+            Fentry,
+            StaticCall,
+            JumpLabel,
+            Alternative,
+            ReturnThunk,
+            Retpoline,
+            Endbr,
+            SmpLock,
+            Paravirt,
+        ];
+        ALL.into_iter().find(|kind| *kind as u8 == raw)
+    }
+}
+
+entry! {
+    /// A place in a function that the linker, the loader or the kernel rewrites.
+    Site {
+        /// Offset in the function.
+        offset: u32,
+        /// Length in bytes, at least 1.
+        len: u16,
+        /// See [`SiteKind`].
+        kind: u16,
+        /// Index of the symbol referred to, or `NONE`.
+        symbol: u32,
+        /// Addend; see [`SiteKind`].
+        addend: i64,
+        /// The bytes at S + A that must be equal too (strings, constants), or the alternatives.
+        data: Bytes,
+    }
+}
+
+/// One replacement of an alternative site.
+///
+/// Encoded as: length `u8`, number of masked fields `u8`, the bytes, then one `u8` for each masked field: the
+/// offset of 4 bytes (a relative target) that are not compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alternative<'a> {
+    /// Replacement instructions; the rest of the site is filled with NOPs.
+    pub bytes: &'a [u8],
+    /// Offsets of 4-byte fields in `bytes` that depend on where the site is.
+    pub masked: &'a [u8],
+}
+
+/// How a [`Relocation`] is computed; numbers as in the x86-64 psABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RelocationKind {
+    /// `R_X86_64_64`: S + A, 8 bytes.
+    Abs64 = 1,
+    /// `R_X86_64_PC32` (and `PLT32`): S + A - P, 4 bytes.
+    Pc32 = 2,
+    /// `R_X86_64_32`: S + A, 4 bytes zero-extended.
+    Abs32 = 10,
+    /// `R_X86_64_32S`: S + A, 4 bytes sign-extended.
+    Abs32S = 11,
+    /// `R_X86_64_PC64`: S + A - P, 8 bytes.
+    Pc64 = 24,
+}
+
+impl RelocationKind {
+    /// The kind with psABI number `raw`.
+    pub fn from_raw(raw: u32) -> Option<Self> {
+        use RelocationKind::*;
+        [Abs64, Pc32, Abs32, Abs32S, Pc64].into_iter().find(|kind| *kind as u32 == raw)
+    }
+
+    /// Bytes it writes.
+    pub fn size(self) -> usize {
+        match self {
+            RelocationKind::Abs64 | RelocationKind::Pc64 => 8,
+            _ => 4,
+        }
+    }
+}
+
+entry! {
+    /// A field of the update that refers to a placeholder and must get the real address.
+    Relocation {
+        /// Address index of the section piece that holds the field.
+        base: u32,
+        /// Offset of the field from `base`.
+        offset: u32,
+        /// See [`RelocationKind`].
+        kind: u32,
+        /// Index of the symbol.
+        symbol: u32,
+        /// Addend.
+        addend: i64,
+    }
+}

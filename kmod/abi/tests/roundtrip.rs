@@ -1,0 +1,109 @@
+//! A record reads back as it was written, and no damage to it is read as something else than an error or a
+//! record that is safe to walk.
+#![cfg(feature = "write")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::field_reassign_with_default)]
+
+use dynamos_abi::*;
+use proptest::prelude::*;
+
+fn sample() -> Vec<u8> {
+    let mut writer = RecordWriter::default();
+    writer.addr_count = 4;
+    let object = Object { name: writer.str("ext4") };
+    writer.objects.push(object);
+    let name = writer.str("ext4_mb_init_group");
+    writer.symbols.push(Symbol {
+        name,
+        object: 0,
+        flags: symbol_flags::FUNCTION,
+        placeholder: NONE,
+    });
+    let data = writer.alternatives(&[(vec![0xe8, 0, 0, 0, 0], vec![1]), (vec![0x90], vec![])]);
+    let none = writer.bytes(&[]);
+    writer.sites.push(site(4, 5, SiteKind::Fentry, NONE, none));
+    writer.sites.push(site(10, 6, SiteKind::Alternative, NONE, data));
+    writer.sites.push(site(20, 4, SiteKind::Pc32, 0, none));
+    let bytes = writer.bytes(&[0x90; 32]);
+    writer.functions.push(Function {
+        symbol: 0,
+        flags: function_flags::REPLACE,
+        bytes,
+        first_site: 0,
+        site_count: 3,
+        fentry: 4,
+        clone: 0,
+        transition: 1,
+        steady: 2,
+    });
+    writer.relocations.push(Relocation {
+        base: 3,
+        offset: 8,
+        kind: RelocationKind::Pc32 as u32,
+        symbol: 0,
+        addend: -4,
+    });
+    writer.finish("update", "6.1.0-55-amd64", "").unwrap()
+}
+
+fn site(offset: u32, len: u16, kind: SiteKind, symbol: u32, data: Bytes) -> Site {
+    Site { offset, len, kind: kind as u16, symbol, addend: -4, data }
+}
+
+/// Reads all that can be reached.
+fn walk(record: &Record<'_>) -> usize {
+    let mut seen = record.name().len() + record.release().len() + record.pinned().len();
+    for function in record.functions().iter() {
+        seen += record.bytes(function.bytes).len();
+        for site in record.sites_of(&function) {
+            seen += record.alternatives(&site).count() + record.bytes(site.data).len();
+        }
+    }
+    seen + record.symbols().iter().map(|symbol| record.str(symbol.name).len()).sum::<usize>()
+}
+
+#[test]
+fn reads_back() {
+    let bytes = sample();
+    let record = Record::parse(&bytes).unwrap();
+    assert_eq!(
+        (record.name(), record.release(), record.addr_count()),
+        ("update", "6.1.0-55-amd64", 4)
+    );
+    let function = record.functions().get(0).unwrap();
+    let kinds: Vec<u16> = record.sites_of(&function).map(|site| site.kind).collect();
+    assert_eq!(kinds, [6, 9, 4]);
+    let site = record.sites().get(1).unwrap();
+    let alternatives: Vec<_> = record.alternatives(&site).collect();
+    assert_eq!(alternatives.len(), 2);
+    assert_eq!(alternatives[0].masked, [1]);
+    assert_eq!(record.relocations().get(0).unwrap().addend, -4);
+}
+
+#[test]
+fn the_future_and_the_foreign_are_refused() {
+    let mut bytes = sample();
+    bytes[8] = 99;
+    assert_eq!(Record::parse(&bytes).unwrap_err(), RecordError::Version(99));
+    assert_eq!(Record::parse(b"\x7fELF").unwrap_err(), RecordError::NotARecord);
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let bytes = sample();
+    for len in 0..bytes.len() {
+        assert!(Record::parse(&bytes[..len]).is_err(), "length {len}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn damage_is_refused_or_harmless(at in 0usize..400, value: u8, more in 0usize..400, other: u8) {
+        let mut bytes = sample();
+        let len = bytes.len();
+        bytes[at % len] = value;
+        bytes[more % len] = other;
+        if let Ok(record) = Record::parse(&bytes) {
+            walk(&record);
+        }
+    }
+}
