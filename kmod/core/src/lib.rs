@@ -1,1 +1,36 @@
-//! See the package description; filled in by the commits that follow.
+//! The decisions of `dynamos.ko`, without one kernel call.
+//!
+//! What the kernel must supply (bytes of memory, names, redirections, the moment of the switch) comes through
+//! the traits [`Memory`], [`Names`] and [`Layer`], so everything here is tested on the host.
+//!
+//! Built for the kernel: no panic on any record, no infallible allocation, arithmetic that says what it does
+//! on overflow.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+extern crate alloc;
+
+mod budget;
+mod candidates;
+pub mod insn;
+mod manager;
+mod matching;
+mod refusal;
+mod relocate;
+mod resolve;
+mod stack;
+mod update;
+
+pub use budget::Budget;
+pub use candidates::{Candidates, Names};
+pub use manager::{Manager, UpdateId};
+pub use matching::{Matched, Memory, Mismatch, What, match_function};
+pub use refusal::{Name, Refusal};
+pub use relocate::{Patch, Range, relocate};
+pub use resolve::{Resolved, resolve};
+pub use stack::{Touch, first_touch, normalise};
+pub use update::{
+    Blocked, Blockers, Errno, Handler, Layer, Limits, Place, State, Step, Steps, Update,
+};

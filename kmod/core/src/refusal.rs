@@ -1,0 +1,260 @@
+//! Why an update is refused: which function or symbol, where, why, and what would lift it.
+//!
+//! The text goes to the kernel log and to whoever loads the update. It holds no kernel address.
+
+use core::fmt;
+
+use crate::matching::{Mismatch, What};
+use crate::update::{Blocked, Errno, State, Step};
+
+/// The longest name of an update: a module's (`MODULE_NAME_LEN` less the NUL).
+const NAME_LEN: usize = 55;
+
+/// The name of an update, without allocation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Name {
+    bytes: [u8; NAME_LEN],
+    len: u8,
+}
+
+impl Name {
+    /// `text`, if a module could have that name.
+    pub fn new(text: &str) -> Option<Self> {
+        let mut bytes = [0; NAME_LEN];
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        Some(Name { bytes, len: text.len() as u8 })
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..usize::from(self.len)).unwrap_or(&[]);
+        core::str::from_utf8(bytes).unwrap_or("")
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// Why an update was not loaded, activated, reverted or unloaded. Names are borrowed from the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The fields are named after what they are; the texts below say the rest.
+pub enum Refusal<'a> {
+    /// The kernel has no memory left.
+    OutOfMemory,
+    /// The record was made for another kernel.
+    Release { wanted: &'a str },
+    /// A function of the record is not in the kernel.
+    NoFunction { function: &'a str, object: &'a str },
+    /// A function's code differs from the build that was compared; the closest of `candidates`.
+    Differs { function: &'a str, object: &'a str, candidates: usize, mismatch: Mismatch },
+    /// A function's code cannot be read.
+    Unreadable { function: &'a str, object: &'a str },
+    /// Several functions of one name have the same code.
+    Ambiguous { function: &'a str, object: &'a str, matching: usize },
+    /// No matched function refers to a fragment.
+    NoParent { function: &'a str, object: &'a str },
+    /// Two functions of the record are at one address.
+    SameAddress { function: &'a str, other: &'a str },
+    /// Two functions refer to different things where the build had one symbol.
+    Disagree { symbol: &'a str, first: &'a str, second: &'a str },
+    /// A function refers to a place that does not have the name it should.
+    NotNamed { symbol: &'a str, object: &'a str, by: &'a str },
+    /// A clone needs a symbol that the kernel does not have.
+    NoSymbol { symbol: &'a str, object: &'a str },
+    /// A clone needs a symbol whose name several have.
+    SymbolAmbiguous { symbol: &'a str, object: &'a str, candidates: usize },
+    /// A clone needs a symbol without a name that no matched function refers to.
+    SymbolUnreferenced { symbol: &'a str, object: &'a str },
+    /// A reference cannot hold the symbol's address.
+    TooFar { symbol: &'a str, kind: &'static str },
+    /// A relocation lies outside the update.
+    OutsideUpdate { symbol: &'a str },
+    /// The record contradicts itself.
+    Record(&'static str),
+    /// The record asks for more work than an honest one.
+    TooMuchWork,
+    /// An update of this name is there already.
+    Duplicate { update: Name },
+    /// The update's name is no module name.
+    BadName { name: &'a str },
+    /// Another update replaces one of the functions.
+    AlreadyReplaced { function: &'a str, by: Name },
+    /// There is no such update.
+    NoSuchUpdate,
+    /// The update is in a state in which this cannot be done.
+    WrongState { update: Name, state: State, wanted: State },
+    /// The update's code must stay.
+    Pinned { update: Name, reason: &'a str },
+    /// The kernel refused a step.
+    Failed { step: Step, function: &'a str, errno: Errno, undone: bool },
+    /// Tasks stayed in the code until the time limit, or until somebody interrupted the wait; the first of
+    /// `count`, and the function it is in.
+    Blocked { waited_ms: u32, interrupted: bool, count: u32, task: Blocked, function: &'a str },
+    /// The kernel found the code in use but named no task.
+    Busy { waited_ms: u32, interrupted: bool },
+}
+
+impl fmt::Display for Refusal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Refusal::*;
+        match self {
+            OutOfMemory => write!(f, "out of memory: free some and try again"),
+            Release { wanted } => write!(
+                f,
+                "the update was made for kernel {wanted}, which is not the one running: \
+                 make it for this kernel"
+            ),
+            Record(what) => {
+                write!(f, "the record contradicts itself ({what}): make the update again")
+            }
+            TooMuchWork => {
+                write!(f, "the record asks for more work than an honest one: make the update again")
+            }
+            NoSuchUpdate => write!(f, "no update of this name: see /sys/kernel/dynamos"),
+            Duplicate { update } => {
+                write!(f, "an update `{update}` is loaded already: unload it, or use another name")
+            }
+            BadName { name } => {
+                write!(f, "`{name}` cannot be the name of a module: choose another")
+            }
+            AlreadyReplaced { function, by } => write!(
+                f,
+                "function `{function}` is already replaced by update `{by}`: revert and unload that \
+                 first, or make one update of both changes"
+            ),
+            WrongState { update, state, wanted } => write!(
+                f,
+                "update `{update}` is {state}, and cannot become {wanted} from that{}",
+                state.advice()
+            ),
+            Pinned { update, reason } => write!(
+                f,
+                "the code of update `{update}` must stay mapped ({reason}): it goes with a reboot"
+            ),
+            TooFar { symbol, kind } => write!(
+                f,
+                "a reference ({kind}) of the update cannot reach `{symbol}`: make the update again"
+            ),
+            OutsideUpdate { symbol } => write!(
+                f,
+                "a relocation against `{symbol}` lies outside the update's own sections: make the \
+                 update again"
+            ),
+            Blocked { waited_ms, interrupted, count, task, function } => {
+                write!(f, "{} after {waited_ms} ms: ", ended(*interrupted))?;
+                task.show(f, function)?;
+                if let more @ 1.. = count.saturating_sub(1) {
+                    write!(f, " and {more} more")?;
+                }
+                write!(f, "; wake them or let them finish, or raise the time limit")
+            }
+            Busy { waited_ms, interrupted } => write!(
+                f,
+                "{} after {waited_ms} ms: the code to be switched is in use; try again",
+                ended(*interrupted)
+            ),
+            Failed { step, function, errno, undone } => {
+                write!(f, "{step}")?;
+                if !function.is_empty() {
+                    write!(f, " of `{function}`")?;
+                }
+                write!(f, " failed with {errno}{}", errno.advice(*step))?;
+                if !undone {
+                    write!(f, "; revert again to finish what is left")?;
+                }
+                Ok(())
+            }
+            _ => self.fmt_matching(f),
+        }
+    }
+}
+
+impl Refusal<'_> {
+    /// The refusals of the resolver.
+    fn fmt_matching(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Refusal::*;
+        match self {
+            NoFunction { function, object } => write!(
+                f,
+                "function `{function}` is not in `{object}`: is the module loaded, and is it the \
+                 one the update was made for?"
+            ),
+            Differs { function, object, candidates, mismatch } => {
+                write!(
+                    f,
+                    "function `{function}` of `{object}` is not the one compared: {mismatch}"
+                )?;
+                if *candidates > 1 {
+                    write!(f, " (the closest of {candidates} of that name)")?;
+                }
+                match mismatch.what {
+                    What::Record(_) | What::Budget => write!(f, "; make the update again"),
+                    _ => write!(
+                        f,
+                        "; an update fits only the build it was made for, and no other patch"
+                    ),
+                }
+            }
+            Unreadable { function, object } => {
+                write!(f, "the code of function `{function}` of `{object}` cannot be read")
+            }
+            Ambiguous { function, object, matching } => write!(
+                f,
+                "{matching} functions `{function}` of `{object}` have the same code: an anchor that \
+                 calls the right one would tell them apart"
+            ),
+            NoParent { function, object } => write!(
+                f,
+                "no matched function refers to `{function}` of `{object}`, so it cannot be told where \
+                 it is: its parent must be in the record"
+            ),
+            SameAddress { function, other } => write!(
+                f,
+                "functions `{function}` and `{other}` of the record are one function in the kernel: \
+                 make the update again"
+            ),
+            Disagree { symbol, first, second } => write!(
+                f,
+                "`{first}` and `{second}` refer to different things as `{symbol}`: the kernel is not \
+                 the build compared, or it redirects calls (retbleed=stuff does)"
+            ),
+            NotNamed { symbol, object, by } => write!(
+                f,
+                "what `{by}` refers to as `{symbol}` has no such name in `{object}`: the kernel is not \
+                 the build compared, or it redirects calls (retbleed=stuff does)"
+            ),
+            NoSymbol { symbol, object } => write!(
+                f,
+                "`{symbol}`, which the update needs, is not in `{object}`: is the module loaded, and is \
+                 it the one the update was made for?"
+            ),
+            SymbolAmbiguous { symbol, object, candidates } => write!(
+                f,
+                "{candidates} symbols of `{object}` are named `{symbol}`, which the update needs: an \
+                 anchor that refers to the right one would tell them apart"
+            ),
+            SymbolUnreferenced { symbol, object } => write!(
+                f,
+                "no matched function refers to `{symbol}` of `{object}`, which the update needs and \
+                 which has no name in the kernel: an anchor that refers to it would give its address"
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl core::error::Error for Refusal<'_> {}
+
+/// How a wait ended.
+fn ended(interrupted: bool) -> &'static str {
+    if interrupted { "interrupted" } else { "given up" }
+}

@@ -1,0 +1,196 @@
+//! What the kernel layer does for an update.
+
+use core::fmt;
+
+use dynamos_abi::Record;
+
+use super::{State, Step};
+use crate::matching::Memory;
+use crate::resolve::function_name;
+
+/// A kernel error number, positive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// What to do about it, for a refusal.
+    pub(crate) fn advice(self, step: Step) -> &'static str {
+        match (self.0, step) {
+            (12, _) => ": free some memory and try again",
+            // register_ftrace_direct: another direct call, livepatch or a kprobe with a post handler owns it.
+            (16 | 17, Step::Redirected(_) | Step::Steady(_)) => {
+                ": something else has changed this function (livepatch, a BPF trampoline, a kprobe): \
+                 remove that first"
+            }
+            (19 | 2 | 3, Step::TargetPinned(_)) => ": load the module first",
+            _ => "",
+        }
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            1 => "EPERM",
+            2 => "ENOENT",
+            3 => "ESRCH",
+            4 => "EINTR",
+            11 => "EAGAIN",
+            12 => "ENOMEM",
+            14 => "EFAULT",
+            16 => "EBUSY",
+            17 => "EEXIST",
+            19 => "ENODEV",
+            22 => "EINVAL",
+            other => return write!(f, "error {other}"),
+        };
+        f.write_str(name)
+    }
+}
+
+/// Where a task is that holds up a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a function (by index) or its edition.
+    Function(u32),
+    /// In a handler of the update.
+    Handler,
+    /// Its stack cannot be read reliably.
+    Unknown,
+}
+
+/// A task that holds up a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// Thread id.
+    pub pid: i32,
+    /// Name, padded with NUL (`TASK_COMM_LEN`).
+    pub comm: [u8; 16],
+    /// Whether it is running (on a CPU or ready), not asleep.
+    pub running: bool,
+    /// Where it is.
+    pub place: Place,
+}
+
+impl Blocked {
+    /// Writes it; `function` is the name of the function it is in.
+    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>, function: &str) -> fmt::Result {
+        write!(f, "task {} (", self.pid)?;
+        // A task may have called itself anything.
+        for &byte in self.comm.iter().take_while(|&&byte| byte != 0) {
+            let plain = byte.is_ascii_graphic() || byte == b' ';
+            fmt::Write::write_char(f, if plain { char::from(byte) } else { '?' })?;
+        }
+        let how = if self.running { "runs" } else { "sleeps" };
+        match self.place {
+            Place::Function(_) => write!(f, ") {how} in {function}"),
+            Place::Handler => write!(f, ") {how} in a redirection handler"),
+            Place::Unknown => write!(f, ") {how} with a stack that cannot be read reliably"),
+        }
+    }
+
+    /// Name of the function it is in.
+    pub(crate) fn function<'a>(&self, record: &Record<'a>) -> &'a str {
+        match self.place {
+            Place::Function(index) => function_name(record, index),
+            Place::Handler | Place::Unknown => "",
+        }
+    }
+}
+
+/// The tasks that hold up a switch: all are counted, the first few kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Blockers {
+    first: [Option<Blocked>; 8],
+    count: u32,
+}
+
+impl Blockers {
+    /// Adds a task.
+    pub fn add(&mut self, task: Blocked) {
+        if let Some(slot) = self.first.iter_mut().find(|slot| slot.is_none()) {
+            *slot = Some(task);
+        }
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The first of them.
+    pub fn first(&self) -> impl Iterator<Item = &Blocked> {
+        self.first.iter().flatten()
+    }
+
+    /// As text, with the function names of `record`.
+    pub fn named<'b>(&'b self, record: &'b Record<'b>) -> impl fmt::Display + 'b {
+        Named { blockers: self, record }
+    }
+}
+
+/// Shows blockers.
+struct Named<'b> {
+    blockers: &'b Blockers,
+    record: &'b Record<'b>,
+}
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown: u32 = 0;
+        for task in self.blockers.first() {
+            if shown > 0 {
+                write!(f, ", ")?;
+            }
+            task.show(f, task.function(self.record))?;
+            shown = shown.saturating_add(1);
+        }
+        match self.blockers.count.saturating_sub(shown) {
+            0 if shown == 0 => write!(f, "no task"),
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// What is called at the entry of a redirected function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handler {
+    /// Asks whether the update is active.
+    Transition,
+    /// Goes straight to the clone.
+    Steady,
+}
+
+/// The kernel, as an update sees it. Every method that fails leaves what it was to change as it was.
+pub trait Layer: Memory {
+    /// Keeps an object (by index) loaded.
+    fn pin_target(&mut self, object: u32) -> Result<(), Errno>;
+    /// Undoes [`Layer::pin_target`].
+    fn unpin_target(&mut self, object: u32);
+    /// Writes to the update's own sections, whatever their protection.
+    fn write_text(&mut self, address: u64, bytes: &[u8]) -> Result<(), Errno>;
+    /// Hands static keys and static calls of the update to the kernel.
+    fn late_sections(&mut self) -> Result<(), Errno>;
+    /// Undoes [`Layer::late_sections`].
+    fn undo_late_sections(&mut self);
+    /// Installs the transition handler of a function (by index).
+    fn register_redirect(&mut self, function: u32) -> Result<(), Errno>;
+    /// Puts the other handler in place.
+    fn modify_redirect(&mut self, function: u32, handler: Handler) -> Result<(), Errno>;
+    /// Removes the handler of a function.
+    fn unregister_redirect(&mut self, function: u32) -> Result<(), Errno>;
+    /// With all CPUs stopped: if no task's stack touches what is being left (editions 0 and handlers when
+    /// activating, the update's text when reverting), sets `dynamos_active` to `active` and gives `true`; else
+    /// adds the tasks to `blockers` and gives `false`.
+    fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno>;
+    /// Sleeps; `false` if somebody interrupted it.
+    fn wait(&mut self, ms: u32) -> bool;
+    /// Waits until no task is in a handler that was removed (`synchronize_rcu_tasks`).
+    fn synchronize(&mut self);
+    /// Takes note of the state, for whoever asks meanwhile.
+    fn progress(&mut self, state: State, blockers: &Blockers);
+    /// Writes a line to the kernel log.
+    fn log(&mut self, line: fmt::Arguments<'_>);
+}

@@ -1,0 +1,156 @@
+//! One update from load to unload: the states it goes through, and the steps that take it there.
+//!
+//! ```text
+//! Loading ─► Registered ─► Transitioning ─► Active ─► Reverting ─► Reverted ─► Gone
+//!    │           │   ▲           │             ▲          │
+//!    └───────────┴───┼──► Gone   │             └──────────┤  a task stays in the update's code
+//!                    └───────────┴─► Reverting            │
+//!                     undone       a step cannot be undone: `revert` goes on with it
+//! ```
+
+mod drive;
+mod layer;
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+
+pub use drive::{Limits, Update};
+pub use layer::{Blocked, Blockers, Errno, Handler, Layer, Place};
+
+use crate::refusal::Refusal;
+use alloc::vec::Vec;
+
+/// Where an update is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Its record is being checked and matched.
+    Loading,
+    /// It is proven to fit; nothing in the kernel has been touched.
+    Registered,
+    /// It is being activated; edition 0 runs.
+    Transitioning,
+    /// Its editions run.
+    Active,
+    /// It is being reverted.
+    Reverting,
+    /// Edition 0 runs and nothing leads to the update's code.
+    Reverted,
+    /// It has been forgotten.
+    Gone,
+}
+
+impl State {
+    /// Whether an update may go from `self` to `to`.
+    pub fn may_become(self, to: State) -> bool {
+        use State::*;
+        matches!(
+            (self, to),
+            (Loading, Registered | Gone)
+                | (Registered, Transitioning | Gone)
+                | (Transitioning, Active | Registered | Reverting)
+                | (Active, Reverting)
+                | (Reverting, Active | Reverted)
+                | (Reverted, Gone)
+        )
+    }
+
+    /// What to do to leave this state, for a refusal.
+    pub(crate) fn advice(self) -> &'static str {
+        match self {
+            State::Active => ": revert it first",
+            State::Transitioning | State::Reverting => ": wait until that is over, or try again",
+            State::Reverted => ": unload it, then load it again",
+            State::Loading | State::Registered | State::Gone => "",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Loading => "loading",
+            State::Registered => "registered",
+            State::Transitioning => "transitioning",
+            State::Active => "active",
+            State::Reverting => "reverting",
+            State::Reverted => "reverted",
+            State::Gone => "gone",
+        })
+    }
+}
+
+/// Something done to the kernel that must be undone, in reverse order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// An object (by index) cannot be unloaded. Undone by letting it go.
+    TargetPinned(u32),
+    /// The update's references are written. Only the update's own sections changed, so nothing is undone.
+    SectionsRelocated,
+    /// The kernel knows the update's static keys and static calls. Undone by making it forget them.
+    LateSections,
+    /// Function (by index) has its `transition` handler. Undone by removing it.
+    Redirected(u32),
+    /// The update's editions run. Undone by the same check of all stacks.
+    Flipped,
+    /// Function (by index) has its `steady` handler. Undone by `transition`.
+    Steady(u32),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::TargetPinned(_) => "pinning a target module",
+            Step::SectionsRelocated => "writing the update's references",
+            Step::LateSections => "registering the update's static keys and static calls",
+            Step::Redirected(_) => "the redirection",
+            Step::Flipped => "the switch",
+            Step::Steady(_) => "the change to the steady redirection",
+        })
+    }
+}
+
+/// What has been done, in order. Room for all of it is taken beforehand, so that noting a step cannot fail.
+#[derive(Debug, Default)]
+pub struct Steps {
+    done: Vec<Step>,
+}
+
+impl Steps {
+    /// Room for the steps of an update of `functions` functions in `objects` objects.
+    pub fn with_room<'a>(functions: u32, objects: u32) -> Result<Self, Refusal<'a>> {
+        let mut done = Vec::new();
+        let room = (functions as usize)
+            .checked_mul(2)
+            .and_then(|room| room.checked_add(objects as usize))
+            .and_then(|room| room.checked_add(3))
+            .ok_or(Refusal::OutOfMemory)?;
+        done.try_reserve_exact(room).map_err(|_| Refusal::OutOfMemory)?;
+        Ok(Steps { done })
+    }
+
+    /// The steps done and not undone, oldest first.
+    pub fn done(&self) -> &[Step] {
+        &self.done
+    }
+
+    /// Notes that `step` is done. There must be room (see [`Steps::has_room`]).
+    fn note(&mut self, step: Step) {
+        if self.has_room() {
+            self.done.push(step);
+        }
+    }
+
+    /// Whether one more step can be noted: asked before it is done.
+    fn has_room(&self) -> bool {
+        self.done.len() < self.done.capacity()
+    }
+
+    fn last(&self) -> Option<Step> {
+        self.done.last().copied()
+    }
+
+    fn pop(&mut self) {
+        self.done.pop();
+    }
+}
