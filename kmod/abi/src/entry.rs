@@ -153,11 +153,14 @@ pub enum SiteKind {
     Pc64 = 5,
     /// `call __fentry__`, 5 bytes: a NOP, or a call while something traces the function.
     Fentry = 6,
-    /// `call`/`jmp` to a static call's trampoline, 5 bytes: patched to the target, to a NOP or to `xor eax, eax`.
+    /// `call`/`jmp` (5 bytes) or `jcc` (6 bytes) to a static call's trampoline: patched to the target, to a NOP, to
+    /// `xor eax, eax` or to `ret`.
     StaticCall = 7,
-    /// A static key's `jmp` or NOP, 2 or 5 bytes; `addend` is the target's offset in the function.
+    /// A static key's `jmp` or NOP, 2 or 5 bytes; the target is S + `addend`, or, without a symbol, at offset
+    /// `addend` of the function.
     JumpLabel = 8,
-    /// Instructions that alternatives may have replaced; `data` lists the replacements ([`Alternative`]).
+    /// Instructions that alternatives may have replaced; `data` lists the replacements ([`Alternative`]). Sites
+    /// inside it, and others of the same offset that are not longer, hold for the original instructions.
     Alternative = 9,
     /// `jmp __x86_return_thunk`, 5 bytes: may have become `ret; int3…` or a jump to another thunk.
     ReturnThunk = 10,
@@ -167,7 +170,7 @@ pub enum SiteKind {
     Endbr = 12,
     /// `lock` prefix, 1 byte: a `ds` prefix on one CPU.
     SmpLock = 13,
-    /// A paravirtual call (6.1): patched at boot to what the platform needs; its bytes are not compared.
+    /// A paravirtual call (6.1): patched at boot to a call of what the platform needs, or to NOPs.
     Paravirt = 14,
 }
 
@@ -208,7 +211,9 @@ entry! {
         symbol: u32,
         /// Addend; see [`SiteKind`].
         addend: i64,
-        /// The bytes at S + A that must be equal too (strings, constants), or the alternatives.
+        /// The bytes at S that must be equal too (strings, constants), or the alternatives. S, not S + A: the
+        /// addend of a relative field holds the distance to the instruction's end. So each string or constant
+        /// has its own symbol.
         data: Bytes,
     }
 }

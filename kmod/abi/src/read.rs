@@ -205,6 +205,9 @@ impl<'a> Record<'a> {
     }
 
     fn check(&self) -> Result<(), RecordError> {
+        if self.strings.bytes().any(|byte| byte == 0) {
+            return Err(RecordError::Value("strings"));
+        }
         for (string, what) in [
             (self.name, "update name"),
             (self.release, "kernel release"),
@@ -221,12 +224,21 @@ impl<'a> Record<'a> {
         for symbol in self.symbols.iter() {
             self.check_symbol(&symbol)?;
         }
-        for function in self.functions.iter() {
-            self.check_function(&function)?;
-        }
+        // Tables that refer to one range again and again would make the work grow with its square: no honest
+        // record refers to more than it could hold, and each site belongs to one function.
+        let (mut referred, mut next_site) = (0, 0);
         for site in self.sites.iter() {
             optional(site.symbol, self.symbols.len(), "site symbol")?;
             self.check_bytes(site.data, "site data")?;
+            bounded(&mut referred, site.data.len)?;
+        }
+        for function in self.functions.iter() {
+            if function.site_count != 0 && function.first_site < next_site {
+                return Err(RecordError::Value("function sites"));
+            }
+            self.check_function(&function)?;
+            bounded(&mut referred, function.bytes.len)?;
+            next_site = next_site.max(function.first_site.saturating_add(function.site_count));
         }
         for relocation in self.relocations.iter() {
             within(relocation.base, self.addr_count, "relocation base")?;
@@ -298,10 +310,11 @@ impl<'a> Record<'a> {
         let len_fits = match kind {
             Abs64 | Pc64 => site.len == 8,
             Abs32 | Abs32S | Pc32 | Endbr => site.len == 4,
-            Fentry | StaticCall | ReturnThunk => site.len == 5,
+            Fentry | ReturnThunk => site.len == 5,
+            StaticCall => site.len == 5 || site.len == 6,
             JumpLabel => site.len == 2 || site.len == 5,
             SmpLock => site.len == 1,
-            Retpoline => (5..=7).contains(&site.len),
+            Retpoline => site.len == 5 || site.len == 6,
             Alternative | Paravirt => true,
         };
         let needs_symbol = matches!(kind, Abs64 | Abs32 | Abs32S | Pc32 | Pc64);
@@ -324,11 +337,8 @@ impl<'a> Record<'a> {
 
     fn check_str(&self, string: Str, what: &'static str) -> Result<(), RecordError> {
         let end = string.offset.checked_add(string.len).ok_or(RecordError::Index(what))?;
-        match self.strings.get(string.offset as usize..end as usize) {
-            Some(text) if text.bytes().all(|byte| byte != 0) => Ok(()),
-            Some(_) => Err(RecordError::Value(what)),
-            None => Err(RecordError::Index(what)),
-        }
+        let text = self.strings.get(string.offset as usize..end as usize);
+        text.map(drop).ok_or(RecordError::Index(what))
     }
 
     fn check_bytes(&self, range: Bytes, what: &'static str) -> Result<(), RecordError> {
@@ -384,6 +394,12 @@ fn table<'a, T: Field>(
     what: &'static str,
 ) -> Result<Table<'a, T>, RecordError> {
     Ok(Table { bytes: block(whole, cursor, T::SIZE, what)?, entry: PhantomData })
+}
+
+/// Adds to the bytes that entries refer to, which must not be more than a record can hold.
+fn bounded(referred: &mut usize, len: u32) -> Result<(), RecordError> {
+    *referred = referred.saturating_add(len as usize);
+    if *referred > MAX_RECORD { Err(RecordError::Value("bytes referred to")) } else { Ok(()) }
 }
 
 fn within(index: u32, len: u32, what: &'static str) -> Result<(), RecordError> {

@@ -95,6 +95,32 @@ fn every_truncation_is_refused() {
     }
 }
 
+#[test]
+fn functions_do_not_share_sites() {
+    let mut writer = RecordWriter::default();
+    let name = writer.str("f");
+    let object = writer.str("vmlinux");
+    writer.objects.push(Object { name: object });
+    writer.symbols.push(Symbol { name, object: 0, flags: 1, placeholder: NONE });
+    let bytes = writer.bytes(&[0x90; 8]);
+    let data = writer.bytes(&[]);
+    writer.sites.push(site(0, 4, SiteKind::Endbr, NONE, data));
+    let function = Function {
+        symbol: 0,
+        flags: 0,
+        bytes,
+        first_site: 0,
+        site_count: 1,
+        fentry: NONE,
+        clone: NONE,
+        transition: NONE,
+        steady: NONE,
+    };
+    writer.functions.extend([function, function]);
+    let error = writer.finish("update", "6.1", "").unwrap_err();
+    assert_eq!(error, RecordError::Value("function sites"));
+}
+
 proptest! {
     #[test]
     fn damage_is_refused_or_harmless(at in 0usize..400, value: u8, more in 0usize..400, other: u8) {
