@@ -21,6 +21,8 @@ mod refusal;
 mod relocate;
 mod resolve;
 mod stack;
+#[cfg(test)]
+mod testing;
 mod update;
 
 pub use budget::Budget;
