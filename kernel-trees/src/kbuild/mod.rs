@@ -1,0 +1,3 @@
+//! What Kbuild knows about a prepared tree.
+
+pub(crate) mod env;
