@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What Rust cannot call by itself: macros, inline functions, functions the kernel does not export,
+ * and what differs between kernel versions. No decision is made here. See shim.h.
+ */
+#include <linux/ftrace.h>
+#include <linux/jump_label.h>
+#include <linux/kallsyms.h>
+#include <linux/kprobes.h>
+#include <linux/ktime.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/notifier.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/stacktrace.h>
+#include <linux/static_call.h>
+#include <linux/stop_machine.h>
+#include <linux/uaccess.h>
+#include <linux/version.h>
+#include <asm/text-patching.h>
+
+#include "shim.h"
+
+/* The direct-call API without "_multi" and symbol search by module name: both came by 6.4. */
+#define BEFORE_6_4 (LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0))
+
+void *dynamos_shim_alloc(size_t size)
+{
+	return kvmalloc(size, GFP_KERNEL);
+}
+
+void dynamos_shim_free(const void *pointer)
+{
+	kvfree(pointer);
+}
+
+void dynamos_shim_log(int error, const char *text, size_t length)
+{
+	if (error)
+		printk(KERN_ERR "dynamos: %.*s\n", (int)length, text);
+	else
+		printk(KERN_INFO "dynamos: %.*s\n", (int)length, text);
+}
+
+void dynamos_shim_bug(const char *text, size_t length)
+{
+	dynamos_shim_log(1, text, length);
+	BUG();
+}
+
+/*
+ * Functions the kernel does not export.
+ *
+ * They are called through static calls, not through pointers: on a CPU with IBT the kernel has
+ * overwritten the ENDBR of every function whose address it does not take itself, and an indirect call
+ * would trap. typeof() makes a prototype that changed fail here.
+ */
+typedef int module_notify(struct notifier_block *self, unsigned long state, void *module);
+extern module_notify jump_label_module_notify, static_call_module_notify;
+
+#define FOR_EACH_FUNCTION(DO)			\
+	DO(kallsyms_on_each_match_symbol)	\
+	DO(module_kallsyms_on_each_symbol)	\
+	DO(kallsyms_lookup)			\
+	DO(find_module)				\
+	DO(text_poke_copy)			\
+	DO(ftrace_location)			\
+	DO(stack_trace_save_tsk_reliable)	\
+	DO(idle_task)				\
+	DO(jump_label_module_notify)		\
+	DO(static_call_module_notify)
+
+#define HIDDEN(name) static_call(dynamos_##name)
+#define DEFINE_HIDDEN(name) DEFINE_STATIC_CALL_NULL(dynamos_##name, name);
+
+DEFINE_HIDDEN(kallsyms_lookup_name)
+FOR_EACH_FUNCTION(DEFINE_HIDDEN)
+
+static int *ftrace_enabled_address;
+
+/*
+ * A kprobe gives the address of kallsyms_lookup_name. With IBT it sits behind the ENDBR; the symbol's
+ * own name says how far.
+ */
+static unsigned long address_of_kallsyms_lookup_name(void)
+{
+	struct kprobe probe = { .symbol_name = "kallsyms_lookup_name" };
+	char symbol[KSYM_SYMBOL_LEN];
+	unsigned long address, offset;
+
+	if (register_kprobe(&probe))
+		return 0;
+	address = (unsigned long)probe.addr;
+	unregister_kprobe(&probe);
+	sprint_symbol(symbol, address);
+	if (sscanf(symbol, "kallsyms_lookup_name+0x%lx/", &offset) != 1)
+		return 0;
+	return address - offset;
+}
+
+static unsigned long lookup(const char *name)
+{
+	unsigned long address = HIDDEN(kallsyms_lookup_name)(name);
+
+	if (!address)
+		printk(KERN_ERR "dynamos: this kernel has no symbol %s, which is needed\n", name);
+	return address;
+}
+
+int dynamos_shim_lookup_all(void)
+{
+	unsigned long address = address_of_kallsyms_lookup_name();
+
+	if (!address) {
+		printk(KERN_ERR "dynamos: no kprobe on kallsyms_lookup_name to learn its address\n");
+		return -ENOENT;
+	}
+	static_call_update(dynamos_kallsyms_lookup_name, (typeof(&kallsyms_lookup_name))address);
+#define LOOK_UP(name)								\
+	address = lookup(#name);						\
+	if (!address)								\
+		return -ENOENT;							\
+	static_call_update(dynamos_##name, (typeof(&name))address);
+	FOR_EACH_FUNCTION(LOOK_UP)
+	ftrace_enabled_address = (int *)lookup("ftrace_enabled");
+	return ftrace_enabled_address ? 0 : -ENOENT;
+}
+
+int dynamos_shim_vmlinux_matches(const char *name, dynamos_match_fn visit, void *context)
+{
+	return HIDDEN(kallsyms_on_each_match_symbol)(visit, name, context);
+}
+
+#if BEFORE_6_4
+struct module_visit {
+	const char *module;
+	dynamos_symbol_fn visit;
+	void *context;
+};
+
+/* Called with module_mutex held, for every symbol of every module. */
+static int visit_if_in_module(void *data, const char *name, struct module *module,
+			      unsigned long address)
+{
+	struct module_visit *request = data;
+
+	if (strcmp(module->name, request->module))
+		return 0;
+	return request->visit(request->context, name, address);
+}
+
+int dynamos_shim_module_symbols(const char *module, dynamos_symbol_fn visit, void *context)
+{
+	struct module_visit request = { module, visit, context };
+
+	return HIDDEN(module_kallsyms_on_each_symbol)(visit_if_in_module, &request);
+}
+#else
+int dynamos_shim_module_symbols(const char *module, dynamos_symbol_fn visit, void *context)
+{
+	return HIDDEN(module_kallsyms_on_each_symbol)(module, visit, context);
+}
+#endif
+
+size_t dynamos_shim_symbol_name_length(void)
+{
+	return KSYM_NAME_LEN;
+}
+
+int dynamos_shim_symbol_at(unsigned long address, char *name, size_t name_size, char *module,
+			   size_t module_size, unsigned long *size, unsigned long *offset)
+{
+	char *modname = NULL;
+	int err = -ENOENT;
+	const char *found;
+
+	if (name_size < KSYM_NAME_LEN || module_size < MODULE_NAME_LEN)
+		return -EINVAL;
+	module[0] = '\0';
+	/* The module's name is the module's own memory. */
+	preempt_disable();
+	found = HIDDEN(kallsyms_lookup)(address, size, offset, &modname, name);
+	if (found) {
+		if (found != name)
+			strscpy(name, found, name_size);
+		if (modname)
+			strscpy(module, modname, module_size);
+		err = 0;
+	}
+	preempt_enable();
+	return err;
+}
+
+/* -ENOENT: not loaded. -EBUSY: being loaded or unloaded. */
+int dynamos_shim_module_find(const char *name, struct module **result)
+{
+	struct module *module;
+	int err = 0;
+
+	/* find_module wants module_mutex, which modules cannot reach, or this. */
+	preempt_disable();
+	module = HIDDEN(find_module)(name);
+	if (!module)
+		err = -ENOENT;
+	else if (module->state != MODULE_STATE_LIVE || !try_module_get(module))
+		err = -EBUSY;
+	preempt_enable();
+	if (!err)
+		*result = module;
+	return err;
+}
+
+bool dynamos_shim_module_get(struct module *module)
+{
+	return try_module_get(module);
+}
+
+void dynamos_shim_module_put(struct module *module)
+{
+	module_put(module);
+}
+
+const char *dynamos_shim_module_name(const struct module *module)
+{
+	return module->name;
+}
+
+void dynamos_shim_module_ranges(const struct module *module,
+				struct dynamos_range ranges[DYNAMOS_RANGE_KINDS])
+{
+#if BEFORE_6_4
+	const struct module_layout *layout = &module->core_layout;
+	u64 start = (u64)layout->base;
+	const unsigned int ends[DYNAMOS_RANGE_KINDS] = {
+		[DYNAMOS_TEXT] = layout->text_size,
+		[DYNAMOS_RODATA] = layout->ro_size,
+		[DYNAMOS_RO_AFTER_INIT] = layout->ro_after_init_size,
+		[DYNAMOS_DATA] = layout->size,
+	};
+	unsigned int kind, offset = 0;
+
+	for (kind = 0; kind < DYNAMOS_RANGE_KINDS; kind++) {
+		ranges[kind] = (struct dynamos_range){ kind, start + offset, ends[kind] - offset };
+		offset = ends[kind];
+	}
+#else
+	static const enum mod_mem_type types[DYNAMOS_RANGE_KINDS] = {
+		[DYNAMOS_TEXT] = MOD_TEXT,
+		[DYNAMOS_RODATA] = MOD_RODATA,
+		[DYNAMOS_RO_AFTER_INIT] = MOD_RO_AFTER_INIT,
+		[DYNAMOS_DATA] = MOD_DATA,
+	};
+	unsigned int kind;
+
+	for (kind = 0; kind < DYNAMOS_RANGE_KINDS; kind++) {
+		const struct module_memory *memory = &module->mem[types[kind]];
+
+		ranges[kind] = (struct dynamos_range){ kind, (u64)memory->base, memory->size };
+	}
+#endif
+}
+
+int dynamos_shim_read(void *to, const void *from, size_t size)
+{
+	return copy_from_kernel_nofault(to, from, size);
+}
+
+/* Any mapped page of a module, whatever its protection; never the kernel's own text. */
+int dynamos_shim_write_text(void *to, const void *from, size_t size)
+{
+	return HIDDEN(text_poke_copy)(to, from, size) ? 0 : -EPERM;
+}
+
+unsigned long dynamos_shim_ftrace_location(unsigned long function)
+{
+	return HIDDEN(ftrace_location)(function);
+}
+
+int dynamos_shim_ftrace_enabled(void)
+{
+	return READ_ONCE(*ftrace_enabled_address);
+}
+
+struct ftrace_ops *dynamos_shim_redirect_new(void)
+{
+	return kzalloc(sizeof(struct ftrace_ops), GFP_KERNEL);
+}
+
+void dynamos_shim_redirect_free(struct ftrace_ops *ops)
+{
+	ftrace_free_filter(ops);
+	kfree(ops);
+}
+
+int dynamos_shim_redirect_register(struct ftrace_ops *ops, unsigned long function,
+				   unsigned long handler)
+{
+	int err = ftrace_set_filter_ip(ops, function, 0, 0);
+
+	if (err)
+		return err;
+#if BEFORE_6_4
+	err = register_ftrace_direct_multi(ops, handler);
+#else
+	err = register_ftrace_direct(ops, handler);
+#endif
+	if (err)
+		return err;
+	/*
+	 * From now on kernel.ftrace_enabled cannot be set to 0, which would silently undo the
+	 * redirection. The flag cannot be there earlier: registration overwrites the flags. The core
+	 * changes them only in the calls here, which are serialised.
+	 */
+	ops->flags |= FTRACE_OPS_FL_PERMANENT;
+	return 0;
+}
+
+int dynamos_shim_redirect_modify(struct ftrace_ops *ops, unsigned long handler)
+{
+#if BEFORE_6_4
+	return modify_ftrace_direct_multi(ops, handler);
+#else
+	return modify_ftrace_direct(ops, handler);
+#endif
+}
+
+/* Waits until no CPU and no task is in the core's code for these ops: they may be freed after. */
+int dynamos_shim_redirect_unregister(struct ftrace_ops *ops, unsigned long handler)
+{
+#if BEFORE_6_4
+	return unregister_ftrace_direct_multi(ops, handler);
+#else
+	return unregister_ftrace_direct(ops, handler, false);
+#endif
+}
+
+int dynamos_shim_stop_machine(dynamos_stopped_fn call, void *context)
+{
+	return stop_machine(call, context, NULL);
+}
+
+static int visit_task(struct task_struct *task, unsigned long *entries, u32 size,
+		      dynamos_task_fn visit, void *context)
+{
+	struct dynamos_task info = {
+		.pid = task_pid_nr(task),
+		.comm = task->comm,
+		/* With all CPUs stopped only the stopper threads are on one. */
+		.running = READ_ONCE(task->on_cpu),
+	};
+
+	if (!info.running)
+		info.entries = HIDDEN(stack_trace_save_tsk_reliable)(task, entries, size);
+	return visit(context, &info);
+}
+
+/* Only with all CPUs stopped: the list of tasks does not change and no stack moves. */
+int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn visit, void *context)
+{
+	struct task_struct *process, *task;
+	unsigned int cpu;
+	int ret = 0;
+
+	rcu_read_lock();
+	for_each_process_thread(process, task) {
+		ret = visit_task(task, entries, size, visit, context);
+		if (ret)
+			goto out;
+	}
+	/* Idle tasks are on no list. That of an offline CPU begins anew when the CPU comes back. */
+	for_each_online_cpu(cpu) {
+		ret = visit_task(HIDDEN(idle_task)(cpu), entries, size, visit, context);
+		if (ret)
+			break;
+	}
+out:
+	rcu_read_unlock();
+	return ret;
+}
+
+void dynamos_shim_synchronize_rcu(void)
+{
+	synchronize_rcu();
+}
+
+void dynamos_shim_synchronize_rcu_tasks(void)
+{
+	synchronize_rcu_tasks();
+}
+
+int dynamos_shim_sleep_killable(u32 milliseconds)
+{
+	schedule_timeout_killable(msecs_to_jiffies(milliseconds));
+	return fatal_signal_pending(current) ? -EINTR : 0;
+}
+
+u64 dynamos_shim_now_ns(void)
+{
+	return ktime_get_ns();
+}
+
+/*
+ * The loader has seen none of these entries (see docs/architecture.md). Giving them to the kernel's
+ * own notifier late is what the loader would have done; the notifier takes its own locks, and on
+ * failure takes back what it did. With the pointers cleared again its run at unload does nothing.
+ */
+int dynamos_shim_jump_labels_coming(struct module *module, void *start, void *end)
+{
+	int ret;
+
+	if (module->num_jump_entries)
+		return -EEXIST;
+	module->jump_entries = start;
+	module->num_jump_entries = (struct jump_entry *)end - (struct jump_entry *)start;
+	ret = HIDDEN(jump_label_module_notify)(NULL, MODULE_STATE_COMING, module);
+	ret = notifier_to_errno(ret);
+	if (ret) {
+		module->jump_entries = NULL;
+		module->num_jump_entries = 0;
+	}
+	return ret;
+}
+
+void dynamos_shim_jump_labels_going(struct module *module)
+{
+	HIDDEN(jump_label_module_notify)(NULL, MODULE_STATE_GOING, module);
+	module->jump_entries = NULL;
+	module->num_jump_entries = 0;
+}
+
+int dynamos_shim_static_calls_coming(struct module *module, void *start, void *end)
+{
+	int ret;
+
+	if (module->num_static_call_sites)
+		return -EEXIST;
+	module->static_call_sites = start;
+	module->num_static_call_sites =
+		(struct static_call_site *)end - (struct static_call_site *)start;
+	ret = HIDDEN(static_call_module_notify)(NULL, MODULE_STATE_COMING, module);
+	ret = notifier_to_errno(ret);
+	if (ret) {
+		module->static_call_sites = NULL;
+		module->num_static_call_sites = 0;
+	}
+	return ret;
+}
+
+void dynamos_shim_static_calls_going(struct module *module)
+{
+	HIDDEN(static_call_module_notify)(NULL, MODULE_STATE_GOING, module);
+	module->static_call_sites = NULL;
+	module->num_static_call_sites = 0;
+}
+
+static DEFINE_MUTEX(dynamos_mutex);
+
+void dynamos_shim_lock(void)
+{
+	mutex_lock(&dynamos_mutex);
+}
+
+int dynamos_shim_lock_killable(void)
+{
+	return mutex_lock_killable(&dynamos_mutex);
+}
+
+void dynamos_shim_unlock(void)
+{
+	mutex_unlock(&dynamos_mutex);
+}
+
+int dynamos_register(const struct dynamos_update_desc *desc)
+{
+	return dynamos_rust_register(desc);
+}
+EXPORT_SYMBOL_GPL(dynamos_register);
+
+void dynamos_unregister(const struct dynamos_update_desc *desc)
+{
+	dynamos_rust_unregister(desc);
+}
+EXPORT_SYMBOL_GPL(dynamos_unregister);
+
+static int __init dynamos_init(void)
+{
+	return dynamos_rust_init();
+}
+
+static void __exit dynamos_exit(void)
+{
+	dynamos_rust_exit();
+}
+
+module_init(dynamos_init);
+module_exit(dynamos_exit);
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("Editions of kernel functions, switched at run time");

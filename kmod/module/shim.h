@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The boundary between shim.c and the Rust crate: src/ffi/ declares the same things in Rust.
+ *
+ * Functions return 0 or a negative errno unless they say otherwise. Strings given by Rust end with a
+ * zero byte when their length is not given.
+ */
+#ifndef DYNAMOS_SHIM_H
+#define DYNAMOS_SHIM_H
+
+#include <linux/types.h>
+
+#include "dynamos.h"
+
+struct ftrace_ops;
+struct module;
+
+/* Entry points in Rust. */
+int dynamos_rust_init(void);
+void dynamos_rust_exit(void);
+int dynamos_rust_register(const struct dynamos_update_desc *desc);
+void dynamos_rust_unregister(const struct dynamos_update_desc *desc);
+
+/* Memory, log, failure. */
+void *dynamos_shim_alloc(size_t size);
+void dynamos_shim_free(const void *pointer);
+void dynamos_shim_log(int error, const char *text, size_t length);
+void dynamos_shim_bug(const char *text, size_t length) __noreturn;
+
+/* Symbols. A visitor returns 0 to go on. */
+typedef int (*dynamos_match_fn)(void *context, unsigned long address);
+typedef int (*dynamos_symbol_fn)(void *context, const char *name, unsigned long address);
+int dynamos_shim_lookup_all(void);
+int dynamos_shim_vmlinux_matches(const char *name, dynamos_match_fn visit, void *context);
+int dynamos_shim_module_symbols(const char *module, dynamos_symbol_fn visit, void *context);
+size_t dynamos_shim_symbol_name_length(void);
+int dynamos_shim_symbol_at(unsigned long address, char *name, size_t name_size, char *module,
+			   size_t module_size, unsigned long *size, unsigned long *offset);
+
+/* Modules. */
+struct dynamos_range {
+	u64 kind;	/* enum dynamos_range_kind */
+	u64 start;
+	u64 size;
+};
+enum dynamos_range_kind {
+	DYNAMOS_TEXT,
+	DYNAMOS_RODATA,
+	DYNAMOS_RO_AFTER_INIT,
+	DYNAMOS_DATA,
+	DYNAMOS_RANGE_KINDS,
+};
+int dynamos_shim_module_find(const char *name, struct module **module);
+bool dynamos_shim_module_get(struct module *module);
+void dynamos_shim_module_put(struct module *module);
+const char *dynamos_shim_module_name(const struct module *module);
+void dynamos_shim_module_ranges(const struct module *module,
+				struct dynamos_range ranges[DYNAMOS_RANGE_KINDS]);
+
+/* Kernel memory. */
+int dynamos_shim_read(void *to, const void *from, size_t size);
+int dynamos_shim_write_text(void *to, const void *from, size_t size);
+
+/* Redirection. */
+unsigned long dynamos_shim_ftrace_location(unsigned long function);
+int dynamos_shim_ftrace_enabled(void);
+struct ftrace_ops *dynamos_shim_redirect_new(void);
+void dynamos_shim_redirect_free(struct ftrace_ops *ops);
+int dynamos_shim_redirect_register(struct ftrace_ops *ops, unsigned long function,
+				   unsigned long handler);
+int dynamos_shim_redirect_modify(struct ftrace_ops *ops, unsigned long handler);
+int dynamos_shim_redirect_unregister(struct ftrace_ops *ops, unsigned long handler);
+
+/* All CPUs stopped, stacks. */
+struct dynamos_task {
+	s64 pid;
+	const char *comm;
+	s64 entries;	/* how many addresses, or a negative errno: the stack is not reliable */
+	u64 running;	/* a stopper thread: its stack is not walked */
+};
+typedef int (*dynamos_stopped_fn)(void *context);
+typedef int (*dynamos_task_fn)(void *context, const struct dynamos_task *task);
+int dynamos_shim_stop_machine(dynamos_stopped_fn call, void *context);
+int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn visit, void *context);
+
+/* Waiting. */
+void dynamos_shim_synchronize_rcu(void);
+void dynamos_shim_synchronize_rcu_tasks(void);
+int dynamos_shim_sleep_killable(u32 milliseconds);
+u64 dynamos_shim_now_ns(void);
+
+/* The update's jump entries and static call sites. */
+int dynamos_shim_jump_labels_coming(struct module *module, void *start, void *end);
+void dynamos_shim_jump_labels_going(struct module *module);
+int dynamos_shim_static_calls_coming(struct module *module, void *start, void *end);
+void dynamos_shim_static_calls_going(struct module *module);
+
+/* The module's one lock. */
+void dynamos_shim_lock(void);
+int dynamos_shim_lock_killable(void);
+void dynamos_shim_unlock(void);
+
+/* sysfs. */
+struct dynamos_dir;
+struct dynamos_attribute {
+	const char *name;
+	u64 mode;
+};
+struct dynamos_dir_ops {
+	ssize_t (*show)(void *context, u32 attribute, u8 *page, size_t size);
+	ssize_t (*store)(void *context, u32 attribute, const u8 *input, size_t length);
+};
+struct dynamos_dir *dynamos_shim_dir_create(struct dynamos_dir *parent, const char *name,
+					    const struct dynamos_attribute *attributes, u32 count,
+					    const struct dynamos_dir_ops *ops, void *context,
+					    int *error);
+void dynamos_shim_dir_remove(struct dynamos_dir *dir);
+
+#endif

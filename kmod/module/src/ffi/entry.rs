@@ -1,0 +1,45 @@
+//! Where the kernel and update modules call in.
+
+use core::ffi::c_int;
+
+use super::update::{Descriptor, Handle, RawDescriptor};
+use super::{log, symbols};
+use crate::module;
+
+/// Called by the shim's `module_init`.
+#[unsafe(no_mangle)]
+extern "C" fn dynamos_rust_init() -> c_int {
+    match symbols::look_up_hidden_functions().and_then(|()| module::init()) {
+        Ok(()) => 0,
+        Err(error) => {
+            log::error(format_args!("not loaded: {error}"));
+            error.negative()
+        }
+    }
+}
+
+/// Called by the shim's `module_exit`, when no update module is left.
+#[unsafe(no_mangle)]
+extern "C" fn dynamos_rust_exit() {
+    module::exit();
+}
+
+/// Called from the init function of an update module.
+#[unsafe(no_mangle)]
+extern "C" fn dynamos_rust_register(raw: *const RawDescriptor) -> c_int {
+    // SAFETY: the shim passes on what an update module gave; it is loaded while it initialises.
+    let result = match unsafe { Descriptor::check(raw) } {
+        Ok(descriptor) => module::register(&descriptor),
+        Err((error, reason)) => {
+            module::refuse(c"an update", format_args!("{reason}"));
+            Err(error)
+        }
+    };
+    result.map_or_else(|error| error.negative(), |()| 0)
+}
+
+/// Called from the exit function of an update module.
+#[unsafe(no_mangle)]
+extern "C" fn dynamos_rust_unregister(raw: *const RawDescriptor) {
+    module::unregister(Handle::of(raw));
+}

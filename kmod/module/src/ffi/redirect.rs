@@ -1,0 +1,123 @@
+//! Redirection of a function by an ftrace direct call.
+
+use core::ffi::{c_int, c_ulong};
+use core::ptr::NonNull;
+
+use super::errno::Errno;
+use super::log;
+
+/// The `__fentry__` site of the function at `address`, or `None` if it has none.
+#[must_use]
+pub fn site_of(address: u64) -> Option<u64> {
+    // SAFETY: any address may be asked for.
+    match unsafe { dynamos_shim_ftrace_location(address) } {
+        0 => None,
+        site => Some(site),
+    }
+}
+
+/// A function whose calls go to a handler. It ends with [`Redirection::remove`].
+///
+/// Not for use from several threads at once: the caller holds its lock.
+#[must_use]
+pub struct Redirection {
+    ops: NonNull<FtraceOps>,
+    handler: u64,
+}
+
+// SAFETY: the kernel's ftrace_ops is not bound to a task.
+unsafe impl Send for Redirection {}
+
+impl Redirection {
+    /// Sends the calls of `function` to `handler`, a redirection handler.
+    ///
+    /// # Errors
+    /// [`Errno::EINVAL`]: no `__fentry__` site. [`Errno::EBUSY`]: someone else, such as livepatch or a
+    /// kprobe that changes the instruction pointer, has redirected it already. [`Errno::ENODEV`]:
+    /// ftrace is switched off by `kernel.ftrace_enabled`.
+    ///
+    /// # Safety
+    /// `handler` is code made for this function: it is entered with the return address of the site
+    /// on the stack, above that of the function's caller. It stays until after `remove`.
+    pub unsafe fn install(function: u64, handler: u64) -> Result<Self, Errno> {
+        // SAFETY: allocates, no more.
+        let ops = NonNull::new(unsafe { dynamos_shim_redirect_new() }).ok_or(Errno::ENOMEM)?;
+        // SAFETY: the ops are fresh, and the handler is fit by the caller's promise.
+        let result = unsafe { dynamos_shim_redirect_register(ops.as_ptr(), function, handler) };
+        if let Err(error) = Errno::check(result) {
+            // SAFETY: not registered.
+            unsafe { dynamos_shim_redirect_free(ops.as_ptr()) };
+            return Err(error);
+        }
+        let redirection = Self { ops, handler };
+        // Checked after registration, which pins it: before, it could change in between.
+        // SAFETY: reads a variable.
+        if unsafe { dynamos_shim_ftrace_enabled() } == 0 {
+            redirection.remove()?;
+            return Err(Errno::ENODEV);
+        }
+        Ok(redirection)
+    }
+
+    /// Sends the calls to another handler. For a moment calls may go through the tracer's slow path,
+    /// but each goes to one of the two handlers. A task may still be in the old one afterwards.
+    ///
+    /// # Errors
+    /// The kernel's; the old handler is still in place.
+    ///
+    /// # Safety
+    /// As for [`Redirection::install`].
+    pub unsafe fn replace(&mut self, handler: u64) -> Result<(), Errno> {
+        // SAFETY: registered, and the handler is fit by the caller's promise.
+        Errno::check(unsafe { dynamos_shim_redirect_modify(self.ops.as_ptr(), handler) })?;
+        self.handler = handler;
+        Ok(())
+    }
+
+    /// Where the calls go.
+    #[must_use]
+    pub fn handler(&self) -> u64 {
+        self.handler
+    }
+
+    /// Sends the calls to the function itself again. A task may still be in the handler afterwards.
+    ///
+    /// # Errors
+    /// The kernel's. The redirection is then leaked, for it may still be in place: the handler must
+    /// stay for ever.
+    pub fn remove(self) -> Result<(), Errno> {
+        // SAFETY: registered with this handler.
+        let result = unsafe { dynamos_shim_redirect_unregister(self.ops.as_ptr(), self.handler) };
+        match Errno::check(result) {
+            Ok(_) => {
+                // SAFETY: unregistered, and the kernel has waited for its own last use.
+                unsafe { dynamos_shim_redirect_free(self.ops.as_ptr()) };
+                Ok(())
+            }
+            Err(error) => {
+                log::error(format_args!("a redirection could not be removed: {error}"));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The kernel's `struct ftrace_ops`, only ever handled by pointer.
+#[repr(C)]
+struct FtraceOps {
+    _opaque: [u8; 0],
+}
+
+unsafe extern "C" {
+    fn dynamos_shim_ftrace_location(function: c_ulong) -> c_ulong;
+    fn dynamos_shim_ftrace_enabled() -> c_int;
+    fn dynamos_shim_redirect_new() -> *mut FtraceOps;
+    fn dynamos_shim_redirect_free(ops: *mut FtraceOps);
+    fn dynamos_shim_redirect_register(
+        ops: *mut FtraceOps,
+        function: c_ulong,
+        handler: c_ulong,
+    ) -> c_int;
+    fn dynamos_shim_redirect_modify(ops: *mut FtraceOps, handler: c_ulong) -> c_int;
+    fn dynamos_shim_redirect_unregister(ops: *mut FtraceOps, handler: c_ulong) -> c_int;
+}

@@ -1,0 +1,42 @@
+//! Waiting: for grace periods, for time, and what time it is.
+
+use core::ffi::c_int;
+use core::time::Duration;
+
+use super::errno::Errno;
+
+/// Waits until every RCU reader of now is done.
+pub fn synchronize_rcu() {
+    // SAFETY: may sleep; so may its callers.
+    unsafe { dynamos_shim_synchronize_rcu() }
+}
+
+/// Waits until every task has voluntarily left what it was running: also trampolines and handlers.
+pub fn synchronize_rcu_tasks() {
+    // SAFETY: may sleep; so may its callers.
+    unsafe { dynamos_shim_synchronize_rcu_tasks() }
+}
+
+/// Sleeps; a fatal signal ends it early.
+///
+/// # Errors
+/// [`Errno::EINTR`] if the caller is being killed.
+pub fn sleep(time: Duration) -> Result<(), Errno> {
+    let milliseconds = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    // SAFETY: may sleep; so may its callers.
+    Errno::check(unsafe { dynamos_shim_sleep_killable(milliseconds) }).map(drop)
+}
+
+/// The monotonic clock.
+#[must_use]
+pub fn now() -> Duration {
+    // SAFETY: reads the clock.
+    Duration::from_nanos(unsafe { dynamos_shim_now_ns() })
+}
+
+unsafe extern "C" {
+    fn dynamos_shim_synchronize_rcu();
+    fn dynamos_shim_synchronize_rcu_tasks();
+    fn dynamos_shim_sleep_killable(milliseconds: u32) -> c_int;
+    fn dynamos_shim_now_ns() -> u64;
+}
