@@ -1,0 +1,196 @@
+//! Runs QEMU once and collects what it leaves.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::interrupt::{self, Running};
+use crate::results::Messages;
+
+/// How often the two ports are looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// How long a guest may take to power off once its script has ended. An oops can leave it
+/// unable to; the run is over all the same.
+const POWER_OFF: Duration = Duration::from_secs(10);
+
+/// The machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    pub(crate) cpus: u32,
+    pub(crate) memory_mib: u32,
+    pub(crate) disks: Vec<u64>,
+    pub(crate) cmdline: String,
+    pub(crate) icount: Option<u8>,
+    pub(crate) limit: Duration,
+}
+
+impl Default for Machine {
+    fn default() -> Machine {
+        Machine {
+            cpus: 2,
+            memory_mib: 1024,
+            disks: Vec::new(),
+            // A panic reboots at once, which `-no-reboot` turns into QEMU's end. The time stamp
+            // is what tells kernel messages from the script's.
+            cmdline: "console=ttyS0,115200 loglevel=7 printk.time=1 panic=-1".to_owned(),
+            icount: None,
+            limit: Duration::from_secs(120),
+        }
+    }
+}
+
+/// How QEMU ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// By itself; the text says how.
+    Exited(String),
+    /// By us, at the time limit.
+    Killed,
+}
+
+/// What is left of a run.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    pub(crate) console: String,
+    pub(crate) messages: String,
+    pub(crate) ended: Ended,
+    pub(crate) elapsed: Duration,
+}
+
+/// Boots `vmlinuz` with `initramfs` and waits for the end.
+pub(crate) fn run(machine: &Machine, vmlinuz: &Path, initramfs: &[u8]) -> Result<Raw, Error> {
+    if !vmlinuz.is_file() {
+        return Err(Error::Invalid(format!(
+            "no kernel at {}; unpack its image package first",
+            vmlinuz.display()
+        )));
+    }
+    let dir = tempfile::Builder::new()
+        .prefix("dynamos-vm-")
+        .tempdir()
+        .map_err(Error::file("create a directory in", std::env::temp_dir()))?;
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("initramfs"), initramfs)
+        .map_err(Error::file("write", path("initramfs")))?;
+    for (number, bytes) in machine.disks.iter().enumerate() {
+        make_disk(&path(&format!("disk{number}")), *bytes)?;
+    }
+    let errors =
+        std::fs::File::create(path("stderr")).map_err(Error::file("create", path("stderr")))?;
+
+    let start = Instant::now();
+    let child = command(machine, vmlinuz, dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(errors)
+        .spawn()
+        .map_err(|e| Error::Tool {
+            program: "qemu-system-x86_64".to_owned(),
+            reason: e.to_string(),
+        })?;
+    let guard = interrupt::register(Running { child, dir: dir.path().to_owned() });
+    let ended = wait(&guard, dir.path(), start + machine.limit)?;
+    drop(guard);
+    if interrupt::stopped() {
+        return Err(Error::Interrupted);
+    }
+    let elapsed = start.elapsed();
+
+    let console = read(&path("console")).replace('\r', "");
+    let messages = read(&path("messages"));
+    if let Ended::Exited(how) = &ended
+        && console.is_empty()
+    {
+        let reason = format!("{how}, before the kernel said anything");
+        return Err(Error::Tool { program: "qemu-system-x86_64".to_owned(), reason });
+    }
+    Ok(Raw { console, messages, ended, elapsed })
+}
+
+fn command(machine: &Machine, vmlinuz: &Path, dir: &Path) -> Command {
+    // Where this process is killed outright, the guest must die as well; `setpriv`
+    // (util-linux) asks the kernel for that and then becomes QEMU.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    command.args(["-machine", "pc", "-cpu", "max"]);
+    match machine.icount {
+        // Counting instructions makes one thread of all CPUs.
+        Some(shift) => {
+            command.args(["-accel", "tcg,thread=single"]);
+            command.arg("-icount").arg(format!("shift={shift},sleep=off"));
+        }
+        None => {
+            command.args(["-accel", "tcg,thread=multi"]);
+        }
+    }
+    command.arg("-smp").arg(machine.cpus.to_string());
+    command.arg("-m").arg(machine.memory_mib.to_string());
+    for port in ["console", "messages"] {
+        command.arg("-serial").arg(format!("file:{}", option_path(&dir.join(port))));
+    }
+    for number in 0..machine.disks.len() {
+        let file = option_path(&dir.join(format!("disk{number}")));
+        command.arg("-drive").arg(format!("file={file},format=raw,if=virtio,cache=unsafe"));
+    }
+    command.arg("-kernel").arg(vmlinuz);
+    command.arg("-initrd").arg(dir.join("initramfs"));
+    command.arg("-append").arg(&machine.cmdline);
+    command
+}
+
+/// QEMU takes a doubled comma in an option for a comma of the value.
+fn option_path(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+fn wait(guard: &interrupt::Guard, dir: &Path, mut deadline: Instant) -> Result<Ended, Error> {
+    let mut script_ended = false;
+    loop {
+        let status = guard.lock().child.try_wait().map_err(Error::file("wait for QEMU in", dir))?;
+        if let Some(status) = status {
+            let stderr = read(&dir.join("stderr"));
+            let said = if stderr.trim().is_empty() {
+                String::new()
+            } else {
+                format!(": {}", stderr.trim())
+            };
+            return Ok(Ended::Exited(format!("QEMU's {status}{said}")));
+        }
+        if !script_ended && Messages::read(&read(&dir.join("messages"))).status.is_some() {
+            script_ended = true;
+            deadline = Instant::now() + POWER_OFF;
+        }
+        if Instant::now() >= deadline {
+            return Ok(Ended::Killed);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// What is in the file; a port nothing was written to may not exist.
+fn read(path: &Path) -> String {
+    std::fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
+}
+
+/// A sparse file with an ext4 file system that is the same every time.
+fn make_disk(path: &Path, bytes: u64) -> Result<(), Error> {
+    const UUID: &str = "00000000-0000-4000-8000-000000000001";
+    let file = std::fs::File::create(path).map_err(Error::file("create", path))?;
+    file.set_len(bytes).map_err(Error::file("extend", path))?;
+    // Not everybody has sbin in the path.
+    let search = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let failed = |reason: String| Error::Tool { program: "mkfs.ext4".to_owned(), reason };
+    let output = Command::new("mkfs.ext4")
+        .env("PATH", search)
+        .args(["-q", "-F", "-U", UUID, "-E", &format!("hash_seed={UUID}")])
+        .arg(path)
+        .output()
+        .map_err(|e| failed(e.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    Ok(())
+}

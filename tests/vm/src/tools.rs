@@ -1,0 +1,33 @@
+//! Builds the workspace's own programs so that they run in a guest.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::Error;
+
+/// Builds the program `bin` of the workspace's package `package` statically linked, and gives
+/// its path. Cargo does nothing where it is up to date.
+///
+/// # Errors
+/// [`Error::Tool`] with the compiler's messages where it does not build.
+pub fn static_binary(package: &str, bin: &str) -> Result<PathBuf, Error> {
+    let failed = |reason: String| Error::Tool { program: format!("building {bin}"), reason };
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(workspace)
+        .args(["rustc", "--quiet", "--release", "--message-format", "json-render-diagnostics"])
+        .args(["--package", package, "--bin", bin])
+        // Of the program itself only: what it is linked from is the same either way.
+        .args(["--", "-C", "target-feature=+crt-static"])
+        .output()
+        .map_err(|e| failed(e.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)))
+        .next_back()
+        .ok_or_else(|| failed("cargo named no executable".to_owned()))
+}
