@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dynamos_abi::{
-    Function, NONE, Object, Record, RecordWriter, Relocation, Site, SiteKind, Symbol,
+    Function, NONE, Object, Record, RecordWriter, Site, SiteKind, Symbol,
     function_flags, symbol_flags,
 };
 
@@ -98,10 +98,6 @@ impl Build {
             transition,
             steady,
         });
-    }
-
-    pub fn relocation(&mut self, relocation: Relocation) {
-        self.0.relocations.push(relocation);
     }
 
     pub fn finish(self, name: &str) -> Vec<u8> {
