@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use dynamos_abi::{
-    Function, NONE, Object, Record, RecordWriter, Site, SiteKind, Symbol,
-    function_flags, symbol_flags,
+    Function, NONE, Object, Record, RecordWriter, Site, SiteKind, Symbol, function_flags,
+    symbol_flags,
 };
 
 use crate::candidates::Names;
