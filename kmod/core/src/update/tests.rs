@@ -242,7 +242,7 @@ fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
             assert!(matches!(outcome, Err(Refusal::Failed { undone: false, .. })));
             assert!(!sim.active && sim.late && !sim.pinned.is_empty());
         }
-        state => panic!("ended {state}"),
+        state => assert_eq!(state, State::Active, "no state to end in"),
     }
     assert!(!sim.unsynchronised);
 }
