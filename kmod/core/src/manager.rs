@@ -96,8 +96,13 @@ impl Manager {
     }
 
     /// Moves an update on: refused if it is not where that starts, so of two who try, one is.
+    ///
+    /// The first and the last move have conditions of their own: [`Manager::register`], [`Manager::forget`].
     pub fn advance(&mut self, id: UpdateId, to: State) -> Result<(), Refusal<'static>> {
         let entry = self.entry(id)?;
+        if entry.state == State::Loading || to == State::Gone {
+            return Err(Refusal::WrongState { update: entry.name, state: entry.state, wanted: to });
+        }
         allowed(entry, to)?;
         entry.state = to;
         entry.has_run |= to == State::Active;
@@ -148,4 +153,129 @@ fn allowed(entry: &Entry, to: State) -> Result<(), Refusal<'static>> {
         return Ok(());
     }
     Err(Refusal::WrongState { update: entry.name, state: entry.state, wanted: to })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Build, with_record};
+    use State::*;
+
+    fn update(name: &str, functions: &[&str], pinned: &str) -> Vec<u8> {
+        let mut build = Build::new();
+        for function in functions {
+            build.function(function, function_flags::REPLACE, &[0x90; 8], &[]);
+        }
+        build.function("anchor", 0, &[0xc3], &[]);
+        build.0.finish(name, "6.1.0-55-amd64", pinned).unwrap()
+    }
+
+    /// Admits and registers an update whose functions are at `addresses`, its anchor at 1.
+    fn add(manager: &mut Manager, bytes: &[u8], addresses: &[u64]) -> Result<UpdateId, String> {
+        with_record(bytes, |record| {
+            let id = manager.admit(record, "6.1.0-55-amd64").map_err(|r| r.to_string())?;
+            let mut functions = addresses.to_vec();
+            functions.push(1);
+            let resolved = Resolved { symbols: vec![], functions, traced: vec![] };
+            match manager.register(id, record, &resolved) {
+                Ok(()) => Ok(id),
+                Err(refusal) => {
+                    manager.forget(id, record).unwrap();
+                    Err(refusal.to_string())
+                }
+            }
+        })
+    }
+
+    fn advance(manager: &mut Manager, id: UpdateId, states: &[State]) {
+        for &state in states {
+            manager.advance(id, state).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_name_is_taken_once() {
+        let mut manager = Manager::new();
+        let bytes = update("fix", &["f"], "");
+        let id = add(&mut manager, &bytes, &[0x100]).unwrap();
+        assert_eq!(manager.find("fix"), Some(id));
+        let text = add(&mut manager, &bytes, &[0x200]).unwrap_err();
+        assert_eq!(text, "an update `fix` is loaded already: unload it, or use another name");
+        assert_eq!(manager.iter().count(), 1);
+    }
+
+    #[test]
+    fn a_function_is_replaced_once() {
+        let mut manager = Manager::new();
+        let first = update("fix", &["f", "g"], "");
+        let id = add(&mut manager, &first, &[0x200, 0x100]).unwrap();
+        let second = update("other", &["h", "g"], "");
+        let text = add(&mut manager, &second, &[0x300, 0x100]).unwrap_err();
+        assert!(text.starts_with("function `g` is already replaced by update `fix`"), "{text}");
+        assert_eq!(manager.find("other"), None);
+        // Both have the same anchor, which is no conflict; nor is what was reverted.
+        assert!(add(&mut manager, &update("third", &["h"], ""), &[0x300]).is_ok());
+        advance(&mut manager, id, &[Transitioning, Active, Reverting, Reverted]);
+        assert!(add(&mut manager, &second, &[0x400, 0x100]).is_ok());
+    }
+
+    #[test]
+    fn another_kernels_update_is_refused() {
+        let bytes = update("fix", &["f"], "");
+        let text = with_record(&bytes, |record| {
+            Manager::new().admit(record, "6.12.107").unwrap_err().to_string()
+        });
+        assert!(text.starts_with("the update was made for kernel 6.1.0-55-amd64"), "{text}");
+        let bytes = update(&"x".repeat(56), &[], "");
+        with_record(&bytes, |record| {
+            let refusal = Manager::new().admit(record, "6.1.0-55-amd64").unwrap_err();
+            assert!(matches!(refusal, Refusal::BadName { .. }));
+        });
+    }
+
+    #[test]
+    fn only_legal_moves() {
+        let all = [Loading, Registered, Transitioning, Active, Reverting, Reverted, Gone];
+        // Each state can be left, but for the last; nothing becomes what it is.
+        for from in all {
+            assert_eq!(all.iter().any(|to| from.may_become(*to)), from != Gone, "{from}");
+            assert!(!from.may_become(from) && !from.may_become(Loading));
+        }
+        // Code that may be running is never given up.
+        for from in [Transitioning, Active, Reverting] {
+            assert!(!from.may_become(Gone));
+        }
+    }
+
+    #[test]
+    fn of_two_who_revert_one_does() {
+        let mut manager = Manager::new();
+        let id = add(&mut manager, &update("fix", &["f"], ""), &[0x100]).unwrap();
+        advance(&mut manager, id, &[Transitioning, Active, Reverting]);
+        let text = manager.advance(id, Reverting).unwrap_err().to_string();
+        assert!(text.starts_with("update `fix` is reverting"), "{text}");
+    }
+
+    #[test]
+    fn unloading() {
+        for (pinned, may) in [("", true), ("a timer calls `clone`", false)] {
+            let mut manager = Manager::new();
+            let bytes = update("fix", &["f"], pinned);
+            let id = add(&mut manager, &bytes, &[0x100]).unwrap();
+            with_record(&bytes, |record| {
+                assert!(manager.may_unload(id, record).is_ok(), "it never ran");
+                advance(&mut manager, id, &[Transitioning, Active]);
+                let text = manager.may_unload(id, record).unwrap_err().to_string();
+                assert!(text.ends_with("revert it first"), "{text}");
+                advance(&mut manager, id, &[Reverting, Reverted]);
+                let outcome = manager.forget(id, record);
+                assert_eq!(outcome.is_ok(), may);
+                if let Err(refusal) = outcome {
+                    assert!(refusal.to_string().contains("a timer calls `clone`"));
+                }
+                assert_eq!(manager.state(id).is_none(), may);
+                assert!(manager.advance(id, Gone).is_err(), "only `forget` does that");
+            });
+        }
+    }
 }

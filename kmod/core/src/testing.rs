@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use dynamos_abi::{
-    Function, NONE, Object, Record, RecordWriter, Relocation, Site, SiteKind, Symbol,
-    function_flags, symbol_flags,
+    Function, NONE, Object, Record, RecordWriter, Site, SiteKind, Symbol, function_flags,
+    symbol_flags,
 };
 
 use crate::candidates::Names;
@@ -98,10 +98,6 @@ impl Build {
             transition,
             steady,
         });
-    }
-
-    pub fn relocation(&mut self, relocation: Relocation) {
-        self.0.relocations.push(relocation);
     }
 
     pub fn finish(self, name: &str) -> Vec<u8> {

@@ -23,13 +23,26 @@ impl Matcher<'_, '_> {
     ) -> Result<(), Mismatch> {
         let inner = Sites { without: Some(span.start), ..group };
         // Once without listening: what a form that does not fit gives is no address.
-        let original = match self.original(span, inner, depth, &mut |_, _| {}) {
-            Ok(()) => return self.original(span, inner, depth, sink),
-            Err(cause) if matches!(cause.what, What::Budget | What::Record(_)) => {
-                return Err(cause);
-            }
-            Err(cause) => cause,
-        };
+        let original = self.original(span, inner, depth, &mut |_, _| {});
+        if let Err(cause) = original
+            && matches!(cause.what, What::Budget | What::Record(_))
+        {
+            return Err(cause);
+        }
+        // `call clear_page_orig` and `call clear_page_erms` differ in the target only: if it may be a
+        // replacement, the target is not that of the original.
+        match (original, self.any_replacement(span, group)?) {
+            (_, true) => Ok(()),
+            (Ok(()), false) => self.original(span, inner, depth, sink),
+            (Err(cause), false) => Err(match cause.what {
+                What::Byte => Mismatch { what: What::Form("an alternative"), ..cause },
+                _ => cause,
+            }),
+        }
+    }
+
+    /// Whether `span` holds one of the replacements of the alternatives that start there.
+    fn any_replacement(&mut self, span: Span, group: Sites) -> Result<bool, Mismatch> {
         let record = self.record;
         for index in group.next..group.end {
             let Some(site) = record.sites().get(index) else { break };
@@ -44,15 +57,11 @@ impl Matcher<'_, '_> {
                     return Err(self.mismatch(span.start, What::Budget));
                 }
                 if self.replacement(span, &alternative) {
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }
-        let what = match original.what {
-            What::Byte => What::Form("an alternative"),
-            other => other,
-        };
-        Err(Mismatch { what, ..original })
+        Ok(false)
     }
 
     /// Matches the original instructions: NOPs may have become other NOPs of the same length in all.

@@ -44,6 +44,8 @@ pub enum What {
     Data,
     /// What a field refers to cannot be read.
     Unmapped,
+    /// The function itself cannot be read.
+    Unreadable,
     /// The record's sites make no sense here.
     Record(&'static str),
     /// The record asks for more work than an honest one.
@@ -74,6 +76,7 @@ impl fmt::Display for Mismatch {
             What::Target => write!(f, "a static key's jump goes to another place")?,
             What::Data => write!(f, "the data referred to has other contents")?,
             What::Unmapped => write!(f, "the data referred to cannot be read")?,
+            What::Unreadable => write!(f, "its code cannot be read")?,
             What::Record(what) => write!(f, "the record is wrong: {what}")?,
             What::Budget => write!(f, "the record asks for too much work")?,
         }

@@ -1,1 +1,387 @@
+//! Never half updated: every operation of a simulated kernel is made to fail, alone and with others.
 
+use std::collections::BTreeSet;
+
+use dynamos_abi::{Object, Relocation, RelocationKind, function_flags::REPLACE, symbol_flags};
+use proptest::prelude::*;
+
+use super::*;
+use crate::budget::Budget;
+use crate::matching::Memory;
+use crate::relocate::Range;
+use crate::testing::{Build, Kernel, with_record};
+
+const FUNCTIONS: u32 = 3;
+const CODE: u64 = 0xffff_ffff_8100_0000;
+const UPDATE: u64 = 0xffff_ffff_c000_0000;
+const WRITABLE: [Range; 1] = [Range { start: UPDATE, end: UPDATE + 0x1000 }];
+const ADDRESSES: [u64; 3] = [UPDATE, UPDATE + 0x100, UPDATE + 0x200];
+const LIMITS: Limits = Limits { wait_ms: 100, first_pause_ms: 10, longest_pause_ms: 40 };
+
+/// A kernel that knows which edition each function runs, and fails where it is told to.
+#[derive(Debug, Default)]
+struct Sim {
+    memory: Kernel,
+    pinned: Vec<u32>,
+    late: bool,
+    redirects: [Option<Handler>; FUNCTIONS as usize],
+    active: bool,
+    written: usize,
+    /// Handlers were removed and somebody may still be in one.
+    unsynchronised: bool,
+    /// Operations that can fail so far, and those that do.
+    operations: u32,
+    fail: BTreeSet<u32>,
+    /// Tries to switch that find a task in the way.
+    blocked: u32,
+    interrupt: bool,
+    waited: u32,
+    states: Vec<State>,
+    log: Vec<String>,
+    /// The first thing that must never be.
+    wrong: Option<String>,
+}
+
+impl Sim {
+    fn act(&mut self, what: &str, act: impl FnOnce(&mut Self)) -> Result<(), Errno> {
+        self.operations += 1;
+        let fails = self.fail.contains(&self.operations);
+        if !fails {
+            act(self);
+        }
+        self.check(what);
+        if fails { Err(Errno(16)) } else { Ok(()) }
+    }
+
+    /// Whether the new edition of function `index` runs.
+    fn is_new(&self, index: usize) -> bool {
+        match self.redirects[index] {
+            None => false,
+            Some(Handler::Transition) => self.active,
+            Some(Handler::Steady) => true,
+        }
+    }
+
+    fn check(&mut self, what: &str) {
+        let new = (0..FUNCTIONS as usize).filter(|&index| self.is_new(index)).count();
+        let redirected = self.redirects.iter().flatten().count();
+        let wrong = if new != 0 && new != FUNCTIONS as usize {
+            Some("half updated")
+        } else if redirected > 0 && (self.pinned.len() != 2 || !self.late || self.written == 0) {
+            Some("redirected to an update that is not ready")
+        } else if self.active && new == 0 {
+            Some("active without an edition")
+        } else {
+            None
+        };
+        if let Some(wrong) = wrong {
+            self.wrong.get_or_insert(format!("{wrong} after {what}"));
+        }
+    }
+
+    fn is_pristine(&self) -> bool {
+        !self.active
+            && !self.late
+            && !self.unsynchronised
+            && self.pinned.is_empty()
+            && self.redirects.iter().all(Option::is_none)
+    }
+
+    fn is_fully_active(&self) -> bool {
+        self.active && self.redirects.iter().all(Option::is_some)
+    }
+}
+
+impl Memory for Sim {
+    fn read(&mut self, address: u64, into: &mut [u8]) -> bool {
+        self.memory.read(address, into)
+    }
+}
+
+impl Layer for Sim {
+    fn pin_target(&mut self, object: u32) -> Result<(), Errno> {
+        self.act("pin", |sim| sim.pinned.push(object))
+    }
+    fn unpin_target(&mut self, object: u32) {
+        assert_eq!(self.pinned.pop(), Some(object), "undone in reverse order");
+        self.check("unpin");
+    }
+    fn write_text(&mut self, _: u64, bytes: &[u8]) -> Result<(), Errno> {
+        assert!(!bytes.is_empty());
+        self.act("write", |sim| sim.written += 1)
+    }
+    fn late_sections(&mut self) -> Result<(), Errno> {
+        self.act("late", |sim| sim.late = true)
+    }
+    fn undo_late_sections(&mut self) {
+        assert!(self.late && !self.unsynchronised);
+        self.late = false;
+        self.check("undo late");
+    }
+    fn register_redirect(&mut self, function: u32) -> Result<(), Errno> {
+        self.act("register", |sim| {
+            let was = sim.redirects[function as usize].replace(Handler::Transition);
+            assert_eq!(was, None);
+        })
+    }
+    fn modify_redirect(&mut self, function: u32, handler: Handler) -> Result<(), Errno> {
+        self.act("modify", |sim| {
+            let was = sim.redirects[function as usize].replace(handler);
+            assert!(was.is_some_and(|was| was != handler));
+        })
+    }
+    fn unregister_redirect(&mut self, function: u32) -> Result<(), Errno> {
+        self.act("unregister", |sim| {
+            assert!(sim.redirects[function as usize].take().is_some());
+            sim.unsynchronised = true;
+        })
+    }
+    fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
+        if self.blocked > 0 {
+            self.blocked -= 1;
+            for pid in 123..135 {
+                let (comm, place) = (*b"cat\0\0\0\0\0\0\0\0\0\0\0\0\0", Place::Function(1));
+                blockers.add(Blocked { pid, comm, running: false, place });
+            }
+            return Ok(false);
+        }
+        self.act("flip", |sim| sim.active = active).map(|()| true)
+    }
+    fn wait(&mut self, ms: u32) -> bool {
+        assert!(ms > 0);
+        self.waited += ms;
+        !self.interrupt
+    }
+    fn synchronize(&mut self) {
+        self.unsynchronised = false;
+    }
+    fn progress(&mut self, state: State, _: &Blockers) {
+        if let Some(&last) = self.states.last() {
+            assert!(last == state || last.may_become(state), "{last} to {state}");
+        }
+        self.states.push(state);
+    }
+    fn log(&mut self, line: fmt::Arguments<'_>) {
+        self.log.push(line.to_string());
+    }
+}
+
+/// An update of three functions in two objects, with an anchor among them.
+fn record() -> Vec<u8> {
+    let mut build = Build::new();
+    let name = build.0.str("ext4");
+    build.0.objects.push(Object { name });
+    for index in 0..FUNCTIONS {
+        let sites = [crate::testing::site(0, 5, dynamos_abi::SiteKind::Fentry)];
+        let bytes = [0xe8, 0, 0, 0, 0, 0xb0, index as u8, 0xc3];
+        build.function(&format!("pipe_{index}"), REPLACE, &bytes, &sites);
+    }
+    build.function("anchor", 0, &[0xc3], &[]);
+    let symbol = build.symbol("counter", symbol_flags::NEEDED);
+    let kind = RelocationKind::Abs64 as u32;
+    build.0.relocations.push(Relocation { base: 1, offset: 8, kind, symbol, addend: 0 });
+    build.finish("pipe_fix")
+}
+
+fn kernel() -> Kernel {
+    let mut kernel = Kernel::default();
+    for index in 0..FUNCTIONS {
+        let at = CODE + 0x100 * u64::from(index);
+        kernel.put(at, &[0x0f, 0x1f, 0x44, 0, 0, 0xb0, index as u8, 0xc3]);
+        kernel.name(index, &[at]);
+    }
+    kernel.put(CODE + 0x1000, &[0xc3]);
+    kernel.name(FUNCTIONS, &[CODE + 0x1000]);
+    kernel.name(FUNCTIONS + 1, &[CODE + 0x2000]);
+    kernel
+}
+
+fn sim() -> Sim {
+    Sim { memory: kernel(), ..Sim::default() }
+}
+
+/// Runs an update's whole life, then again without failures; checks what must hold after each call.
+fn live(sim: &mut Sim) {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        let mut update = Update::new(record).unwrap();
+        let names = kernel();
+        let began =
+            update.pin(sim).and_then(|()| update.prepare(sim, &names, &mut Budget::new(10_000)));
+        if began.is_err() {
+            assert_eq!(update.state(), State::Gone);
+            assert!(sim.is_pristine());
+            return;
+        }
+        let outcome = update.activate(sim, &ADDRESSES, &WRITABLE, LIMITS);
+        check_end(sim, &update, outcome);
+        if update.state() == State::Active {
+            let outcome = update.revert(sim, LIMITS);
+            check_end(sim, &update, outcome);
+        }
+        // Whatever happened, it can be ended once nothing fails any more.
+        (sim.fail, sim.blocked, sim.interrupt) = (BTreeSet::new(), 0, false);
+        if matches!(update.state(), State::Active | State::Reverting) {
+            update.revert(sim, LIMITS).unwrap();
+        }
+        update.discard(sim).unwrap();
+        assert!(sim.is_pristine() && update.steps().done().is_empty());
+    });
+    assert_eq!(sim.wrong, None);
+}
+
+fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
+    match update.state() {
+        State::Active => assert!(sim.is_fully_active()),
+        State::Registered => {
+            assert!(outcome.is_err());
+            assert!(!sim.late && sim.redirects.iter().all(Option::is_none));
+        }
+        State::Reverted => assert!(outcome.is_ok() && sim.is_pristine()),
+        State::Reverting => {
+            assert!(matches!(outcome, Err(Refusal::Failed { undone: false, .. })));
+            assert!(!sim.active && sim.late && !sim.pinned.is_empty());
+        }
+        state => assert_eq!(state, State::Active, "no state to end in"),
+    }
+    assert!(!sim.unsynchronised);
+}
+
+#[test]
+fn a_life_without_failures() {
+    let mut sim = sim();
+    live(&mut sim);
+    use State::*;
+    sim.states.dedup();
+    assert_eq!(sim.states, [Registered, Transitioning, Active, Reverting, Reverted, Gone]);
+    assert!(sim.log.is_empty());
+}
+
+/// Operations of a life without failures: all that can fail.
+fn operations() -> u32 {
+    let mut sim = sim();
+    live(&mut sim);
+    sim.operations
+}
+
+#[test]
+fn every_operation_may_fail_and_any_two() {
+    let last = operations() + 4; // undoing takes some more
+    assert!(last > 15);
+    for first in 1..=last {
+        for second in first..=last {
+            let mut sim = sim();
+            sim.fail = BTreeSet::from([first, second]);
+            live(&mut sim);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_operations_may_fail(
+        fail in proptest::collection::btree_set(1u32..40, 0..12),
+        blocked in 0u32..12,
+        interrupt: bool,
+    ) {
+        live(&mut Sim { fail, blocked, interrupt, ..sim() });
+    }
+}
+
+/// Brings an update to `Active`.
+fn activated<'a>(sim: &mut Sim, record: &dynamos_abi::Record<'a>) -> Update<'a> {
+    let mut update = Update::new(record).unwrap();
+    update.pin(sim).unwrap();
+    update.prepare(sim, &kernel(), &mut Budget::new(10_000)).unwrap();
+    update.activate(sim, &ADDRESSES, &WRITABLE, LIMITS).unwrap();
+    update
+}
+
+#[test]
+fn a_task_that_stays_is_named_and_nothing_changes() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        let mut sim = Sim { blocked: 1000, ..sim() };
+        let mut update = Update::new(record).unwrap();
+        update.pin(&mut sim).unwrap();
+        update.prepare(&mut sim, &kernel(), &mut Budget::new(10_000)).unwrap();
+        let refusal = update.activate(&mut sim, &ADDRESSES, &WRITABLE, LIMITS).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "given up after 100 ms: task 123 (cat) sleeps in pipe_1 and 11 more; wake them or let them \
+             finish, or raise the time limit"
+        );
+        assert_eq!((sim.waited, update.state()), (100, State::Registered));
+        assert_eq!(update.blockers().count(), 12);
+        assert!(sim.log[0].contains("task 130 (cat) sleeps in pipe_1 and 4 more"), "{:?}", sim.log);
+        // Once they have left, the same update can be activated.
+        sim.blocked = 2;
+        update.activate(&mut sim, &ADDRESSES, &WRITABLE, LIMITS).unwrap();
+        assert!(sim.is_fully_active() && update.blockers().count() == 0);
+    });
+}
+
+#[test]
+fn a_revert_that_is_blocked_stays_active() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        let mut sim = sim();
+        let mut update = activated(&mut sim, record);
+        sim.blocked = 1000;
+        assert!(matches!(update.revert(&mut sim, LIMITS), Err(Refusal::Blocked { .. })));
+        assert_eq!(update.state(), State::Active);
+        assert!(sim.redirects.iter().all(|handler| *handler == Some(Handler::Steady)));
+        sim.interrupt = true;
+        let refusal = update.revert(&mut sim, LIMITS).unwrap_err().to_string();
+        assert!(refusal.starts_with("interrupted after 0 ms"), "{refusal}");
+    });
+}
+
+#[test]
+fn a_handler_that_cannot_become_steady_is_only_slower() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        let mut sim = sim();
+        // 2 pins, 1 write, late, 3 registrations, the flip; then the steady handlers.
+        sim.fail = BTreeSet::from([10]);
+        let mut update = activated(&mut sim, record);
+        assert!(sim.is_fully_active());
+        assert_eq!(sim.redirects[1], Some(Handler::Transition));
+        assert!(sim.log[0].contains("`pipe_1` failed with EBUSY"), "{:?}", sim.log);
+        update.revert(&mut sim, LIMITS).unwrap();
+    });
+}
+
+#[test]
+fn calls_out_of_order_are_refused() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        let mut sim = sim();
+        let mut update = Update::new(record).unwrap();
+        assert!(update.activate(&mut sim, &ADDRESSES, &WRITABLE, LIMITS).is_err());
+        assert!(update.revert(&mut sim, LIMITS).is_err());
+        let mut update = activated(&mut sim, record);
+        assert!(update.activate(&mut sim, &ADDRESSES, &WRITABLE, LIMITS).is_err());
+        let text = update.discard(&mut sim).unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "update `pipe_fix` is active, and cannot become gone from that: revert it first"
+        );
+        assert!(sim.is_fully_active());
+    });
+}
+
+#[test]
+fn wrong_addresses_touch_nothing() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        for (addresses, writable) in [(&ADDRESSES[..2], &WRITABLE[..]), (&ADDRESSES, &[])] {
+            let mut sim = sim();
+            let mut update = Update::new(record).unwrap();
+            update.pin(&mut sim).unwrap();
+            update.prepare(&mut sim, &kernel(), &mut Budget::new(10_000)).unwrap();
+            assert!(update.activate(&mut sim, addresses, writable, LIMITS).is_err());
+            assert_eq!((sim.written, update.state()), (0, State::Registered));
+        }
+    });
+}

@@ -6,6 +6,9 @@
 //!
 //! Work is bounded by a [`Budget`], whatever the record says.
 
+#[cfg(test)]
+mod tests;
+
 use alloc::vec::Vec;
 
 use dynamos_abi::{Function, Record, function_flags, symbol_flags};
@@ -193,7 +196,7 @@ impl<'a, 'k> Resolver<'a, 'k> {
         function: &Function,
         address: u64,
     ) -> Result<Result<Matched, Mismatch>, Refusal<'a>> {
-        let unreadable = Mismatch { offset: 0, expected: 0, found: 0, what: What::Unmapped };
+        let unreadable = Mismatch { offset: 0, expected: 0, found: 0, what: What::Unreadable };
         let len = function.bytes.len as usize;
         if !self.budget.spend(len) {
             return Err(Refusal::TooMuchWork);
