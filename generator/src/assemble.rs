@@ -1,0 +1,382 @@
+//! From the closures of all objects to the sources of the update module: numbers the clones and their addresses,
+//! and builds the record.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use dynamos_abi::symbol_flags;
+
+use crate::closure::{self, Closure};
+use crate::package::handler_addrs;
+use crate::plan::{Refusal, SymbolPlan};
+use crate::record::{Fixup, Match, RecordBuilder, SymbolKey};
+use crate::sites::{Body, Reference, Referent, sites};
+use crate::special::patches;
+use crate::unit::{Place, Unit};
+
+/// One object with what the differ found out about it.
+#[derive(Debug)]
+pub struct UnitInput {
+    /// Path of the object in the tree.
+    pub object: String,
+    /// `vmlinux` or the module it is linked into.
+    pub owner: String,
+    /// The `pre` build.
+    pub pre: Unit,
+    /// The `v2` build.
+    pub v2: Unit,
+    /// Functions to replace: V2's name → V1's.
+    pub replaced: BTreeMap<String, String>,
+    /// Symbols that the running kernel has: V2's name → V1's.
+    pub known: BTreeMap<String, String>,
+}
+
+/// What is packaged, and what the plan says of it.
+#[derive(Debug, Default)]
+pub struct Assembly {
+    /// The relocatable objects of clones, in order.
+    pub clones: Vec<Vec<u8>>,
+    /// The redirected functions: object and V1's name, by clone number.
+    pub functions: Vec<(String, String)>,
+    /// The record.
+    pub record: Vec<u8>,
+    /// Bytes matched of each function, by object and name.
+    pub matched: BTreeMap<(String, String), u64>,
+    /// How each symbol is found.
+    pub symbols: Vec<SymbolPlan>,
+    /// New functions that go along, by object.
+    pub added: BTreeMap<String, BTreeSet<String>>,
+    /// Addresses that escape.
+    pub escapes: Vec<crate::plan::Escape>,
+    /// What stands in the way; if there is anything, the rest is incomplete.
+    pub refusals: Vec<Refusal>,
+}
+
+/// Assembles an update for the kernel `release`, to be called `name`.
+pub fn assemble(
+    units: &[UnitInput],
+    exported: &BTreeSet<String>,
+    name: &str,
+    release: &str,
+) -> Result<Assembly> {
+    let mut assembly = Assembly::default();
+    let closures = closures(units, exported, &mut assembly)?;
+    let clone_addrs: u32 = closures.iter().map(|closure| closure.object.addrs.len() as u32).sum();
+    let handlers = assembly.functions.len() as u32;
+    let mut recorder = Recorder {
+        builder: RecordBuilder::default(),
+        exported,
+        assembly,
+        base: 0,
+        number: 0,
+        handlers: clone_addrs,
+    };
+    for (index, (unit, closure)) in units.iter().zip(&closures).enumerate() {
+        recorder.unit(index, unit, closure)?;
+        recorder.base += closure.object.addrs.len() as u32;
+    }
+    let Recorder { builder, mut assembly, .. } = recorder;
+    if assembly.refusals.is_empty() {
+        let pinned = assembly
+            .escapes
+            .first()
+            .map_or_else(String::new, |e| format!("address of clone {} escapes at {}", e.function, e.at));
+        assembly.record = builder.finish(name, release, &pinned, clone_addrs + 2 * handlers)?;
+        assembly.clones =
+            closures.iter().map(|closure| closure.object.write()).collect::<Result<_>>()?;
+    }
+    Ok(assembly)
+}
+
+fn closures(
+    units: &[UnitInput],
+    exported: &BTreeSet<String>,
+    assembly: &mut Assembly,
+) -> Result<Vec<Closure>> {
+    // New globals of one object may be what another uses.
+    let fresh: BTreeSet<String> = units
+        .iter()
+        .flat_map(|unit| {
+            unit.v2.symbols.iter().filter(|symbol| {
+                symbol.global && symbol.section.is_some() && !unit.known.contains_key(&symbol.name)
+            })
+        })
+        .map(|symbol| symbol.name.clone())
+        .collect();
+    let mut closures = Vec::new();
+    for unit in units {
+        let closure = closure::close(&closure::Known {
+            unit: &unit.v2,
+            replaced: &unit.replaced,
+            known: &unit.known,
+            exported,
+            elsewhere: &fresh,
+            first_clone: assembly.functions.len(),
+        })
+        .with_context(|| format!("clones of {}", unit.object))?;
+        assembly
+            .functions
+            .extend(closure.replaced.iter().map(|name| (unit.object.clone(), name.clone())));
+        assembly.added.insert(unit.object.clone(), closure.added.clone());
+        assembly.escapes.extend(closure.escapes.iter().cloned());
+        assembly.refusals.extend(closure.refusals.iter().cloned());
+        assembly.symbols.extend(closure.imports.iter().map(|import| SymbolPlan {
+            name: import.clone(),
+            owner: "any".into(),
+            found_by: "exported".into(),
+        }));
+        closures.push(closure);
+    }
+    Ok(closures)
+}
+
+struct Recorder<'a> {
+    builder: RecordBuilder,
+    exported: &'a BTreeSet<String>,
+    assembly: Assembly,
+    /// First address index of the current object.
+    base: u32,
+    /// Number of the next clone.
+    number: u32,
+    /// First address index of the handlers.
+    handlers: u32,
+}
+
+impl Recorder<'_> {
+    fn unit(&mut self, index: usize, unit: &UnitInput, closure: &Closure) -> Result<()> {
+        let mut matches = Vec::new();
+        for (name, clone) in closure.replaced.iter().zip(&closure.clone_addrs) {
+            let (steady, transition) = handler_addrs(self.handlers, self.number);
+            self.number += 1;
+            let addrs = [self.base + clone, transition, steady];
+            self.replaced(index, unit, name, addrs, &mut matches)?;
+        }
+        let anchors = self.anchors(index, unit, closure, &matches)?;
+        matches.extend(anchors);
+        for found in &matches {
+            if found.replaced.is_some() {
+                let key = (unit.object.clone(), found.name.clone());
+                self.assembly.matched.insert(key, found.bytes.len() as u64);
+            }
+            let exported = self.exported;
+            self.builder
+                .function(found, &|referent| symbol_key(referent, index, unit, exported))?;
+        }
+        for need in &closure.needs {
+            let key = SymbolKey {
+                name: need.name.clone(),
+                owner: Some(unit.owner.clone()),
+                unit: Some(index),
+            };
+            let shift = |fixup: &Fixup| Fixup { base: fixup.base + self.base, ..fixup.clone() };
+            let fixups: Vec<Fixup> = need.fixups.iter().map(shift).collect();
+            let mut flags = if need.function { symbol_flags::FUNCTION } else { 0 };
+            if is_per_cpu(&unit.pre, &need.name) {
+                flags |= symbol_flags::PER_CPU;
+            }
+            self.builder.need(&key, flags, need.placeholder + self.base, &fixups)?;
+        }
+        Ok(())
+    }
+
+    /// The function and its fragments.
+    fn replaced(
+        &mut self,
+        index: usize,
+        unit: &UnitInput,
+        name: &str,
+        addrs: [u32; 3],
+        matches: &mut Vec<Match>,
+    ) -> Result<()> {
+        match describe(unit, index, name) {
+            Ok(mut found) => {
+                if found.fentry.is_none() {
+                    self.refuse(
+                        name,
+                        "has no ftrace site (notrace, noinstr or inlined everywhere), so calls of it cannot be \
+                         redirected",
+                        "change its callers instead",
+                    );
+                    return Ok(());
+                }
+                found.replaced = Some(addrs);
+                matches.push(found);
+            }
+            Err(error) => self.refuse(name, &format!("{error:#}"), "report this as a bug of dynamos-diff"),
+        }
+        let fragments: Vec<String> = unit
+            .pre
+            .symbols
+            .iter()
+            .filter(|symbol| symbol.function && symbol.section.is_some())
+            .filter(|symbol| symbol.name.strip_prefix(name).is_some_and(|rest| rest.starts_with(".cold")))
+            .map(|symbol| symbol.name.clone())
+            .collect();
+        for fragment in fragments {
+            match describe(unit, index, &fragment) {
+                Ok(found) => matches.push(Match { fragment: true, ..found }),
+                Err(error) => {
+                    self.refuse(&fragment, &format!("{error:#}"), "report this as a bug of dynamos-diff");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Unchanged functions to match as well, because they tell where a symbol is that a clone needs.
+    fn anchors(
+        &mut self,
+        index: usize,
+        unit: &UnitInput,
+        closure: &Closure,
+        matches: &[Match],
+    ) -> Result<Vec<Match>> {
+        let mut told: BTreeSet<String> = matches.iter().flat_map(tells).collect();
+        let mut anchors: Vec<Match> = Vec::new();
+        let mut described: Option<Vec<Match>> = None;
+        for need in &closure.needs {
+            let mut found_by = "matched code refers to it";
+            if !told.contains(&need.name) {
+                let candidates = described.get_or_insert_with(|| possible_anchors(unit, index));
+                let of_need = |found: &&Match| {
+                    found.name == need.name || tells(found).any(|name| name == need.name)
+                };
+                let best = candidates.iter().filter(of_need).min_by_key(|found| {
+                    (found.bytes.len(), found.name.clone())
+                });
+                match best {
+                    Some(anchor) => {
+                        told.extend(tells(anchor));
+                        anchors.push(anchor.clone());
+                    }
+                    None => found_by = "unique by name",
+                }
+            }
+            self.assembly.symbols.push(SymbolPlan {
+                name: need.name.clone(),
+                owner: unit.owner.clone(),
+                found_by: found_by.into(),
+            });
+        }
+        anchors.sort_by(|a, b| a.name.cmp(&b.name));
+        anchors.dedup_by(|a, b| a.name == b.name);
+        anchors.retain(|anchor| matches.iter().all(|known| known.name != anchor.name));
+        Ok(anchors)
+    }
+
+    fn refuse(&mut self, name: &str, reason: &str, remedy: &str) {
+        self.assembly.refusals.push(Refusal::new(name, reason, remedy));
+    }
+}
+
+/// Names of the symbols whose addresses the match of a function gives, its own included.
+fn tells(found: &Match) -> impl Iterator<Item = String> + '_ {
+    use dynamos_abi::SiteKind::{Abs32, Abs32S, Abs64, Pc32, Pc64};
+    let own = std::iter::once(found.name.clone());
+    own.chain(found.sites.iter().filter_map(|site| match (&site.referent, site.kind) {
+        (Some(Referent::Symbol(name)), Abs64 | Abs32 | Abs32S | Pc32 | Pc64) => Some(name.clone()),
+        _ => None,
+    }))
+}
+
+/// Every function of the object that can be matched and found by its name.
+fn possible_anchors(unit: &UnitInput, index: usize) -> Vec<Match> {
+    unit.pre
+        .symbols
+        .iter()
+        .filter(|symbol| symbol.function && symbol.size > 0 && !symbol.name.contains(".cold"))
+        .filter(|symbol| {
+            symbol
+                .section
+                .and_then(|section| unit.pre.sections.get(section))
+                .is_some_and(|section| !section.is_init())
+        })
+        .filter_map(|symbol| describe(unit, index, &symbol.name).ok())
+        .collect()
+}
+
+/// A function of the `pre` build with its sites.
+fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
+    let pre = &unit.pre;
+    let symbol = pre.symbol(pre.find(name).with_context(|| format!("V1 has no function {name}"))?)?;
+    let section = symbol.section.context("an undefined function has no body")?;
+    let (start, end) = (symbol.value, symbol.value + symbol.size);
+    let bytes = pre.bytes(symbol)?;
+    let mut references = Vec::new();
+    for field in pre.fields(section, start, end)? {
+        let (referent, into) = match &field.place {
+            Place::Elsewhere(name, offset) => (Referent::Symbol(name.clone()), *offset),
+            Place::In(index, into) => {
+                (Referent::Symbol(pre.symbol(*index)?.name.clone()), *into as i64)
+            }
+            Place::Raw(section, at) => nameless(pre, *section, *at)?,
+        };
+        references.push(Reference {
+            offset: field.offset as u32,
+            kind: field.kind,
+            referent,
+            addend: into - field.bias,
+        });
+    }
+    let fentry = references
+        .iter()
+        .find(|reference| reference.referent == Referent::Symbol("__fentry__".into()))
+        .and_then(|reference| reference.offset.checked_sub(1));
+    let special = patches(pre, section, start, end)?;
+    let body = Body { name, bytes, references, special };
+    Ok(Match {
+        name: name.into(),
+        owner: unit.owner.clone(),
+        unit: index,
+        bytes: bytes.to_vec(),
+        sites: sites(&body)?,
+        fentry,
+        fragment: false,
+        replaced: None,
+    })
+}
+
+/// Nameless bytes: strings are compared, other sections' bytes are only known by where they are.
+fn nameless(unit: &Unit, section_index: usize, at: u64) -> Result<(Referent, i64)> {
+    let section = unit.section(section_index)?;
+    if !section.is_writable() && !section.is_code() && !section.is_init() {
+        let (start, end) = closure::constant(section, at);
+        let comparable = !section.relocations.iter().any(|r| (start..end).contains(&r.offset));
+        let bytes = section.bytes.get(start as usize..end as usize).unwrap_or(&[]);
+        if comparable && start == at && !bytes.is_empty() && bytes.len() <= 4096 {
+            let place = format!("{}+{at:#x}", section.name);
+            return Ok((Referent::Content(place, bytes.to_vec()), 0));
+        }
+    }
+    Ok((Referent::Nameless(section.name.clone(), at), 0))
+}
+
+/// The symbol of the running kernel that a site speaks of, and what is known of it.
+fn symbol_key(
+    referent: &Referent,
+    index: usize,
+    unit: &UnitInput,
+    exported: &BTreeSet<String>,
+) -> (SymbolKey, u32) {
+    let own = |name: String| SymbolKey { name, owner: Some(unit.owner.clone()), unit: Some(index) };
+    match referent {
+        Referent::Symbol(name) if exported.contains(name) => {
+            (SymbolKey { name: name.clone(), owner: None, unit: None }, symbol_flags::EXPORTED)
+        }
+        Referent::Symbol(name) => {
+            let per_cpu = if is_per_cpu(&unit.pre, name) { symbol_flags::PER_CPU } else { 0 };
+            (own(name.clone()), per_cpu)
+        }
+        Referent::Content(place, _) => (own(place.clone()), symbol_flags::ANONYMOUS),
+        Referent::Nameless(section, at) => {
+            (own(format!("{section}+{at:#x}")), symbol_flags::ANONYMOUS)
+        }
+    }
+}
+
+fn is_per_cpu(unit: &Unit, name: &str) -> bool {
+    unit.find(name)
+        .and_then(|index| unit.symbols.get(index)?.section)
+        .and_then(|section| unit.sections.get(section))
+        .is_some_and(|section| section.name.contains("percpu"))
+}

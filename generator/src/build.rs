@@ -1,0 +1,65 @@
+//! Compiles the objects in question, all builds in one context (`docs/architecture.md` has the table).
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use kernel_trees::CompileCommand;
+use rayon::prelude::*;
+
+/// One object, built from both sides.
+#[derive(Debug)]
+pub struct Built {
+    /// V1 with the distribution's own flags: what must run.
+    pub pre: Vec<u8>,
+    /// V1, a section for each function and variable.
+    pub v1: Vec<u8>,
+    /// V2 likewise.
+    pub v2: Vec<u8>,
+}
+
+/// What makes the compiler give each function and variable a section of its own.
+const SPLIT: [&str; 2] = ["-ffunction-sections", "-fdata-sections"];
+
+/// Runs each command three times: twice where it is, once in the tree `v2`.
+pub fn build(commands: &[CompileCommand], v2: &Path) -> Result<Vec<Built>> {
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let jobs: Vec<(String, CompileCommand, &[&str])> = commands
+        .iter()
+        .enumerate()
+        .flat_map(|(index, command)| {
+            [
+                (format!("{index}-pre.o"), command.clone(), [].as_slice()),
+                (format!("{index}-v1.o"), command.clone(), SPLIT.as_slice()),
+                (format!("{index}-v2.o"), command.in_tree(v2), SPLIT.as_slice()),
+            ]
+        })
+        .collect();
+    let outputs: Vec<Vec<u8>> = jobs
+        .par_iter()
+        .map(|(name, command, flags)| compile(command, &scratch.path().join(name), flags))
+        .collect::<Result<_>>()?;
+    let mut outputs = outputs.into_iter();
+    commands
+        .iter()
+        .map(|_| {
+            let mut next = || outputs.next().context("a build is missing");
+            Ok(Built { pre: next()?, v1: next()?, v2: next()? })
+        })
+        .collect()
+}
+
+fn compile(command: &CompileCommand, output: &Path, flags: &[&str]) -> Result<Vec<u8>> {
+    if crate::interrupted() {
+        bail!("interrupted");
+    }
+    let result = command
+        .compile_to(output, flags)
+        .output()
+        .with_context(|| format!("cannot run {}", command.compiler))?;
+    if !result.status.success() {
+        let log = String::from_utf8_lossy(&result.stderr);
+        let shown: Vec<&str> = log.lines().take(20).collect();
+        bail!("{} does not compile:\n{}", command.source, shown.join("\n"));
+    }
+    std::fs::read(output).with_context(|| format!("cannot read {}", output.display()))
+}

@@ -1,0 +1,604 @@
+//! The clone closure: from the functions that changed to everything that must move into the update, and to what
+//! it uses of the running kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, ensure};
+use object::elf;
+
+use crate::clones::{
+    CloneObject, Piece, PieceId, PieceRelocation, PieceSymbol, Placeholder, PlaceholderKind, Target,
+};
+use crate::plan::{Escape, Refusal};
+use crate::record::Fixup;
+use crate::special::entries_about;
+use crate::unit::{Field, Place, Unit};
+
+/// What is known of one object and of the kernel it goes into.
+#[derive(Debug)]
+pub struct Known<'a> {
+    /// V2's object.
+    pub unit: &'a Unit,
+    /// Functions to replace: V2's name → V1's.
+    pub replaced: &'a BTreeMap<String, String>,
+    /// V2's symbols that the running kernel has, unchanged or replaced: V2's name → V1's.
+    pub known: &'a BTreeMap<String, String>,
+    /// Symbols exported to all modules.
+    pub exported: &'a BTreeSet<String>,
+    /// Global functions and variables that other objects of this update define anew.
+    pub elsewhere: &'a BTreeSet<String>,
+    /// First index of the handlers' clones: the n-th replaced function's clone is `dynamos_clone_N`.
+    pub first_clone: usize,
+}
+
+/// Something of the running kernel that the update needs.
+#[derive(Clone, Debug)]
+pub struct Need {
+    /// V1's name.
+    pub name: String,
+    /// Whether it is code.
+    pub function: bool,
+    /// Its placeholder.
+    pub placeholder: u32,
+    /// The fields to write.
+    pub fixups: Vec<Fixup>,
+}
+
+/// The closure of one object.
+#[derive(Debug, Default)]
+pub struct Closure {
+    /// The clones and all that moves with them.
+    pub object: CloneObject,
+    /// V1's names of the replaced functions, in the order of their clones.
+    pub replaced: Vec<String>,
+    /// Address index (within this object) of each replaced function's clone.
+    pub clone_addrs: Vec<u32>,
+    /// What it uses of the running kernel. Address indices are within this object.
+    pub needs: Vec<Need>,
+    /// Exported symbols it uses.
+    pub imports: BTreeSet<String>,
+    /// Functions that are new and go along.
+    pub added: BTreeSet<String>,
+    /// Where addresses of the update's code or data may stay behind in the kernel.
+    pub escapes: Vec<Escape>,
+    /// What stands in the way.
+    pub refusals: Vec<Refusal>,
+}
+
+/// Computes the closure.
+pub fn close(context: &Known<'_>) -> Result<Closure> {
+    let mut builder = Builder {
+        context,
+        closure: Closure::default(),
+        pieces: BTreeMap::new(),
+        queue: Vec::new(),
+        edition0: BTreeMap::new(),
+        names: Vec::new(),
+    };
+    for (name, v1_name) in context.replaced {
+        builder.replace(name, v1_name)?;
+    }
+    while let Some(work) = builder.queue.pop() {
+        builder.relocate(work)?;
+    }
+    builder.tables()?;
+    builder.needs()?;
+    Ok(builder.closure)
+}
+
+/// Flag in a jump entry's key that asks objtool to turn the jump into a NOP; objtool clears it
+/// (tools/objtool/check.c, `handle_jump_alt`).
+const JUMP_LABEL_HACK: i64 = 2;
+
+/// A piece whose fields are still to be resolved: where its bytes come from.
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    piece: PieceId,
+    section: usize,
+    start: u64,
+    end: u64,
+}
+
+struct Builder<'a> {
+    context: &'a Known<'a>,
+    closure: Closure,
+    /// Where each copied range of V2's sections went: (section, start) → (end, piece).
+    pieces: BTreeMap<(usize, u64), (u64, PieceId)>,
+    queue: Vec<Work>,
+    /// Placeholder index of each symbol of the running kernel, by V1's name.
+    edition0: BTreeMap<String, usize>,
+    /// V1's name of each placeholder, and whether it is code.
+    names: Vec<(String, bool)>,
+}
+
+impl Builder<'_> {
+    /// Clones a function that the update replaces.
+    fn replace(&mut self, name: &str, v1_name: &str) -> Result<()> {
+        let unit = self.context.unit;
+        let index = unit.find(name).with_context(|| format!("V2 has no function {name}"))?;
+        let piece = self.code(index)?;
+        let number = self.context.first_clone + self.closure.replaced.len();
+        let into = self.into_piece(index)?;
+        if let Some(piece) = self.closure.object.pieces.get_mut(piece) {
+            piece.symbols.push(PieceSymbol {
+                name: crate::package::clone_symbol(number),
+                offset: into,
+                size: 0,
+                function: true,
+                global: true,
+            });
+        }
+        let addr = self.closure.object.addr(Target::Piece(piece), into as i64);
+        self.closure.replaced.push(v1_name.into());
+        self.closure.clone_addrs.push(addr as u32);
+        Ok(())
+    }
+
+    /// Offset of a symbol in the piece that holds it (call padding comes before a function).
+    fn into_piece(&self, index: usize) -> Result<u64> {
+        let symbol = self.context.unit.symbol(index)?;
+        let section = symbol.section.context("an undefined symbol cannot be copied")?;
+        let (start, _) = self.piece_at(section, symbol.value).context("the symbol was not copied")?;
+        Ok(symbol.value - start)
+    }
+
+    /// The copied range that holds an offset of a section: its start and piece.
+    fn piece_at(&self, section: usize, offset: u64) -> Option<(u64, PieceId)> {
+        let (&(_, start), &(end, piece)) =
+            self.pieces.range((section, 0)..=(section, offset)).next_back()?;
+        (offset < end || offset == start).then_some((start, piece))
+    }
+
+    /// Copies a function.
+    fn code(&mut self, index: usize) -> Result<PieceId> {
+        let unit = self.context.unit;
+        let symbol = unit.symbol(index)?;
+        let section_index = symbol.section.context("an undefined function cannot be cloned")?;
+        if let Some((_, known)) = self.piece_at(section_index, symbol.value) {
+            return Ok(known);
+        }
+        let section = unit.section(section_index)?;
+        // Call padding (-fpatchable-function-entry) lies before the function and belongs to it.
+        let padding = section
+            .bytes
+            .get(..symbol.value as usize)
+            .unwrap_or(&[])
+            .iter()
+            .rev()
+            .take(16)
+            .take_while(|byte| **byte == 0x90)
+            .count() as u64;
+        let start = symbol.value - if padding == 16 { padding } else { 0 };
+        let end = symbol.value + symbol.size;
+        let suffix = if symbol.name.ends_with(".cold") { ".text.unlikely." } else { ".text." };
+        self.copy(section_index, start, end, format!("{suffix}{}", symbol.name), index)
+    }
+
+    /// Copies a variable or constant.
+    fn data(&mut self, index: usize) -> Result<PieceId> {
+        let symbol = self.context.unit.symbol(index)?;
+        let section = symbol.section.context("an undefined variable cannot be copied")?;
+        let name = self.context.unit.section(section)?.name.clone();
+        self.copy(section, symbol.value, symbol.value + symbol.size, name, index)
+    }
+
+    fn copy(
+        &mut self,
+        section_index: usize,
+        start: u64,
+        end: u64,
+        output: String,
+        symbol: usize,
+    ) -> Result<PieceId> {
+        if let Some((_, known)) = self.piece_at(section_index, start) {
+            return Ok(known);
+        }
+        let unit = self.context.unit;
+        let symbol = unit.symbol(symbol)?;
+        let named = PieceSymbol {
+            name: symbol.name.clone(),
+            offset: symbol.value - start,
+            size: symbol.size,
+            function: symbol.function,
+            global: symbol.global && !self.context.known.contains_key(&symbol.name),
+        };
+        let piece = self.copy_range(section_index, start, end, output)?;
+        if let Some(piece) = self.closure.object.pieces.get_mut(piece) {
+            piece.symbols.push(named);
+        }
+        Ok(piece)
+    }
+
+    fn copy_range(
+        &mut self,
+        section_index: usize,
+        start: u64,
+        end: u64,
+        output: String,
+    ) -> Result<PieceId> {
+        let section = self.context.unit.section(section_index)?;
+        let bytes = section
+            .bytes
+            .get(start as usize..end as usize)
+            .with_context(|| format!("a copy reaches past the end of {}", section.name))?
+            .to_vec();
+        // What is copied has its own place, so sharing of equal strings is no longer the linker's business.
+        let merge = u64::from(elf::SHF_MERGE | elf::SHF_STRINGS | elf::SHF_GROUP);
+        let piece = self.closure.object.add(Piece {
+            section: output,
+            flags: section.flags & !merge,
+            kind: section.kind,
+            align: section.align,
+            bytes,
+            relocations: Vec::new(),
+            symbols: Vec::new(),
+        });
+        self.pieces.insert((section_index, start), (end, piece));
+        self.queue.push(Work { piece, section: section_index, start, end });
+        Ok(piece)
+    }
+
+    /// Resolves what a copied range refers to.
+    fn relocate(&mut self, work: Work) -> Result<()> {
+        for field in self.context.unit.fields(work.section, work.start, work.end)? {
+            let inside = match &field.place {
+                Place::In(index, into) => {
+                    let symbol = self.context.unit.symbol(*index)?;
+                    symbol.section == Some(work.section)
+                        && (work.start..work.end).contains(&(symbol.value + into))
+                }
+                Place::Raw(section, at) => {
+                    *section == work.section && (work.start..work.end).contains(at)
+                }
+                Place::Elsewhere(..) => false,
+            };
+            if field.resolved && inside {
+                continue;
+            }
+            let owner = self.owner_name(work.piece);
+            let Some((target, addend)) = self.target(&field, &owner)? else { continue };
+            self.push(work.piece, field.offset, field.kind, target, addend - field.bias);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, piece: PieceId, offset: u64, kind: u32, target: Target, addend: i64) {
+        if let Some(piece) = self.closure.object.pieces.get_mut(piece) {
+            piece.relocations.push(PieceRelocation { offset, kind, target, addend });
+        }
+    }
+
+    /// Name of the function or variable in a piece, for messages.
+    fn owner_name(&self, piece: PieceId) -> String {
+        let piece = self.closure.object.pieces.get(piece);
+        piece
+            .and_then(|piece| piece.symbols.first())
+            .map_or_else(|| "constant data".into(), |symbol| symbol.name.clone())
+    }
+
+    /// What a field is to refer to in the update, and how far into it. `None`: refused.
+    fn target(&mut self, field: &Field, owner: &str) -> Result<Option<(Target, i64)>> {
+        let unit = self.context.unit;
+        match &field.place {
+            Place::Elsewhere(name, offset) => {
+                let target = self.outside(name, field.branch);
+                Ok(Some((target, *offset)))
+            }
+            Place::In(index, into) => {
+                let symbol = unit.symbol(*index)?;
+                let section_index = symbol.section.context("a defined symbol has a section")?;
+                let section = unit.section(section_index)?;
+                let at = symbol.value + into;
+                if let Some((start, piece)) = self.piece_at(section_index, at)
+                    && (!self.context.replaced.contains_key(&symbol.name)
+                        || *into > 0
+                        || owner == symbol.name)
+                {
+                    // Its own body, a fragment of it, or something already copied.
+                    self.note_escape(field, &symbol.name, owner, section.is_code());
+                    return Ok(Some((Target::Piece(piece), (at - start) as i64)));
+                }
+                if section.is_init() {
+                    self.refuse(&symbol.name, &format!("{owner} refers to it, and it is gone after boot ({})", section.name));
+                    return Ok(None);
+                }
+                if let Some(v1_name) = self.context.known.get(&symbol.name) {
+                    let target = self.kernel(v1_name, section.is_code(), *index)?;
+                    return Ok(Some((target, *into as i64)));
+                }
+                if section.name.contains("percpu") {
+                    self.refuse(&symbol.name, "a new per-CPU variable");
+                    return Ok(None);
+                }
+                let piece = if section.is_code() {
+                    if !symbol.name.ends_with(".cold") {
+                        self.closure.added.insert(symbol.name.clone());
+                    }
+                    self.code(*index)?
+                } else {
+                    self.data(*index)?
+                };
+                self.note_escape(field, &symbol.name, owner, section.is_code());
+                let start = self.piece_at(section_index, at).map_or(symbol.value, |(start, _)| start);
+                Ok(Some((Target::Piece(piece), (at - start) as i64)))
+            }
+            Place::Raw(section_index, at) => self.raw(*section_index, *at, owner),
+        }
+    }
+
+    /// Nameless bytes: strings and constants are copied, one by one.
+    fn raw(&mut self, section_index: usize, at: u64, owner: &str) -> Result<Option<(Target, i64)>> {
+        if let Some((start, piece)) = self.piece_at(section_index, at) {
+            return Ok(Some((Target::Piece(piece), (at - start) as i64)));
+        }
+        let section = self.context.unit.section(section_index)?;
+        if section.is_code() || section.is_writable() || section.is_init() {
+            let name = &section.name;
+            self.refuse(owner, &format!("refers to a nameless place in {name} ({at:#x})"));
+            return Ok(None);
+        }
+        let (start, end) = constant(section, at);
+        let piece = self.copy_range(section_index, start, end, section.name.clone())?;
+        Ok(Some((Target::Piece(piece), (at - start) as i64)))
+    }
+
+    /// A symbol that V2's object does not define.
+    fn outside(&mut self, name: &str, called: bool) -> Target {
+        if self.context.exported.contains(name) || self.context.elsewhere.contains(name) {
+            self.closure.imports.insert(name.into());
+            return Target::Import(name.into());
+        }
+        let function = called || name.starts_with("__SCT__");
+        let kind = if function { PlaceholderKind::Function } else { PlaceholderKind::Data };
+        Target::Placeholder(self.edition0(name, kind))
+    }
+
+    /// A symbol of V2's object that the running kernel has under the name `v1_name`.
+    fn kernel(&mut self, v1_name: &str, function: bool, index: usize) -> Result<Target> {
+        if self.context.exported.contains(v1_name) {
+            self.closure.imports.insert(v1_name.into());
+            return Ok(Target::Import(v1_name.into()));
+        }
+        let kind = if !function {
+            PlaceholderKind::Data
+        } else if returns(self.context.unit, index)? {
+            PlaceholderKind::Function
+        } else {
+            PlaceholderKind::NoReturn
+        };
+        Ok(Target::Placeholder(self.edition0(v1_name, kind)))
+    }
+
+    fn edition0(&mut self, v1_name: &str, kind: PlaceholderKind) -> usize {
+        if let Some(&known) = self.edition0.get(v1_name) {
+            return known;
+        }
+        // A clone has the name already, and objtool finds a function's cold part by name.
+        let taken = self.context.replaced.values().any(|name| name == v1_name)
+            || self.context.replaced.contains_key(v1_name);
+        let name = if taken { format!("edition0.{v1_name}") } else { v1_name.to_string() };
+        let index = self.closure.object.placeholders.len();
+        self.closure.object.placeholders.push(Placeholder { name, kind });
+        self.edition0.insert(v1_name.into(), index);
+        self.names.push((v1_name.into(), kind != PlaceholderKind::Data));
+        if let Some(base) = v1_name.strip_prefix("__SCT__") {
+            // objtool looks for the key of a static call by name.
+            self.edition0(&format!("__SCK__{base}"), PlaceholderKind::Data);
+        }
+        index
+    }
+
+    /// Notes that the address of something in the update is taken.
+    fn note_escape(&mut self, field: &Field, name: &str, owner: &str, code: bool) {
+        if code && !field.branch && name != owner && !name.ends_with(".cold") {
+            self.closure.escapes.push(Escape { function: name.into(), at: owner.into() });
+        }
+    }
+
+    fn refuse(&mut self, name: &str, reason: &str) {
+        self.closure.refusals.push(Refusal::new(
+            name,
+            reason,
+            "change the fix so that it does without, or wait for state transfer to be supported",
+        ));
+    }
+
+    /// Copies the entries of special sections that are about copied code, and what they refer to.
+    fn tables(&mut self) -> Result<()> {
+        let unit = self.context.unit;
+        let mut done = BTreeSet::new();
+        // Entries may bring in more code (replacements), so until nothing is new.
+        loop {
+            let ranges: Vec<(usize, u64, u64)> = self
+                .pieces
+                .iter()
+                .map(|(&(section, start), &(end, _))| (section, start, end))
+                .filter(|range| !done.contains(range))
+                .collect();
+            if ranges.is_empty() {
+                return Ok(());
+            }
+            for (section, start, end) in ranges {
+                done.insert((section, start, end));
+                if !unit.section(section)?.is_code() {
+                    continue;
+                }
+                let owner = self.piece_at(section, start).map_or_else(String::new, |(_, p)| self.owner_name(p));
+                match entries_about(unit, section, start, end) {
+                    Ok(entries) => {
+                        for entry in entries {
+                            self.entry(&entry, &owner)?;
+                        }
+                    }
+                    Err(error) => self.refuse(&owner, &format!("{error:#}")),
+                }
+            }
+            while let Some(work) = self.queue.pop() {
+                self.relocate(work)?;
+            }
+        }
+    }
+
+    /// Copies one entry of a table.
+    fn entry(&mut self, entry: &crate::special::Entry, owner: &str) -> Result<()> {
+        let unit = self.context.unit;
+        let table = unit.section(entry.section)?;
+        let bytes = table
+            .bytes
+            .get(entry.start as usize..entry.end as usize)
+            .context("an entry reaches past its table")?
+            .to_vec();
+        let mut relocations = Vec::new();
+        for relocation in &table.relocations {
+            if !(entry.start..entry.end).contains(&relocation.offset) {
+                continue;
+            }
+            let symbol = unit.symbol(relocation.symbol)?;
+            let offset = relocation.offset - entry.start;
+            let kind = relocation.kind;
+            let place = self.table_place(relocation)?;
+            let copied = match (&place, symbol.section) {
+                (Place::Raw(section, at), _) => self.piece_at(*section, *at).map(|(s, p)| (p, at - s)),
+                (Place::In(index, into), _) => {
+                    let symbol = unit.symbol(*index)?;
+                    let at = symbol.value + into;
+                    symbol
+                        .section
+                        .and_then(|section| self.piece_at(section, at))
+                        .map(|(start, piece)| (piece, at - start))
+                }
+                _ => None,
+            };
+            if let Some((piece, into)) = copied {
+                let target = Target::Piece(piece);
+                relocations.push(PieceRelocation { offset, kind, target, addend: into as i64 });
+                continue;
+            }
+            // Replacement code is nameless and goes along as a whole entry's worth.
+            if let Place::Raw(section, at) = place
+                && unit.section(section)?.is_code()
+            {
+                let len = table
+                    .bytes
+                    .get(entry.end as usize - 1)
+                    .copied()
+                    .map_or(0, u64::from);
+                let output = unit.section(section)?.name.clone();
+                let piece = self.copy_range(section, at, at + len.max(1), output)?;
+                let target = Target::Piece(piece);
+                relocations.push(PieceRelocation { offset, kind, target, addend: 0 });
+                continue;
+            }
+            let field = Field { offset, kind, place, bias: 0, branch: true, resolved: false };
+            // The low bits of a static key's reference are flags (include/linux/jump_label.h).
+            if let Some((target, addend)) = self.target(&field, owner)? {
+                relocations.push(PieceRelocation { offset, kind, target, addend });
+            }
+        }
+        let piece = Piece {
+            section: table.name.clone(),
+            flags: table.flags & !u64::from(elf::SHF_GROUP | elf::SHF_LINK_ORDER),
+            kind: table.kind,
+            align: table.align.min(8),
+            bytes,
+            relocations,
+            symbols: Vec::new(),
+        };
+        self.closure.object.add(piece);
+        Ok(())
+    }
+
+    /// The place a table's field refers to. A static call's site and a bug's address are not biased.
+    fn table_place(&self, relocation: &crate::unit::Relocation) -> Result<Place> {
+        self.context.unit.place(relocation, 0)
+    }
+
+    /// Collects the fields that refer to placeholders.
+    fn needs(&mut self) -> Result<()> {
+        let mut fixups: BTreeMap<usize, Vec<Fixup>> = BTreeMap::new();
+        for id in 0..self.closure.object.pieces.len() {
+            let piece = self.closure.object.pieces.get(id).context("no such piece")?;
+            if piece.section.starts_with(".discard") {
+                continue;
+            }
+            let mut found = Vec::new();
+            for relocation in &piece.relocations {
+                let Target::Placeholder(placeholder) = relocation.target else { continue };
+                if matches!(piece.section.as_str(), ".altinstr_replacement" | ".altinstructions") {
+                    let (name, _) = self.names.get(placeholder).context("no such name")?.clone();
+                    let reason = "an alternative's replacement refers to it, and the kernel copies that before \
+                                  its address can be filled in";
+                    self.closure.refusals.push(Refusal::new(name, reason, "none yet"));
+                    break;
+                }
+                let mut addend = relocation.addend;
+                if piece.section == "__jump_table" {
+                    addend &= !JUMP_LABEL_HACK;
+                }
+                found.push((placeholder, relocation.offset as u32, relocation.kind, addend));
+            }
+            if found.is_empty() {
+                continue;
+            }
+            let base = self.closure.object.addr(Target::Piece(id), 0) as u32;
+            for (placeholder, offset, kind, addend) in found {
+                fixups.entry(placeholder).or_default().push(Fixup { base, offset, kind, addend });
+            }
+        }
+        for (index, (name, function)) in self.names.iter().enumerate() {
+            let placeholder = self.closure.object.addr(Target::Placeholder(index), 0) as u32;
+            self.closure.needs.push(Need {
+                name: name.clone(),
+                function: *function,
+                placeholder,
+                fixups: fixups.remove(&index).unwrap_or_default(),
+            });
+        }
+        ensure!(fixups.is_empty(), "a placeholder without a name");
+        Ok(())
+    }
+}
+
+/// The extent of the nameless constant at `at`: a string with its end, an entry of a mergeable section, or
+/// all of a section that cannot be divided.
+pub fn constant(section: &crate::unit::Section, at: u64) -> (u64, u64) {
+    let len = section.bytes.len() as u64;
+    if section.flags & u64::from(elf::SHF_STRINGS) != 0 {
+        let rest = section.bytes.get(at as usize..).unwrap_or(&[]);
+        let end = rest.iter().position(|byte| *byte == 0).map_or(len, |end| at + end as u64 + 1);
+        (at, end)
+    } else if section.flags & u64::from(elf::SHF_MERGE) != 0 && section.entry_size > 0 {
+        let start = at - at % section.entry_size;
+        (start, (start + section.entry_size).min(len))
+    } else {
+        (0, len)
+    }
+}
+
+/// Whether a function of V2 ever returns, as objtool would find out (`__dead_end_function`): it has a return
+/// or a jump to another function.
+fn returns(unit: &Unit, index: usize) -> Result<bool> {
+    let symbol = unit.symbol(index)?;
+    let section = symbol.section.context("an undefined function has no body")?;
+    let (start, end) = (symbol.value, symbol.value + symbol.size);
+    let code = unit.section(section)?.bytes.get(start as usize..end as usize).unwrap_or(&[]);
+    let mut decoder = iced_x86::Decoder::with_ip(64, code, start, iced_x86::DecoderOptions::NONE);
+    let fields = unit.fields(section, start, end)?;
+    while decoder.can_decode() {
+        let instruction = decoder.decode();
+        let leaves = fields.iter().any(|field| {
+            (instruction.ip()..instruction.next_ip()).contains(&(start + field.offset))
+        });
+        match instruction.flow_control() {
+            iced_x86::FlowControl::Return | iced_x86::FlowControl::IndirectBranch => return Ok(true),
+            iced_x86::FlowControl::UnconditionalBranch
+            | iced_x86::FlowControl::ConditionalBranch
+                if leaves =>
+            {
+                return Ok(true);
+            }
+            _ => {}
+        }
+    }
+    Ok(false)
+}

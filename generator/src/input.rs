@@ -1,0 +1,226 @@
+//! V1 and V2, as named on the command line, become two trees and the kernel that is to run the update.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use kernel_trees::{Cache, Kernel, Manifest, Prepared, SourceId, check_kernel_tree};
+
+use crate::changes::{self, Changes};
+use crate::patch;
+
+/// One side, as named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spec {
+    /// `deb:VERSION`: Debian's source package.
+    Deb(String),
+    /// A kernel source tree.
+    Tree(PathBuf),
+    /// A revision of a git repository.
+    Revision {
+        /// The repository.
+        repo: PathBuf,
+        /// Anything `git rev-parse` takes.
+        revision: String,
+    },
+    /// A patch that makes V2 of V1.
+    Patch(PathBuf),
+}
+
+impl Spec {
+    /// Understands `text`; `repo` is the repository that revisions are looked up in.
+    pub fn parse(text: &str, repo: Option<&Path>) -> Result<Spec> {
+        if let Some(version) = text.strip_prefix("deb:") {
+            return Ok(Spec::Deb(version.into()));
+        }
+        let path = Path::new(text);
+        if path.is_dir() {
+            return Ok(Spec::Tree(path.into()));
+        }
+        if path.is_file() {
+            return Ok(Spec::Patch(path.into()));
+        }
+        match repo {
+            Some(repo) => Ok(Spec::Revision { repo: repo.into(), revision: text.into() }),
+            None => bail!(
+                "{text}: no such file or directory; give deb:VERSION, a kernel source tree, a patch file \
+                 (V2 only), or a git revision together with --repo DIR"
+            ),
+        }
+    }
+
+    /// The name to show, free of the machine's paths where they do not matter.
+    pub fn label(&self) -> String {
+        let file = |path: &Path| {
+            path.file_name().map_or_else(|| "tree".into(), |name| name.to_string_lossy().into_owned())
+        };
+        match self {
+            Spec::Deb(version) => format!("deb:{version}"),
+            Spec::Tree(path) => format!("tree {}", file(path)),
+            Spec::Revision { revision, .. } => format!("revision {revision}"),
+            Spec::Patch(path) => format!("patch {}", file(path)),
+        }
+    }
+}
+
+/// What is compared, and for which kernel.
+#[derive(Debug)]
+pub struct Input {
+    /// V1, ready to build objects in.
+    pub v1: Prepared,
+    /// V1's pristine sources.
+    pub v1_root: PathBuf,
+    /// What V2 changes.
+    pub changes: Changes,
+    /// The headers that modules for the kernel are built against.
+    pub headers: PathBuf,
+    /// Release of the kernel that is to run the update.
+    pub release: String,
+    /// Holds the patched files, if V2 is a patch.
+    _patched: Option<tempfile::TempDir>,
+}
+
+/// Provides both sides; `kernel` is the release to run the update where it does not follow from V1.
+pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Result<Input> {
+    let manifest = Manifest::builtin()?;
+    let target = target(&manifest, v1, kernel)?;
+    let image = cache.image(target).context("the target kernel's image")?;
+    let headers = cache.headers(target).context("the target kernel's headers")?;
+
+    let (kernel, v1_root) = side(cache, &manifest, v1, "V1")?;
+    check_config(&v1_root, &image.config, "V1")?;
+    let (changes, patched) = match v2 {
+        Spec::Patch(file) => {
+            let target = tempfile::tempdir().context("cannot make a temporary directory")?;
+            (patch::apply(&v1_root, file, target.path())?, Some(target))
+        }
+        other => {
+            let (_, v2_root) = side(cache, &manifest, other, "V2")?;
+            check_config(&v2_root, &image.config, "V2")?;
+            (changes::between(&v1_root, &v2_root)?, None)
+        }
+    };
+    let source = kernel.map_or(SourceId::Dir(&v1_root), SourceId::Deb);
+    let v1 = cache
+        .prepared(&source, &image.config, &target.release)
+        .context("preparing V1 with the target kernel's configuration")?;
+    Ok(Input { v1, v1_root, changes, headers, release: target.release.clone(), _patched: patched })
+}
+
+fn target<'m>(manifest: &'m Manifest, v1: &Spec, kernel: Option<&str>) -> Result<&'m Kernel> {
+    let follows = match v1 {
+        Spec::Deb(version) => Some(manifest.find(version)?),
+        _ => None,
+    };
+    match (kernel, follows) {
+        (Some(release), Some(follows)) if follows.release != release => bail!(
+            "V1 is the source of {}, but --kernel says {release}: an update replaces the code that runs, so V1 \
+             must be that kernel's source",
+            follows.release
+        ),
+        (_, Some(follows)) => Ok(follows),
+        (Some(release), None) => Ok(manifest.find_release(release)?),
+        (None, None) => bail!(
+            "say with --kernel RELEASE (`uname -r`) which kernel is to run the update: it does not follow from V1"
+        ),
+    }
+}
+
+/// One side's tree: Debian's kernel it is the source of, if it is one, and the pristine sources.
+fn side<'m>(
+    cache: &Cache,
+    manifest: &'m Manifest,
+    spec: &Spec,
+    which: &str,
+) -> Result<(Option<&'m Kernel>, PathBuf)> {
+    match spec {
+        Spec::Deb(version) => {
+            let kernel = manifest.find(version)?;
+            let root = cache.source(kernel).with_context(|| format!("{which}: source of {version}"))?;
+            Ok((Some(kernel), root))
+        }
+        Spec::Tree(path) => {
+            let root = path
+                .canonicalize()
+                .with_context(|| format!("{which}: cannot open {}", path.display()))?;
+            check_kernel_tree(&root).with_context(|| which.to_string())?;
+            Ok((None, root))
+        }
+        Spec::Revision { repo, revision } => {
+            let root = checkout(cache, repo, revision).with_context(|| which.to_string())?;
+            check_kernel_tree(&root).with_context(|| which.to_string())?;
+            Ok((None, root))
+        }
+        Spec::Patch(path) => bail!(
+            "{which} cannot be a patch ({}): only V2 can, it is applied to V1",
+            path.display()
+        ),
+    }
+}
+
+/// Checks the revision out below the cache, once for each git tree.
+fn checkout(cache: &Cache, repo: &Path, revision: &str) -> Result<PathBuf> {
+    let repository = git2::Repository::open(repo)
+        .with_context(|| format!("{} is not a git repository", repo.display()))?;
+    let object = repository
+        .revparse_single(revision)
+        .and_then(|object| object.peel(git2::ObjectType::Tree))
+        .with_context(|| format!("{} has no revision {revision}", repo.display()))?;
+    let directory = cache.root().join("git");
+    let done = directory.join(object.id().to_string());
+    if done.is_dir() {
+        return Ok(done);
+    }
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let scratch = tempfile::Builder::new()
+        .prefix(".checkout-")
+        .tempdir_in(&directory)
+        .context("cannot make a temporary directory in the cache")?;
+    let mut options = git2::build::CheckoutBuilder::new();
+    options.force().update_index(false).target_dir(scratch.path());
+    repository
+        .checkout_tree(&object, Some(&mut options))
+        .with_context(|| format!("cannot check out {revision}"))?;
+    match std::fs::rename(scratch.path(), &done) {
+        Ok(()) => drop(scratch.keep()),
+        // Another run was faster.
+        Err(_) if done.is_dir() => {}
+        Err(error) => return Err(error).context("cannot move the checkout into place"),
+    }
+    Ok(done)
+}
+
+/// A tree that carries its own configuration must have the target's: objects built with another one are not
+/// the running kernel's. The keys that signed the distribution's modules are none of our business.
+fn check_config(root: &Path, target: &Path, which: &str) -> Result<()> {
+    let own = root.join(".config");
+    if !own.is_file() {
+        return Ok(());
+    }
+    let read = |path: &Path| -> Result<BTreeSet<String>> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(text
+            .lines()
+            .filter(|line| line.starts_with("CONFIG_"))
+            .filter(|line| !line.starts_with("CONFIG_SYSTEM_TRUSTED_KEYS="))
+            .map(Into::into)
+            .collect())
+    };
+    let (options, wanted) = (read(&own)?, read(target)?);
+    if let Some(differs) = options.symmetric_difference(&wanted).next() {
+        let (with, without) = if options.contains(differs) {
+            (own.as_path(), target)
+        } else {
+            (target, own.as_path())
+        };
+        bail!(
+            "{which} is configured differently from the kernel that is to run the update: {} has {differs}, {} \
+             does not; remove the tree's .config or give the tree that kernel was built from",
+            with.display(),
+            without.display()
+        );
+    }
+    Ok(())
+}

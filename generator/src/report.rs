@@ -1,0 +1,137 @@
+//! What the command says while it works and when it is done.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+
+use crate::plan::{Outcome, Plan};
+
+/// Phase lines on stderr, with a spinner where stderr is a terminal; and the time each phase took.
+#[derive(Debug)]
+pub struct Reporter {
+    quiet: bool,
+    verbose: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    current: Option<(String, Instant)>,
+    done: Vec<(String, f64)>,
+    bar: Option<ProgressBar>,
+}
+
+impl Reporter {
+    /// A reporter that says nothing (`quiet`) or more (`verbose`).
+    pub fn new(quiet: bool, verbose: bool) -> Self {
+        Reporter { quiet, verbose, state: Mutex::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Ends the current phase and begins the one called `key`, described by `text`.
+    pub fn phase(&self, key: &str, text: &str) {
+        self.end();
+        let mut state = self.state();
+        state.current = Some((key.into(), Instant::now()));
+        if self.quiet {
+            return;
+        }
+        if std::io::stderr().is_terminal() {
+            let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let bar = ProgressBar::new_spinner().with_style(style).with_message(text.to_owned());
+            bar.enable_steady_tick(std::time::Duration::from_millis(100));
+            state.bar = Some(bar);
+        } else {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Says something of interest only with `--verbose`.
+    pub fn detail(&self, text: &str) {
+        if self.verbose {
+            match &self.state().bar {
+                Some(bar) => bar.println(format!("  {text}")),
+                None => eprintln!("  {text}"),
+            }
+        }
+    }
+
+    /// Ends the current phase.
+    pub fn end(&self) {
+        let mut state = self.state();
+        if let Some(bar) = state.bar.take() {
+            let text = bar.message();
+            bar.finish_and_clear();
+            eprintln!("{text}");
+        }
+        if let Some((key, since)) = state.current.take() {
+            let seconds = since.elapsed().as_secs_f64();
+            state.done.push((key, seconds));
+        }
+    }
+
+    /// Writes `{"phases": {KEY: SECONDS, …}}`.
+    pub fn write_timings(&self, file: &Path) -> Result<()> {
+        self.end();
+        let mut phases = serde_json::Map::new();
+        for (key, seconds) in &self.state().done {
+            let sum = phases.get(key).and_then(serde_json::Value::as_f64).unwrap_or(0.0) + seconds;
+            phases.insert(key.clone(), sum.into());
+        }
+        let text = serde_json::to_string_pretty(&serde_json::json!({ "phases": phases }))?;
+        std::fs::write(file, text + "\n")
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+}
+
+impl kernel_trees::Progress for Reporter {
+    fn phase(&self, text: &str) {
+        Reporter::phase(self, "provide", text);
+    }
+}
+
+/// The exit code that tells what came of it.
+pub fn exit_code(plan: &Plan) -> u8 {
+    match plan.outcome {
+        Outcome::Update => 0,
+        Outcome::NoChange => 1,
+        Outcome::Refused => 3,
+    }
+}
+
+/// What the user reads in the end, on stdout.
+pub fn summary(plan: &Plan, output: &Path, report_only: bool) {
+    let output = output.display();
+    match plan.outcome {
+        Outcome::Update if report_only => {
+            println!("An update can be made; {output}/review.md tells what it would do.");
+        }
+        Outcome::Update => {
+            println!("Update {} for {} is in {output}.", plan.name, plan.kernels.release);
+            println!("Read {output}/review.md, then: dynamos load {output}");
+        }
+        Outcome::NoChange => println!("Nothing to do: no code of this kernel differs."),
+        Outcome::Refused => {
+            println!("No update can be made:");
+            for refusal in plan.refusals.iter().take(12) {
+                println!("  {}: {}", refusal.name, refusal.reason);
+                println!("    {}", refusal.remedy);
+            }
+            if plan.refusals.len() > 12 {
+                println!("  … and {} more in {output}/plan.json", plan.refusals.len() - 12);
+            }
+        }
+    }
+    for function in plan.functions.iter().filter(|function| function.verdict == "changed").take(20) {
+        println!("  {} ({}): {}", function.name, function.object, function.reason);
+    }
+}

@@ -1,0 +1,186 @@
+//! `review.md`: what a person must know before the update touches a production kernel.
+
+use std::fmt::Write as _;
+
+use crate::plan::{FunctionPlan, Outcome, Plan};
+
+/// The review page; `diff` is the source change.
+pub fn review(plan: &Plan, diff: &str) -> String {
+    let mut page = String::new();
+    let title = if plan.name.is_empty() { "comparison" } else { &plan.name };
+    let _ = writeln!(page, "# Live update `{title}`\n");
+    verdict(&mut page, plan);
+    kernels(&mut page, plan);
+    functions(&mut page, plan);
+    symbols(&mut page, plan);
+    not_covered(&mut page, plan);
+    if !diff.is_empty() {
+        let fence = fence(diff);
+        let _ = writeln!(page, "## The source change\n\n{fence}diff\n{}\n{fence}", diff.trim_end());
+    }
+    page
+}
+
+fn verdict(page: &mut String, plan: &Plan) {
+    match plan.outcome {
+        Outcome::Update => {
+            let count = plan.functions.iter().filter(|f| f.verdict == "changed").count();
+            let _ = writeln!(
+                page,
+                "**An update.** It replaces {count} function{} of the running kernel, after proving that each is the \
+                 one compared here, at one instant at which no task is in any of them. It can be reverted.\n",
+                if count == 1 { "" } else { "s" }
+            );
+        }
+        Outcome::NoChange => {
+            let _ = writeln!(page, "**Nothing to do.** No code that this kernel runs differs.\n");
+        }
+        Outcome::Refused => {
+            let _ = writeln!(page, "**Refused.** No update was made, for these reasons:\n");
+            let _ = writeln!(page, "| what | why | what would lift it |\n|---|---|---|");
+            for refusal in &plan.refusals {
+                let _ = writeln!(
+                    page,
+                    "| `{}` | {} | {} |",
+                    cell(&refusal.name),
+                    cell(&refusal.reason),
+                    cell(&refusal.remedy)
+                );
+            }
+            page.push('\n');
+        }
+    }
+}
+
+fn kernels(page: &mut String, plan: &Plan) {
+    let _ = writeln!(page, "## What was compared\n");
+    let _ = writeln!(page, "- V1, what runs: {}", plan.kernels.v1);
+    let _ = writeln!(page, "- V2, what should run: {}", plan.kernels.v2);
+    let _ = writeln!(page, "- the kernel: `{}`", plan.kernels.release);
+    let _ = writeln!(page, "- the compiler: {}\n", plan.kernels.compiler);
+    if plan.objects.is_empty() {
+        return;
+    }
+    let _ = writeln!(page, "| object | in | because of | functions | changed |\n|---|---|---|---|---|");
+    for object in &plan.objects {
+        let _ = writeln!(
+            page,
+            "| `{}` | {} | {} | {} | {} |",
+            object.object,
+            object.owner,
+            cell(&object.because.join(", ")),
+            object.functions,
+            object.changed
+        );
+    }
+    page.push('\n');
+}
+
+fn functions(page: &mut String, plan: &Plan) {
+    if plan.functions.is_empty() {
+        return;
+    }
+    let _ = writeln!(page, "## Functions\n");
+    let _ = writeln!(
+        page,
+        "*Matched* is the number of bytes of the running function that must equal what was compared, but for the \
+         places that the kernel itself patches (static keys, static calls, alternatives, ftrace).\n"
+    );
+    let _ = writeln!(page, "| function | object | verdict | why | matched |\n|---|---|---|---|---|");
+    for FunctionPlan { name, object, verdict, reason, matched_bytes } in &plan.functions {
+        let matched =
+            if *matched_bytes == 0 { "–".to_string() } else { format!("{matched_bytes} bytes") };
+        let _ =
+            writeln!(page, "| `{name}` | `{object}` | {verdict} | {} | {matched} |", cell(reason));
+    }
+    page.push('\n');
+    for (heading, rows) in [
+        (
+            "Data",
+            plan.data
+                .iter()
+                .map(|d| format!("| `{}` | `{}` | {} | {} |", d.name, d.object, d.verdict, cell(&d.reason)))
+                .collect::<Vec<_>>(),
+        ),
+        (
+            "Layouts",
+            plan.layouts
+                .iter()
+                .map(|l| {
+                    format!("| `{} {}` | `{}` | {} | {} |", l.kind, l.name, l.object, l.verdict, cell(&l.reason))
+                })
+                .collect(),
+        ),
+    ] {
+        if !rows.is_empty() {
+            let _ = writeln!(page, "## {heading}\n\n| what | object | verdict | why |\n|---|---|---|---|");
+            let _ = writeln!(page, "{}\n", rows.join("\n"));
+        }
+    }
+}
+
+fn symbols(page: &mut String, plan: &Plan) {
+    if plan.symbols.is_empty() {
+        return;
+    }
+    let _ = writeln!(page, "## What the new code uses of the running kernel\n");
+    let _ = writeln!(page, "| symbol | in | how its address is found |\n|---|---|---|");
+    for symbol in &plan.symbols {
+        let _ = writeln!(page, "| `{}` | {} | {} |", symbol.name, symbol.owner, symbol.found_by);
+    }
+    page.push('\n');
+}
+
+fn not_covered(page: &mut String, plan: &Plan) {
+    let _ = writeln!(page, "## What is not covered\n");
+    for escape in &plan.escapes {
+        let _ = writeln!(
+            page,
+            "- The address of the clone of `{}` escapes at {}: once it has run, the update can be reverted but not \
+             unloaded.",
+            escape.function, escape.at
+        );
+    }
+    let _ = writeln!(
+        page,
+        "- State that the old code has already got wrong stays as it is: the update changes what the functions do \
+         from now on.\n\
+         - Bytes that the kernel patches at boot are checked for being one of the forms the kernel writes there; \
+         paravirtual call sites are not compared.\n\
+         - While a task sleeps in one of the functions, loading waits, up to its time limit, and then gives up \
+         without a trace."
+    );
+    for file in &plan.ignored {
+        let _ = writeln!(page, "- `{}`: {}.", file.path, file.reason);
+    }
+    page.push('\n');
+}
+
+/// Text for a cell of a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+/// A code fence that does not occur in `text`.
+fn fence(text: &str) -> String {
+    let mut fence = "```".to_string();
+    while text.contains(&fence) {
+        fence.push('`');
+    }
+    fence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Refusal;
+
+    #[test]
+    fn a_refusal_names_reason_and_remedy() {
+        let mut plan = Plan::default();
+        plan.refusals.push(Refusal::new("f|x", "is `__init`", "nothing to do"));
+        plan.settle();
+        let page = review(&plan, "--- a\n+++ b\n```\n");
+        assert!(page.contains("**Refused.**") && page.contains("f\\|x") && page.contains("````diff"));
+    }
+}

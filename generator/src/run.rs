@@ -1,0 +1,213 @@
+//! The main job: one function, one line a phase.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use kernel_trees::Cache;
+
+use crate::assemble::{Assembly, assemble};
+use crate::candidates::{self, Candidates};
+use crate::input::{self, Input, Spec};
+use crate::output::Output;
+use crate::package::{self, Sources};
+use crate::plan::{Kernels, Outcome, Plan};
+use crate::report::Reporter;
+use crate::validate::{Expected, validate};
+use crate::verdicts::{self, Judged};
+use crate::{build, changes};
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The kernel that runs.
+    pub v1: Spec,
+    /// The kernel that should.
+    pub v2: Spec,
+    /// Release of the kernel that will run the update, where it does not follow from V1.
+    pub kernel: Option<String>,
+    /// Name of the update.
+    pub name: Option<String>,
+    /// Directory to put it in.
+    pub output: PathBuf,
+    /// Compare only.
+    pub report_only: bool,
+    /// The most objects to compare because of a changed header.
+    pub max_objects: usize,
+    /// Root of the cache.
+    pub cache: Option<PathBuf>,
+}
+
+/// Compares both sides and makes the update. The plan tells what came of it; it is in the output as well.
+pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
+    let output = Output::begin(&request.output)?;
+    let cache = Cache::open(request.cache.as_deref())?.with_progress(reporter.clone());
+
+    reporter.phase("provide", "providing both kernels");
+    let input = input::resolve(&cache, &request.v1, &request.v2, request.kernel.as_deref())?;
+    let mut plan = Plan {
+        kernels: Kernels {
+            v1: request.v1.label(),
+            v2: request.v2.label(),
+            release: input.release.clone(),
+            compiler: input.v1.compiler().into(),
+        },
+        ..Plan::default()
+    };
+
+    reporter.phase("map", &format!("finding the objects of {} changed files", input.changes.len()));
+    let kbuild = input.v1.kbuild()?;
+    let found = candidates::find(&kbuild, &input, request.max_objects)?;
+    plan.ignored.clone_from(&found.ignored);
+    plan.refusals.clone_from(&found.refusals);
+    let judged = judge(&kbuild, &input, &found, reporter, &mut plan)?;
+
+    let diff = changes::diff(&input)?;
+    plan.name = update_name(request, &found)?;
+    plan.settle();
+    if plan.outcome == Outcome::Update {
+        reporter.phase("assemble", "assembling the clones");
+        let exported = exported(&input)?;
+        let assembly = assemble(&judged.units, &exported, &plan.name, &input.release)?;
+        tell(&mut plan, &assembly);
+        plan.settle();
+        if plan.outcome == Outcome::Update && !request.report_only {
+            link(&cache, &input, &plan, &assembly, &diff, exported, &output, reporter)?;
+        }
+    }
+    reporter.end();
+    output.finish(&plan, &diff)?;
+    Ok(plan)
+}
+
+/// Builds and compares the candidates.
+fn judge(
+    kbuild: &kernel_trees::Kbuild,
+    input: &Input,
+    found: &Candidates,
+    reporter: &Reporter,
+    plan: &mut Plan,
+) -> Result<Judged> {
+    let objects: Vec<&str> = found.objects.keys().map(String::as_str).collect();
+    if objects.is_empty() {
+        return Ok(Judged::default());
+    }
+    reporter.phase("commands", "asking Kbuild how they are compiled");
+    let commands = kbuild.compile_commands(&objects)?;
+    reporter.phase("view", "laying V2 over V1");
+    let changed: Vec<_> = input.changes.clone().into_iter().collect();
+    let view = input.v1.view(&changed)?;
+    reporter.phase("compile", &format!("compiling {} objects, both sides", objects.len()));
+    let built = build::build(&commands, view.root())?;
+    reporter.phase("compare", "comparing them");
+    verdicts::judge(found, &commands, &built, reporter, plan)
+}
+
+/// Builds the update module and checks what came out.
+#[allow(clippy::too_many_arguments)] // one phase, called once
+fn link(
+    cache: &Cache,
+    input: &Input,
+    plan: &Plan,
+    assembly: &Assembly,
+    diff: &str,
+    mut exported: BTreeSet<String>,
+    output: &Output,
+    reporter: &Reporter,
+) -> Result<()> {
+    reporter.phase("module", "building dynamos.ko");
+    let module = kmod_build::build(&kmod_build::Request {
+        headers: &input.headers,
+        release: &input.release,
+        cache: cache.root(),
+        sources: &kmod_build::source_directory(),
+    })
+    .context("building dynamos.ko")?;
+    let symvers = std::fs::read_to_string(&module.symvers)
+        .with_context(|| format!("cannot read {}", module.symvers.display()))?;
+
+    reporter.phase("link", "linking the update module");
+    let sources = output.path().join("source");
+    package::write_sources(
+        &sources,
+        &Sources {
+            name: &plan.name,
+            release: &input.release,
+            clones: &assembly.clones,
+            functions: assembly.functions.len(),
+            record: &assembly.record,
+            symvers: &symvers,
+            diff,
+        },
+    )?;
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let ko = package::link(&sources, scratch.path(), &input.headers, &plan.name)?;
+    let ko = std::fs::read(&ko).with_context(|| format!("cannot read {}", ko.display()))?;
+
+    reporter.phase("validate", "checking the update module");
+    exported.extend(symbols_of(&symvers));
+    let expected = Expected {
+        name: &plan.name,
+        release: &input.release,
+        record: &assembly.record,
+        exported: &exported,
+    };
+    validate(&ko, &expected).context("the module that was made is not right; please report this")?;
+    output.put("update.ko", &ko)?;
+    let dynamos = std::fs::read(&module.ko)
+        .with_context(|| format!("cannot read {}", module.ko.display()))?;
+    output.put("dynamos.ko", &dynamos)
+}
+
+/// Adds to the plan what the assembly found out.
+fn tell(plan: &mut Plan, assembly: &Assembly) {
+    for function in &mut plan.functions {
+        let key = (function.object.clone(), function.name.clone());
+        function.matched_bytes = assembly.matched.get(&key).copied().unwrap_or(0);
+    }
+    plan.symbols.clone_from(&assembly.symbols);
+    plan.escapes.clone_from(&assembly.escapes);
+    plan.refusals.extend(assembly.refusals.iter().cloned());
+}
+
+/// Names exported to every module, from the headers' `Module.symvers`. Exports in a namespace are left out: the
+/// loader gives them only to modules that import it.
+fn exported(input: &Input) -> Result<BTreeSet<String>> {
+    let path = input.headers.join("Module.symvers");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(symbols_of(&text).collect())
+}
+
+/// Columns of `Module.symvers`: CRC, symbol, module, type, namespace (Documentation/kbuild/modules.rst, 6.3).
+fn symbols_of(symvers: &str) -> impl Iterator<Item = String> + '_ {
+    symvers.lines().filter_map(|line| {
+        let mut columns = line.split('\t').skip(1);
+        let name = columns.next()?;
+        columns.nth(2).is_none_or(str::is_empty).then(|| name.to_string())
+    })
+}
+
+/// The update's name: as asked for, or made of the first object.
+fn update_name(request: &Request, found: &Candidates) -> Result<String> {
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => {
+            let object = found.objects.keys().next().map_or("update", String::as_str);
+            let stem = object.rsplit('/').next().unwrap_or(object).trim_end_matches(".o");
+            format!("dynamos_{stem}").replace(|c: char| !c.is_ascii_alphanumeric(), "_")
+        }
+    };
+    // MODULE_NAME_LEN is 64 - sizeof(long) (include/linux/moduleparam.h).
+    let valid = name.len() < 56
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        && name != "dynamos";
+    anyhow::ensure!(
+        valid,
+        "--name {name}: a kernel module's name has lower-case letters, digits and underscores, starts with a letter \
+         and has at most 55 of them"
+    );
+    Ok(name)
+}

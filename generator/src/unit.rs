@@ -1,0 +1,385 @@
+//! One relocatable object, seen by bodies: runs of code or data that a symbol names, with what they refer to.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use iced_x86::{Decoder, DecoderOptions, OpKind};
+use object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _};
+use object::{
+    LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags, RelocationTarget,
+    SymbolKind, elf,
+};
+
+/// An object file.
+#[derive(Debug)]
+pub struct Unit {
+    /// Its sections, by ELF index.
+    pub sections: Vec<Section>,
+    /// Its symbols, by ELF index.
+    pub symbols: Vec<Symbol>,
+    /// Defined functions and variables of each section: start → symbol index; the widest at each start.
+    starts: BTreeMap<(usize, u64), usize>,
+}
+
+/// A section.
+#[derive(Debug, Default)]
+pub struct Section {
+    /// Name.
+    pub name: String,
+    /// `SHT_*`.
+    pub kind: u32,
+    /// `SHF_*`.
+    pub flags: u64,
+    /// Alignment in bytes.
+    pub align: u64,
+    /// Entry size of mergeable sections.
+    pub entry_size: u64,
+    /// Contents; zeroes for `SHT_NOBITS`.
+    pub bytes: Vec<u8>,
+    /// Relocations, by offset.
+    pub relocations: Vec<Relocation>,
+}
+
+impl Section {
+    /// Whether it holds code.
+    pub fn is_code(&self) -> bool {
+        self.flags & u64::from(elf::SHF_EXECINSTR) != 0
+    }
+
+    /// Whether it is part of the memory image.
+    pub fn is_loaded(&self) -> bool {
+        self.flags & u64::from(elf::SHF_ALLOC) != 0
+    }
+
+    /// Whether it can be written to when the kernel runs.
+    pub fn is_writable(&self) -> bool {
+        self.flags & u64::from(elf::SHF_WRITE) != 0
+    }
+
+    /// Whether it is gone after boot or module start.
+    pub fn is_init(&self) -> bool {
+        let name = self.name.trim_start_matches(".ref");
+        name.starts_with(".init") || name.starts_with(".exit")
+    }
+}
+
+/// A relocation of a section.
+#[derive(Clone, Copy, Debug)]
+pub struct Relocation {
+    /// Offset of the field.
+    pub offset: u64,
+    /// `R_X86_64_*`.
+    pub kind: u32,
+    /// Index of the symbol.
+    pub symbol: usize,
+    /// Addend.
+    pub addend: i64,
+}
+
+/// A symbol.
+#[derive(Debug, Default)]
+pub struct Symbol {
+    /// Linker's name; empty for a section.
+    pub name: String,
+    /// Section that defines it, by ELF index.
+    pub section: Option<usize>,
+    /// Offset in the section.
+    pub value: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Whether it is a function.
+    pub function: bool,
+    /// Whether it names a function or variable (not a section or file).
+    pub named: bool,
+    /// Whether other objects see it.
+    pub global: bool,
+}
+
+/// What a field refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// This many bytes into a symbol of another object.
+    Elsewhere(String, i64),
+    /// This many bytes into a symbol of this object.
+    In(usize, u64),
+    /// A place in a section of this object that no symbol covers.
+    Raw(usize, u64),
+}
+
+/// A field of a body and what it refers to.
+#[derive(Clone, Debug)]
+pub struct Field {
+    /// Offset in the body.
+    pub offset: u64,
+    /// `R_X86_64_*`.
+    pub kind: u32,
+    /// What the code means by it: the place computed, with the distance to the instruction's end undone.
+    pub place: Place,
+    /// What to subtract from the place's address: the distance from the field to the end of the instruction.
+    pub bias: i64,
+    /// The instruction is a direct call or jump to the place, which takes no address.
+    pub branch: bool,
+    /// The assembler resolved it; there is no relocation.
+    pub resolved: bool,
+}
+
+impl Unit {
+    /// Reads an object file; `name` is for messages.
+    pub fn parse(bytes: &[u8], name: &str) -> Result<Unit> {
+        let file: ElfFile64<'_, LittleEndian> =
+            ElfFile64::parse(bytes).with_context(|| format!("{name} is not a 64-bit ELF file"))?;
+        let header = file.elf_header();
+        ensure!(
+            header.e_type(LittleEndian) == elf::ET_REL
+                && header.e_machine(LittleEndian) == elf::EM_X86_64,
+            "{name} is not a relocatable x86-64 object"
+        );
+        let mut unit = Unit { sections: Vec::new(), symbols: Vec::new(), starts: BTreeMap::new() };
+        for section in file.sections() {
+            unit.add_section(&section).with_context(|| name.to_string())?;
+        }
+        for symbol in file.symbols() {
+            unit.add_symbol(&symbol).with_context(|| name.to_string())?;
+        }
+        Ok(unit)
+    }
+
+    fn add_section(
+        &mut self,
+        section: &object::read::elf::ElfSection64<'_, '_, LittleEndian>,
+    ) -> Result<()> {
+        let index = section.index().0;
+        let header = section.elf_section_header();
+        let name = section.name().context("a section has no readable name")?.to_string();
+        let kind = header.sh_type(LittleEndian);
+        let mut bytes = if kind == elf::SHT_NOBITS {
+            ensure!(section.size() < 1 << 30, "section {name} is larger than 1 GiB");
+            vec![0; section.size() as usize]
+        } else {
+            section.data().with_context(|| format!("section {name} cannot be read"))?.to_vec()
+        };
+        if name.starts_with(".debug") {
+            bytes.clear();
+        }
+        let mut relocations = Vec::new();
+        for (offset, relocation) in section.relocations() {
+            if name.starts_with(".debug") {
+                break;
+            }
+            let (RelocationTarget::Symbol(symbol), RelocationFlags::Elf { r_type }) =
+                (relocation.target(), relocation.flags())
+            else {
+                bail!("{name}+{offset:#x}: a relocation without a symbol");
+            };
+            relocations.push(Relocation {
+                offset,
+                kind: r_type,
+                symbol: symbol.0,
+                addend: relocation.addend(),
+            });
+        }
+        relocations.sort_by_key(|relocation| relocation.offset);
+        if self.sections.len() <= index {
+            self.sections.resize_with(index + 1, Section::default);
+        }
+        if let Some(slot) = self.sections.get_mut(index) {
+            *slot = Section {
+                name,
+                kind,
+                flags: header.sh_flags(LittleEndian),
+                align: section.align(),
+                entry_size: header.sh_entsize(LittleEndian),
+                bytes,
+                relocations,
+            };
+        }
+        Ok(())
+    }
+
+    fn add_symbol(
+        &mut self,
+        symbol: &object::read::elf::ElfSymbol64<'_, '_, LittleEndian>,
+    ) -> Result<()> {
+        let index = symbol.index().0;
+        let section = symbol.section_index().map(|section| section.0);
+        let kind = symbol.kind();
+        let named = !matches!(kind, SymbolKind::Section | SymbolKind::File)
+            && symbol.name().is_ok_and(|name| !name.is_empty() && !name.starts_with(".L"));
+        let entry = Symbol {
+            name: symbol.name().context("a symbol has no readable name")?.to_string(),
+            section,
+            value: symbol.address(),
+            size: symbol.size(),
+            function: kind == SymbolKind::Text,
+            named,
+            global: symbol.is_global(),
+        };
+        if let Some(section) = section
+            && named
+            && entry.size > 0
+        {
+            let start = self.starts.entry((section, entry.value)).or_insert(index);
+            let wider = self.symbols.get(*start).is_some_and(|known| known.size < entry.size);
+            // Aliases: the global name is the one kallsyms and other objects use.
+            if wider || (entry.global && self.symbols.get(*start).is_some_and(|known| !known.global)) {
+                *start = index;
+            }
+        }
+        if self.symbols.len() <= index {
+            self.symbols.resize_with(index + 1, Symbol::default);
+        }
+        if let Some(slot) = self.symbols.get_mut(index) {
+            *slot = entry;
+        }
+        Ok(())
+    }
+
+    /// The section with this index.
+    pub fn section(&self, index: usize) -> Result<&Section> {
+        self.sections.get(index).with_context(|| format!("there is no section {index}"))
+    }
+
+    /// The symbol with this index.
+    pub fn symbol(&self, index: usize) -> Result<&Symbol> {
+        self.symbols.get(index).with_context(|| format!("there is no symbol {index}"))
+    }
+
+    /// The defined symbol with this name.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.symbols
+            .iter()
+            .position(|symbol| symbol.named && symbol.section.is_some() && symbol.name == name)
+    }
+
+    /// The symbol that covers an offset of a section. A symbol's end belongs to it only if nothing starts there.
+    pub fn covering(&self, section: usize, offset: u64) -> Option<(usize, u64)> {
+        let (_, &index) =
+            self.starts.range((section, 0)..=(section, offset)).next_back()?;
+        let symbol = self.symbols.get(index)?;
+        let into = offset - symbol.value;
+        (into < symbol.size).then_some((index, into))
+    }
+
+    /// Bytes of a symbol.
+    pub fn bytes(&self, symbol: &Symbol) -> Result<&[u8]> {
+        let section = self.section(symbol.section.context("an undefined symbol has no bytes")?)?;
+        let (start, end) = (symbol.value, symbol.value.checked_add(symbol.size));
+        end.and_then(|end| section.bytes.get(start as usize..end as usize))
+            .with_context(|| format!("{} reaches past the end of {}", symbol.name, section.name))
+    }
+
+    /// The place a relocation refers to, `bias` bytes behind what its addend says.
+    pub fn place(&self, relocation: &Relocation, bias: i64) -> Result<Place> {
+        let symbol = self.symbol(relocation.symbol)?;
+        let Some(section) = symbol.section else {
+            return Ok(Place::Elsewhere(symbol.name.clone(), relocation.addend.wrapping_add(bias)));
+        };
+        let offset = (symbol.value as i64).wrapping_add(relocation.addend).wrapping_add(bias);
+        // A pointer just past a named variable still means that variable.
+        if symbol.named && offset >= symbol.value as i64 {
+            return Ok(Place::In(relocation.symbol, offset as u64 - symbol.value));
+        }
+        let offset = u64::try_from(offset)
+            .with_context(|| format!("a relocation points before {}", self.section(section).map_or("", |s| &s.name)))?;
+        Ok(match self.covering(section, offset) {
+            Some((index, into)) => Place::In(index, into),
+            None => Place::Raw(section, offset),
+        })
+    }
+
+    /// What the bytes of a section between `start` and `end` refer to.
+    pub fn fields(&self, section: usize, start: u64, end: u64) -> Result<Vec<Field>> {
+        let within = self.section(section)?;
+        let mut fields = Vec::new();
+        let code = within.is_code();
+        let ends = if code { self.instructions(section, start, end)? } else { BTreeMap::new() };
+        for relocation in &within.relocations {
+            if !(start..end).contains(&relocation.offset) {
+                continue;
+            }
+            let relative = matches!(
+                relocation.kind,
+                elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 | elf::R_X86_64_PC64
+            );
+            let instruction = ends.range(..=relocation.offset).next_back().map(|(_, found)| found);
+            let bias = match instruction {
+                Some(found) if relative && code => (found.end - relocation.offset) as i64,
+                _ => 0,
+            };
+            fields.push(Field {
+                offset: relocation.offset - start,
+                kind: relocation.kind,
+                place: self.place(relocation, bias)?,
+                bias,
+                branch: instruction.is_some_and(|found| found.branch.is_some()),
+                resolved: false,
+            });
+        }
+        for instruction in ends.values() {
+            let Some(target) = instruction.branch else { continue };
+            let field = instruction.end - 4;
+            let relocated = within
+                .relocations
+                .iter()
+                .any(|relocation| (instruction.start..instruction.end).contains(&relocation.offset));
+            if relocated || (start..end).contains(&target) {
+                continue;
+            }
+            ensure!(
+                instruction.end - instruction.start >= 5,
+                "{}+{:#x}: a short jump leaves its function",
+                within.name,
+                instruction.start
+            );
+            let place = match self.covering(section, target) {
+                Some((index, into)) => Place::In(index, into),
+                None => Place::Raw(section, target),
+            };
+            fields.push(Field {
+                offset: field - start,
+                kind: elf::R_X86_64_PLT32,
+                place,
+                bias: 4,
+                branch: true,
+                resolved: true,
+            });
+        }
+        fields.sort_by_key(|field| field.offset);
+        Ok(fields)
+    }
+
+    fn instructions(
+        &self,
+        section: usize,
+        start: u64,
+        end: u64,
+    ) -> Result<BTreeMap<u64, Instruction>> {
+        let code = self
+            .section(section)?
+            .bytes
+            .get(start as usize..end as usize)
+            .context("a function reaches past its section")?;
+        let mut found = BTreeMap::new();
+        let mut decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
+        while decoder.can_decode() {
+            let instruction = decoder.decode();
+            let branch = instruction.op0_kind() == OpKind::NearBranch64;
+            found.insert(
+                instruction.ip(),
+                Instruction {
+                    start: instruction.ip(),
+                    end: instruction.next_ip(),
+                    branch: branch.then(|| instruction.near_branch_target()),
+                },
+            );
+        }
+        Ok(found)
+    }
+}
+
+#[derive(Debug)]
+struct Instruction {
+    start: u64,
+    end: u64,
+    branch: Option<u64>,
+}

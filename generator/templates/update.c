@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Made by dynamos-diff. The update's code is in clones-*.bin, its record in record.bin; this file only
+ * hands both to dynamos.ko.
+ */
+#include <linux/module.h>
+#include "dynamos.h"
+
+/* Read by the transition handlers; written by dynamos.ko with all CPUs stopped. */
+u8 dynamos_active;
+
+extern const u8 dynamos_record[], dynamos_record_end[];
+
+/* Defined by dynamos.lds in the last link; weak, so that modpost does not ask for them before. */
+extern const u64 __weak dynamos_addrs[], __weak dynamos_addrs_end[];
+extern u8 __weak dynamos_jump_table[], __weak dynamos_jump_table_end[];
+extern u8 __weak dynamos_static_calls[], __weak dynamos_static_calls_end[];
+
+static struct dynamos_update_desc desc = {
+	.abi = DYNAMOS_DESC_ABI,
+	.size = sizeof(desc),
+	.module = THIS_MODULE,
+	.active = &dynamos_active,
+};
+
+static int __init update_init(void)
+{
+	desc.record = dynamos_record;
+	desc.record_len = dynamos_record_end - dynamos_record;
+	desc.addrs = dynamos_addrs;
+	desc.addrs_count = dynamos_addrs_end - dynamos_addrs;
+	desc.jump_table = dynamos_jump_table;
+	desc.jump_table_end = dynamos_jump_table_end;
+	desc.static_calls = dynamos_static_calls;
+	desc.static_calls_end = dynamos_static_calls_end;
+	return dynamos_register(&desc);
+}
+
+static void __exit update_exit(void)
+{
+	dynamos_unregister(&desc);
+}
+
+module_init(update_init);
+module_exit(update_exit);
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("DynAMOS update");
