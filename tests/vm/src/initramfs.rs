@@ -13,10 +13,10 @@ const BUSYBOX: &str = "/bin/busybox";
 
 /// The first process. It must not die, or the kernel panics and hides what happened; so
 /// everything that may fail reports `FAILED` and goes to the end.
-const INIT: &str = include_str!("guest/init.sh");
+const INIT: &str = include_str!("scripts/init.sh");
 
 /// `result NAME VALUE`, or `result NAME` with the value on its input.
-const RESULT: &str = include_str!("guest/result.sh");
+const RESULT: &str = include_str!("scripts/result.sh");
 
 /// What goes into the guest.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ pub fn static_binary(package: &str, bin: &str) -> Result<PathBuf, Error> {
         .args(["rustc", "--quiet", "--release", "--message-format", "json-render-diagnostics"])
         .args(["--package", package, "--bin", bin])
         // Of the program itself only: what it is linked from is the same either way.
-        .args(["--", "-C", "target-feature=+crt-static"])
+        .args(["--", "-C", "target-feature=+crt-static", "-C", "strip=debuginfo"])
         .output()
         .map_err(|e| failed(e.to_string()))?;
     if !output.status.success() {

@@ -1,0 +1,107 @@
+//! What tests need inside a guest and busybox does not have.
+
+mod kcore;
+mod load;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser};
+
+#[derive(Parser)]
+#[command(about, version)]
+enum Command {
+    /// Print bytes of the running kernel in hexadecimal.
+    Kbytes {
+        /// A name in /proc/kallsyms; it must stand for one address.
+        symbol: String,
+        /// How many bytes.
+        length: usize,
+        /// The module the symbol is in; the kernel itself if absent.
+        #[arg(long)]
+        module: Option<String>,
+    },
+    /// Write files with known content in several threads and remember their checksums.
+    WriteLoad {
+        /// Where to write.
+        dir: PathBuf,
+        #[command(flatten)]
+        until: Until,
+        /// How many threads write.
+        #[arg(long, default_value_t = 4)]
+        threads: u32,
+        /// Created when every thread has written its first file.
+        #[arg(long)]
+        ready_file: Option<PathBuf>,
+        #[command(flatten)]
+        sums: Sums,
+    },
+    /// Read back, past the page cache, what `write-load` wrote, and compare.
+    Verify {
+        /// Where `write-load` wrote.
+        dir: PathBuf,
+        #[command(flatten)]
+        sums: Sums,
+    },
+    /// Write everything back and drop the page cache, dentries and inodes.
+    DropCaches,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = true)]
+struct Until {
+    /// End after this time.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// End when this file exists.
+    #[arg(long)]
+    stop_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Sums {
+    /// The checksums; not on the file system under test.
+    #[arg(long, default_value = "/run/write-load.sums")]
+    sums: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Command::parse() {
+        Command::Kbytes { symbol, length, module } => {
+            println!("{}", kcore::hex(&symbol, module.as_deref(), length)?);
+        }
+        Command::WriteLoad { dir, until, threads, ready_file, sums } => {
+            let load = load::Load {
+                dir,
+                threads,
+                seconds: until.seconds.map(Duration::from_secs),
+                stop_file: until.stop_file,
+                ready_file,
+            };
+            let written = load.run()?;
+            load::save(&written.kept, &sums.sums)?;
+            println!(
+                "{} files written, {} bytes, {} kept",
+                written.files,
+                written.bytes,
+                written.kept.len()
+            );
+        }
+        Command::Verify { dir, sums } => {
+            drop_caches()?;
+            let count = load::verify(&dir, &sums.sums)?;
+            println!("{count} files intact");
+        }
+        Command::DropCaches => drop_caches()?,
+    }
+    Ok(())
+}
+
+/// Only clean pages can be dropped, so everything is written back first.
+fn drop_caches() -> anyhow::Result<()> {
+    let status = std::process::Command::new("sync").status().context("cannot run sync")?;
+    anyhow::ensure!(status.success(), "sync failed: {status}");
+    let path = "/proc/sys/vm/drop_caches";
+    std::fs::write(path, "3\n").with_context(|| format!("cannot write {path}; are you root?"))
+}
