@@ -2,6 +2,7 @@
 
 mod kcore;
 mod load;
+mod seccomp;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +47,14 @@ enum Command {
     },
     /// Write everything back and drop the page cache, dentries and inodes.
     DropCaches,
+    /// Hold a system call at its entry while its process installs a seccomp filter: `bypassed` or `filtered`.
+    SeccompRace,
+    /// The process that `seccomp-race` holds.
+    #[command(hide = true)]
+    SeccompVictim {
+        /// Directory for what the two share.
+        scratch: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -68,6 +77,8 @@ struct Sums {
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
+        Command::SeccompRace => println!("{}", seccomp::race()?),
+        Command::SeccompVictim { scratch } => seccomp::victim(&scratch)?,
         Command::Kbytes { symbol, length, module } => {
             println!("{}", kcore::hex(&symbol, module.as_deref(), length)?);
         }
