@@ -83,12 +83,15 @@ FOR_EACH_FUNCTION(DEFINE_HIDDEN)
 static int *ftrace_enabled_address;
 
 /*
- * A kprobe gives the address of kallsyms_lookup_name. With IBT it sits behind the ENDBR; the symbol's
- * own name says how far.
+ * A kprobe gives the address of kallsyms_lookup_name. It is never armed: nothing is patched, and
+ * nothing of it can stay behind. With IBT it sits behind the ENDBR; the symbol's own name says how far.
  */
 static unsigned long address_of_kallsyms_lookup_name(void)
 {
-	struct kprobe probe = { .symbol_name = "kallsyms_lookup_name" };
+	struct kprobe probe = {
+		.symbol_name = "kallsyms_lookup_name",
+		.flags = KPROBE_FLAG_DISABLED,
+	};
 	char symbol[KSYM_SYMBOL_LEN];
 	unsigned long address, offset;
 
@@ -299,8 +302,12 @@ void dynamos_shim_redirect_free(struct ftrace_ops *ops)
 int dynamos_shim_redirect_register(struct ftrace_ops *ops, unsigned long function,
 				   unsigned long handler)
 {
-	int err = ftrace_set_filter_ip(ops, function, 0, 0);
+	int err;
 
+	/* Not only checked below: registering and unregistering in this state confuses ftrace. */
+	if (!READ_ONCE(*ftrace_enabled_address))
+		return -ENODEV;
+	err = ftrace_set_filter_ip(ops, function, 0, 0);
 	if (err)
 		return err;
 #if BEFORE_6_4

@@ -1,5 +1,6 @@
 //! Linking through Kbuild, with every complaint of its checkers taken seriously.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -13,11 +14,9 @@ pub(crate) const RUST_OBJECT: &str = "rust.o.unchecked";
 
 /// `rust.o` goes through the kernel's own objtool: `cmd_objtool` runs it per object where the kernel
 /// does that (6.1), and is empty where it runs at the module's link (`delay-objtool`, with IBT).
-/// No debug information: it would carry the paths of this machine, and BTF with it.
 const MAKEFILE: &str = "\
 obj-m := dynamos.o
 dynamos-y := shim.o sysfs.o rust.o
-ccflags-y := -g0 -fmacro-prefix-map=$(src)/=
 quiet_cmd_rust_object = RUST [M] $@
       cmd_rust_object = cp $< $@ $(cmd_objtool)
 $(obj)/rust.o: $(src)/rust.o.unchecked FORCE
@@ -60,20 +59,25 @@ pub(crate) fn link(
 ) -> Result<(), Error> {
     let makefile = directory.join("Makefile");
     fs::write(&makefile, MAKEFILE).map_err(Error::io("write", &makefile))?;
-    let mut module = std::ffi::OsString::from("M=");
-    module.push(directory);
+    let with_path = |before: &str, after: &str| {
+        let mut argument = OsString::from(before);
+        argument.push(directory);
+        argument.push(after);
+        argument
+    };
     let mut command = Command::new("make");
     command
         .arg("-C")
         .arg(headers)
-        .arg(module)
+        .arg(with_path("M=", ""))
         .arg(format!("CC={compiler}"))
+        // No debug information, and so no BTF: it would carry the paths of this machine.
+        .arg(with_path("KCFLAGS=-g0 -fmacro-prefix-map=", "/="))
         .args(["CONFIG_DEBUG_INFO_BTF_MODULES=", "V=0", "modules"])
         .env("LC_ALL", "C")
         // When called below another make, its options are not for us.
         .env_remove("MAKEFLAGS")
-        .env_remove("MFLAGS")
-        .env_remove("KCFLAGS");
+        .env_remove("MFLAGS");
     let output = run(&format!("building dynamos.ko for {release} through Kbuild"), &mut command)?;
     match complaints(&text(&output)) {
         lines if lines.is_empty() => Ok(()),

@@ -26,7 +26,7 @@ use target::Target;
 use toolchain::Toolchain;
 
 /// Raised when the way the module is put together changes.
-const MODULE_VERSION: u32 = 1;
+const MODULE_VERSION: u32 = 2;
 
 /// Where a module's vermagic comes from. `kernel.release` says something else in Debian's 6.1.
 const UTS_RELEASE: &str = "include/generated/utsrelease.h";
@@ -145,4 +145,54 @@ fn add_headers_to_key(headers: &Path, key: &mut Key) -> Result<(), Error> {
         key.add_file(headers, Path::new(file))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory that looks like headers as far as the checks go.
+    fn headers(config: &str) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for (path, content) in [
+            ("Makefile", ""),
+            ("Module.symvers", ""),
+            ("include/config/auto.conf", config),
+            (UTS_RELEASE, "#define UTS_RELEASE \"6.1.0-55-amd64\"\n"),
+        ] {
+            let path = directory.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        directory
+    }
+
+    fn refusal(headers: &Path, release: &str) -> String {
+        let cache = tempfile::tempdir().unwrap();
+        let sources = source_directory();
+        let request = Request { headers, release, cache: cache.path(), sources: &sources };
+        build(&request).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_directory_without_headers_is_refused() {
+        let empty = tempfile::tempdir().unwrap();
+        let error = refusal(empty.path(), "6.1.0-55-amd64");
+        assert!(
+            error.contains("is not a kernel headers directory: Makefile is missing"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn headers_of_another_release_are_refused() {
+        let error = refusal(headers("").path(), "6.1.0-56-amd64");
+        assert!(error.contains("are for kernel 6.1.0-55-amd64, not 6.1.0-56-amd64"), "{error}");
+    }
+
+    #[test]
+    fn an_unfit_configuration_is_refused() {
+        let error = refusal(headers("CONFIG_X86_64=y\n").path(), "6.1.0-55-amd64");
+        assert!(error.contains("MODULES is off"), "{error}");
+    }
 }

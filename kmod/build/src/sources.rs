@@ -71,3 +71,22 @@ fn walk(root: &Path, relative: &Path, files: &mut Vec<PathBuf>) -> Result<(), Er
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_c_file_is_forgotten() {
+        let module = crate::source_directory().join("module");
+        let mut found: Vec<String> = fs::read_dir(&module)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.ends_with(".c") || name.ends_with(".h"))
+            .collect();
+        found.sort();
+        let mut listed = C_FILES.to_vec();
+        listed.sort_unstable();
+        assert_eq!(found, listed);
+    }
+}

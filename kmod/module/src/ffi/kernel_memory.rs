@@ -14,10 +14,10 @@ const CHUNK: usize = 64;
 /// [`Errno::EFAULT`] where it cannot be read.
 pub fn read(address: u64, to: &mut [u8]) -> Result<(), Errno> {
     // SAFETY: the kernel checks the source and survives a fault; the destination is a slice.
-    Errno::check(unsafe {
-        dynamos_shim_read(to.as_mut_ptr().cast(), address as *const c_void, to.len())
-    })
-    .map(drop)
+    let result =
+        unsafe { dynamos_shim_read(to.as_mut_ptr().cast(), address as *const c_void, to.len()) };
+    // ERANGE is an address that cannot be the kernel's; no difference to our callers.
+    Errno::check(result).map(drop).map_err(|_| Errno::EFAULT)
 }
 
 /// Writes `bytes` to `address` in `module`, which may be in its code or constants, and reads them back.

@@ -14,8 +14,9 @@ const STATIC_CALL_SITE: u64 = 8;
 
 /// Jump entries and static call sites that are in the kernel's care.
 ///
-/// Goes with [`LateSections::remove`], at the latest before the module's references are undone or the
-/// modules that own the keys may be unloaded.
+/// They come back with [`LateSections::remove`] or drop, at the latest before the module's references
+/// are undone or the modules that own the keys may be unloaded. A key that the update owns must be in its
+/// initial state until `install`: the kernel takes the code to be so (`jump_label_add_module`).
 #[must_use]
 pub struct LateSections {
     module: *mut RawModule,
@@ -59,17 +60,13 @@ impl LateSections {
         }
         if !jump_entries.is_empty() {
             // SAFETY: as above.
-            let result = Errno::check(unsafe {
+            Errno::check(unsafe {
                 dynamos_shim_jump_labels_coming(
                     sections.module,
                     jump_entries.start as *mut c_void,
                     jump_entries.end as *mut c_void,
                 )
-            });
-            if let Err(error) = result {
-                sections.remove();
-                return Err(error);
-            }
+            })?; // On failure the drop takes back the calls.
             sections.jumps = true;
         }
         Ok(sections)
@@ -77,6 +74,12 @@ impl LateSections {
 
     /// Takes the entries back: keys and calls that change later no longer reach the module.
     pub fn remove(self) {
+        drop(self);
+    }
+}
+
+impl Drop for LateSections {
+    fn drop(&mut self) {
         // SAFETY: handed over before, and the module is still there.
         unsafe {
             if self.jumps {

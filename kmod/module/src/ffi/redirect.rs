@@ -16,12 +16,13 @@ pub fn site_of(address: u64) -> Option<u64> {
     }
 }
 
-/// A function whose calls go to a handler. It ends with [`Redirection::remove`].
+/// A function whose calls go to a handler, until [`Redirection::remove`] or drop.
 ///
 /// Not for use from several threads at once: the caller holds its lock.
 #[must_use]
 pub struct Redirection {
-    ops: NonNull<FtraceOps>,
+    /// `None` once it has been removed.
+    ops: Option<NonNull<FtraceOps>>,
     handler: u64,
 }
 
@@ -49,7 +50,7 @@ impl Redirection {
             unsafe { dynamos_shim_redirect_free(ops.as_ptr()) };
             return Err(error);
         }
-        let redirection = Self { ops, handler };
+        let redirection = Self { ops: Some(ops), handler };
         // Checked after registration, which pins it: before, it could change in between.
         // SAFETY: reads a variable.
         if unsafe { dynamos_shim_ftrace_enabled() } == 0 {
@@ -68,8 +69,9 @@ impl Redirection {
     /// # Safety
     /// As for [`Redirection::install`].
     pub unsafe fn replace(&mut self, handler: u64) -> Result<(), Errno> {
+        let ops = self.ops.ok_or(Errno::EINVAL)?;
         // SAFETY: registered, and the handler is fit by the caller's promise.
-        Errno::check(unsafe { dynamos_shim_redirect_modify(self.ops.as_ptr(), handler) })?;
+        Errno::check(unsafe { dynamos_shim_redirect_modify(ops.as_ptr(), handler) })?;
         self.handler = handler;
         Ok(())
     }
@@ -85,20 +87,27 @@ impl Redirection {
     /// # Errors
     /// The kernel's. The redirection is then leaked, for it may still be in place: the handler must
     /// stay for ever.
-    pub fn remove(self) -> Result<(), Errno> {
+    pub fn remove(mut self) -> Result<(), Errno> {
+        self.take_back()
+    }
+
+    fn take_back(&mut self) -> Result<(), Errno> {
+        let Some(ops) = self.ops.take() else { return Ok(()) };
         // SAFETY: registered with this handler.
-        let result = unsafe { dynamos_shim_redirect_unregister(self.ops.as_ptr(), self.handler) };
-        match Errno::check(result) {
-            Ok(_) => {
-                // SAFETY: unregistered, and the kernel has waited for its own last use.
-                unsafe { dynamos_shim_redirect_free(self.ops.as_ptr()) };
-                Ok(())
-            }
-            Err(error) => {
-                log::error(format_args!("a redirection could not be removed: {error}"));
-                Err(error)
-            }
-        }
+        let result = unsafe { dynamos_shim_redirect_unregister(ops.as_ptr(), self.handler) };
+        Errno::check(result).inspect_err(|error| {
+            log::error(format_args!("a redirection could not be removed: {error}"));
+        })?;
+        // SAFETY: unregistered, and the kernel has waited for its own last use.
+        unsafe { dynamos_shim_redirect_free(ops.as_ptr()) };
+        Ok(())
+    }
+}
+
+impl Drop for Redirection {
+    fn drop(&mut self) {
+        // In the log. Who needs to know calls `remove`.
+        let _ = self.take_back();
     }
 }
 
