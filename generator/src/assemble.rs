@@ -285,6 +285,8 @@ fn possible_anchors(unit: &UnitInput, index: usize) -> Vec<Match> {
         .symbols
         .iter()
         .filter(|symbol| symbol.function && symbol.size > 0 && !symbol.name.contains(".cold"))
+        // The kernel rewrites a static call's trampoline whenever the target changes.
+        .filter(|symbol| !symbol.name.starts_with("__SCT__"))
         .filter(|symbol| {
             symbol
                 .section

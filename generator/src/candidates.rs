@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use kernel_trees::{Kbuild, Link, Owner};
 
-use crate::changes::{Changes, Role, role};
+use crate::changes::{Role, role};
 use crate::input::Input;
 use crate::plan::{IgnoredFile, Refusal};
 

@@ -123,15 +123,6 @@ impl CloneObject {
         self.pieces.len() - 1
     }
 
-    /// The placeholder for `name`, made if need be.
-    pub fn placeholder(&mut self, name: &str, kind: PlaceholderKind) -> usize {
-        if let Some(known) = self.placeholders.iter().position(|known| known.name == name) {
-            return known;
-        }
-        self.placeholders.push(Placeholder { name: name.into(), kind });
-        self.placeholders.len() - 1
-    }
-
     /// Adds an address for the record; its index among this object's addresses.
     pub fn addr(&mut self, target: Target, addend: i64) -> usize {
         let entry = (target, addend);

@@ -57,7 +57,7 @@ pub struct Kernels {
     pub v2: String,
     /// Release of the kernel that is to run the update (`uname -r`).
     pub release: String,
-    /// First line of `gcc --version`.
+    /// The compiler's command; it is the one that the kernel's configuration names.
     pub compiler: String,
 }
 

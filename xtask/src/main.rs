@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask …`. A command is a variant of [`Command`] and a file
 //! of its name.
 
+mod demo;
 mod setup;
 mod test;
 
@@ -14,6 +15,8 @@ use clap::Parser;
 enum Command {
     /// Install the Debian packages that anything here needs and that are missing.
     Setup,
+    /// Fix a real bug of Debian's kernel 6.1.0-55 while it runs, in a virtual machine.
+    Demo(demo::Arguments),
     /// Check the formatting and the lints, and run every test, those in virtual machines too.
     Test,
 }
@@ -21,6 +24,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Setup => setup::ensure(&setup::all()),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Test => test::run(),
     }
 }
