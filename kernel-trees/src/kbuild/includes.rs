@@ -85,7 +85,12 @@ impl Includes {
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
                     other => other.at("read", &path)?,
                 };
-                Ok(scan(&text))
+                let mut said = scan(&text);
+                // Whoever includes a symlink reads the file it points to.
+                if let Ok(target) = std::fs::read_link(&path) {
+                    said.includes.push((target.to_string_lossy().into_owned(), true));
+                }
+                Ok(said)
             })
             .collect::<Result<_>>()?;
         let mut graph = Self {
@@ -99,10 +104,8 @@ impl Includes {
         };
         let known: HashSet<&str> = said.iter().flat_map(|s| &s.names).map(String::as_str).collect();
         for (file, said) in to_read.iter().zip(&said) {
-            let unknown = |m: &&String| {
-                !known.contains(m.as_str()) && !(m.starts_with("CONFIG_") && !is_set(m))
-            };
-            if said.macros.iter().any(|m| unknown(&m)) {
+            let unset = |m: &str| m.starts_with("CONFIG_") && !is_set(m);
+            if said.macros.iter().any(|m| !known.contains(m.as_str()) && !unset(m)) {
                 graph.wild.push((*file).clone());
             }
             for (text, quoted) in &said.includes {
@@ -190,7 +193,7 @@ fn scan(text: &[u8]) -> Said {
         let line = line.trim_ascii_start();
         if let Some(directive) = line.strip_prefix(b"#") {
             scan_directive(directive.trim_ascii_start(), &mut said);
-        } else if line.iter().any(|b| *b == b'.') {
+        } else if line.contains(&b'.') {
             scan_assembly(line, &mut said);
         }
     }
@@ -312,6 +315,21 @@ mod tests {
         assert!(graph.is_included("net/part.c") && !graph.is_included("fs/x.c"));
         // A new header that takes the place of another one.
         assert_eq!(including(&graph, "mm/local.h"), ["mm/far.c"]);
+    }
+
+    #[test]
+    fn a_symlink_includes_what_it_points_to() {
+        let dir = tempfile::tempdir().unwrap();
+        for sub in ["include/uapi", "include/dt", "drivers"] {
+            fs::create_dir_all(dir.path().join(sub)).unwrap();
+        }
+        fs::write(dir.path().join("include/uapi/codes.h"), "").unwrap();
+        std::os::unix::fs::symlink("../uapi/codes.h", dir.path().join("include/dt/other.h"))
+            .unwrap();
+        fs::write(dir.path().join("drivers/a.c"), "#include <dt/other.h>\n").unwrap();
+        let makefiles = Makefiles::read(dir.path()).unwrap();
+        let graph = Includes::read(dir.path(), &makefiles, &|_| false).unwrap();
+        assert_eq!(including(&graph, "include/uapi/codes.h"), ["drivers/a.c"]);
     }
 
     #[test]

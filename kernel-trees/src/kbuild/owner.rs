@@ -82,7 +82,7 @@ impl Kbuild {
     pub fn owner_of(&self, source: &Path) -> Result<Owner> {
         let outside = || Error::OutsideTree { path: source.to_owned() };
         let path = source.to_str().ok_or_else(outside)?;
-        if path.is_empty() || path.starts_with('/') || normalise(path) != path {
+        if path.is_empty() || path.starts_with(['/', '.']) || normalise(path) != path {
             return Err(outside());
         }
         if let Some(owner) = by_kind(path) {
