@@ -31,7 +31,7 @@ impl Cache {
                 Err(other) => return Err(other),
             }
         }
-        let partial = dir.join(format!("{}.partial", package.file_name()));
+        let partial = self.partial("download", &package.file_name());
         tree::remove(&partial)?;
         fs::create_dir(&partial).at("create", &partial)?;
         let fetched = self.download(package, &partial, &file).and_then(|got| {
