@@ -17,6 +17,7 @@ use crate::object_file::Object;
 use crate::special::{Class, Entry};
 
 mod content;
+mod explain;
 mod instruction;
 
 /// What kind of thing differs.
@@ -121,8 +122,15 @@ impl<'c, 'd> Comparer<'c, 'd> {
         (body_a, at_a): (&Body, (SectionId, u64, u64)),
         (body_b, at_b): (&Body, (SectionId, u64, u64)),
     ) -> Same {
+        let different_length = body_a.insns.len() != body_b.insns.len();
         for (index, (insn_a, insn_b)) in body_a.insns.iter().zip(&body_b.insns).enumerate() {
             self.instruction((insn_a, body_a, at_a), (insn_b, body_b, at_b)).map_err(|d| {
+                if different_length
+                    && let Some(better) =
+                        self.explain_lengths((body_a, at_a.0), (body_b, at_b.0))
+                {
+                    return better;
+                }
                 let lines = self.line_note(at_a.0, insn_a.offset, at_b.0, insn_b.offset);
                 Difference {
                     text: match d.cause {
@@ -136,7 +144,7 @@ impl<'c, 'd> Comparer<'c, 'd> {
                 }
             })?;
         }
-        if body_a.insns.len() != body_b.insns.len() {
+        if different_length {
             return Err(Difference::new(
                 Cause::Instruction,
                 format!(
@@ -149,7 +157,7 @@ impl<'c, 'd> Comparer<'c, 'd> {
         Ok(())
     }
 
-    fn line_note(&self, sa: SectionId, oa: u64, sb: SectionId, ob: u64) -> String {
+    pub(crate) fn line_note(&self, sa: SectionId, oa: u64, sb: SectionId, ob: u64) -> String {
         let line = |o: &Object<'_>, s, at| o.lines().ok().and_then(|l| l.first(s, at));
         match (line(self.a, sa, oa), line(self.b, sb, ob)) {
             (Some(x), Some(y)) if x == y => format!(" (line {x})"),

@@ -344,7 +344,7 @@ fn fingerprint(object: &Object<'_>, id: FunctionId) -> u64 {
     hasher.finish()
 }
 
-fn hash_shape(object: &Object<'_>, insn: &Insn, hasher: &mut DefaultHasher) {
+pub(crate) fn hash_shape(object: &Object<'_>, insn: &Insn, hasher: &mut DefaultHasher) {
     insn.raw.hash(hasher);
     insn.code.mnemonic().hash(hasher);
     for i in 0..insn.code.op_count() {
