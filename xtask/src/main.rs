@@ -6,6 +6,7 @@ mod setup;
 mod test;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -21,11 +22,18 @@ enum Command {
     Test,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Command::parse() {
+fn main() -> ExitCode {
+    let done = match Command::parse() {
         Command::Setup => setup::ensure(&setup::all()),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test => test::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
