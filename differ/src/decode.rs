@@ -119,7 +119,13 @@ pub fn decode(
         }
         let constants = decoder.get_constant_offsets(&code);
         let mut insn = Insn { offset, code, raw: None, references: Vec::new(), unclear: false };
-        relocated(elf, model, sec.relocations_in(offset, offset + insn.len()), &constants, &mut insn);
+        relocated(
+            elf,
+            model,
+            sec.relocations_in(offset, offset + insn.len()),
+            &constants,
+            &mut insn,
+        );
         unrelocated(model, section, &mut insn);
         insns.push(insn);
     }
@@ -149,8 +155,7 @@ fn relocated(
 ) {
     for &relocation in relocations {
         let at = relocation.offset - insn.offset;
-        let field = if constants.has_displacement()
-            && at == constants.displacement_offset() as u64
+        let field = if constants.has_displacement() && at == constants.displacement_offset() as u64
         {
             Field::Displacement
         } else if constants.has_immediate() && at == constants.immediate_offset() as u64 {
@@ -169,8 +174,7 @@ fn relocated(
             insn.unclear = true;
         }
         // S + A - P is stored; what the instruction means is that plus its own end.
-        let correction =
-            if relocation.is_pc_relative() { (insn.len() - at) as i64 } else { 0 };
+        let correction = if relocation.is_pc_relative() { (insn.len() - at) as i64 } else { 0 };
         let place =
             model.resolve(elf, relocation.symbol, relocation.addend.wrapping_add(correction));
         insn.references.push(Reference { field, relocation: Some(relocation), place });

@@ -218,8 +218,7 @@ fn collect_referrers(object: &Object<'_>) -> Referrers {
                 all.address_taken.insert(function);
             }
             if let Place::Data { data, .. } = place
-                && let Place::Data { data: from, .. } =
-                    object.model.at(section_id, r.offset as i64)
+                && let Place::Data { data: from, .. } = object.model.at(section_id, r.offset as i64)
             {
                 let list = all.data_of_data.entry(data).or_default();
                 if !list.contains(&from) {

@@ -194,9 +194,7 @@ impl Comparison {
 
     /// Whether anything at all differs.
     pub fn is_unchanged(&self) -> bool {
-        self.functions
-            .iter()
-            .all(|f| matches!(f.verdict, Verdict::Unchanged | Verdict::Renamed))
+        self.functions.iter().all(|f| matches!(f.verdict, Verdict::Unchanged | Verdict::Renamed))
             && self.data.iter().all(|d| d.change == DataChange::Unchanged)
             && self.sections.is_empty()
             && self.layouts.is_empty()
@@ -264,15 +262,11 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
         Err(difference) => {
             let obstacle = not_redirectable(a, x).or_else(|| not_copyable(b, y));
             verdict.inlined = inlined(a, x, b, y, &difference);
-            let via = verdict
-                .inlined
-                .as_ref()
-                .map_or(String::new(), |n| format!(" (in {n}, inlined)"));
+            let via =
+                verdict.inlined.as_ref().map_or(String::new(), |n| format!(" (in {n}, inlined)"));
             verdict.cause = Some(difference.cause);
             (verdict.verdict, verdict.reason) = match obstacle {
-                Some(o) => {
-                    (Verdict::Refused, format!("{o}; changed: {}{via}", difference.text))
-                }
+                Some(o) => (Verdict::Refused, format!("{o}; changed: {}{via}", difference.text)),
                 None => (Verdict::Changed, format!("{}{via}", difference.text)),
             };
         }
@@ -377,8 +371,9 @@ fn data_verdict(
     let mut users = BTreeSet::new();
     let mut names = [None, None];
     let mut section_of = None;
-    for (object, id, name) in
-        [(comparer.a, x, 0), (comparer.b, y, 1)].into_iter().filter_map(|(o, i, n)| Some((o, i?, n)))
+    for (object, id, name) in [(comparer.a, x, 0), (comparer.b, y, 1)]
+        .into_iter()
+        .filter_map(|(o, i, n)| Some((o, i?, n)))
     {
         for f in object.referrers().functions_of_data.get(&id).into_iter().flatten() {
             users.extend(object.function(*f).map(|f| f.name.clone()));
@@ -391,17 +386,12 @@ fn data_verdict(
         }
     }
     let [old, new] = names;
-    let (section, kind, writable) = section_of.map_or(
-        (String::new(), DataKind::Unknown, true),
-        |(o, id)| {
-            let writable = o
-                .elf
-                .sections
-                .get(id.0 as usize)
-                .is_none_or(|s| !section_is_read_only(s));
+    let (section, kind, writable) =
+        section_of.map_or((String::new(), DataKind::Unknown, true), |(o, id)| {
+            let writable =
+                o.elf.sections.get(id.0 as usize).is_none_or(|s| !section_is_read_only(s));
             (o.section_name(id).to_owned(), data_kind(o, id), writable)
-        },
-    );
+        });
     let old_name = if new.is_some() && new != old { old.clone() } else { None };
     let name = new.or(old).unwrap_or_default();
     let users = users.into_iter().collect();

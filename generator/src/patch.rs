@@ -11,12 +11,16 @@ use crate::changes::Changes;
 ///
 /// The new contents are written below `target`.
 pub fn apply(v1: &Path, patch: &Path, target: &Path) -> Result<Changes> {
-    let text = std::fs::read(patch).with_context(|| format!("cannot read patch {}", patch.display()))?;
+    let text =
+        std::fs::read(patch).with_context(|| format!("cannot read patch {}", patch.display()))?;
     let text = with_git_headers(&text);
     let diff = Diff::from_buffer(&text)
         .with_context(|| format!("{} is not a patch in unified diff format", patch.display()))?;
     if diff.deltas().len() == 0 {
-        bail!("{} holds no change; give a unified diff made with `diff -u` or git", patch.display());
+        bail!(
+            "{} holds no change; give a unified diff made with `diff -u` or git",
+            patch.display()
+        );
     }
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let repo = Repository::init_bare(scratch.path())?;
@@ -59,7 +63,10 @@ fn with_git_headers(text: &[u8]) -> Vec<u8> {
         if !in_git_header {
             // The name without its first directory, which is `a/` or the like (patch -p1).
             let named = if new == b"/dev/null" { old } else { new };
-            let path = named.iter().position(|byte| *byte == b'/').map_or(named, |at| named.split_at(at + 1).1);
+            let path = named
+                .iter()
+                .position(|byte| *byte == b'/')
+                .map_or(named, |at| named.split_at(at + 1).1);
             let mode: &[u8] = match (old, new) {
                 (b"/dev/null", _) => b"new file mode 100644\n",
                 (_, b"/dev/null") => b"deleted file mode 100644\n",
@@ -173,7 +180,9 @@ mod tests {
     fn plain_and_git_patches() {
         let hunk = "@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n";
         let plain = format!("--- x/fs/a.c\t2026-01-01\n+++ y/fs/a.c\t2026-01-02\n{hunk}");
-        let git = format!("From: me\n\ndiff --git a/fs/a.c b/fs/a.c\nindex 0123456..789abcd 100644\n--- a/fs/a.c\n+++ b/fs/a.c\n{hunk}");
+        let git = format!(
+            "From: me\n\ndiff --git a/fs/a.c b/fs/a.c\nindex 0123456..789abcd 100644\n--- a/fs/a.c\n+++ b/fs/a.c\n{hunk}"
+        );
         for patch in [plain, git] {
             let changes = applied(&patch).unwrap();
             assert_eq!(changes, [("fs/a.c".into(), Some("one\n2\nthree\n".into()))]);

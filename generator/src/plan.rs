@@ -163,7 +163,11 @@ pub struct Refusal {
 
 impl Refusal {
     /// A refusal.
-    pub fn new(name: impl Into<String>, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        reason: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Refusal { name: name.into(), reason: reason.into(), remedy: remedy.into() }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use dynamos_differ::layout::{LayoutChange, LayoutVerdict};
 use dynamos_differ::verdict::{DataChange, DataKind, DataVerdict, FunctionVerdict, Verdict};
 use dynamos_differ::{Comparison, Object, Pair};
 use kernel_trees::CompileCommand;
@@ -87,7 +88,10 @@ fn known(comparison: &Comparison, v1: &Unit, v2: &Unit) -> Result<BTreeMap<Strin
 fn is_temporary(data: &DataVerdict) -> bool {
     let base = data.name.split_once('.').map(|(base, _)| base);
     data.kind == DataKind::ReadOnly
-        && matches!(base, Some("CSWTCH" | "__func__" | "__FUNCTION__" | "__PRETTY_FUNCTION__" | "C"))
+        && matches!(
+            base,
+            Some("CSWTCH" | "__func__" | "__FUNCTION__" | "__PRETTY_FUNCTION__" | "C")
+        )
 }
 
 struct Rows<'a> {
@@ -189,7 +193,10 @@ impl Rows<'_> {
         if refused {
             let reason = match data.change {
                 DataChange::New => {
-                    format!("is new in {}, which the kernel reads only when it starts", data.section)
+                    format!(
+                        "is new in {}, which the kernel reads only when it starts",
+                        data.section
+                    )
                 }
                 _ => format!(
                     "{verdict}: {}; the running kernel's copy is not touched yet, and its users are {}",
@@ -212,13 +219,13 @@ impl Rows<'_> {
         }
         for layout in &comparison.layouts {
             let row = LayoutPlan {
-                kind: layout.kind.to_string(),
+                kind: spelled(&layout.kind),
                 name: layout.name.clone(),
                 object: self.object.into(),
-                verdict: layout.verdict.to_string(),
-                reason: layout.reason.clone(),
+                verdict: spelled(&layout.verdict),
+                reason: layout_reason(layout),
             };
-            if row.verdict == "changed" {
+            if layout.verdict == LayoutVerdict::Changed {
                 let name = format!("{} {}", row.kind, row.name);
                 let remedy = "change the fix so that it leaves this type as it is, or wait for state transfer";
                 self.refuse(&name, &format!("its layout changed: {}", row.reason), remedy);
@@ -230,6 +237,36 @@ impl Rows<'_> {
     fn refuse(&mut self, name: &str, reason: &str, remedy: &str) {
         self.plan.refusals.push(Refusal::new(name, reason, remedy));
     }
+}
+
+/// The word that JSON has for it.
+fn spelled(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => "unknown".into(),
+    }
+}
+
+/// What differs in a type: its size, then its members.
+fn layout_reason(layout: &LayoutChange) -> String {
+    let mut parts = Vec::new();
+    if let ([old], [new]) = (layout.old.as_slice(), layout.new.as_slice()) {
+        if old.size != new.size {
+            parts.push(format!("size {} → {}", old.size, new.size));
+        }
+        if old.target != new.target {
+            let named = |target: &Option<String>| target.clone().unwrap_or_default();
+            parts.push(format!("{} → {}", named(&old.target), named(&new.target)));
+        }
+    }
+    for member in layout.members.iter().take(8) {
+        let name = if member.name.is_empty() { "(unnamed)" } else { &member.name };
+        parts.push(format!("{name} {}", member.changes.join(" and ")));
+    }
+    if layout.members.len() > 8 {
+        parts.push(format!("and {} more members", layout.members.len() - 8));
+    }
+    parts.join(", ")
 }
 
 /// Data that the running kernel no longer reads, or that only describes code for tools.
@@ -248,6 +285,10 @@ fn users(users: &[String]) -> String {
     match users {
         [] => "not known".into(),
         few if few.len() <= 5 => few.join(", "),
-        many => format!("{} and {} more", many.iter().take(5).cloned().collect::<Vec<_>>().join(", "), many.len() - 5),
+        many => format!(
+            "{} and {} more",
+            many.iter().take(5).cloned().collect::<Vec<_>>().join(", "),
+            many.len() - 5
+        ),
     }
 }

@@ -41,7 +41,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let mut times = Times::default();
 
-    println!("Debian's kernel {V1} has a bug: writing to ext4 after a cache drop oopses (Debian bug 1154101).");
+    println!(
+        "Debian's kernel {V1} has a bug: writing to ext4 after a cache drop oopses (Debian bug 1154101)."
+    );
     let image = times.of("image", image)?;
 
     println!("\n1. The stock kernel, without an update:");
@@ -194,8 +196,7 @@ fn results(
     let redirected = FUNCTIONS.iter().all(|(name, _)| {
         bytes("before", name).is_some() && bytes("before", name) != bytes("during", name)
     });
-    let reverted =
-        FUNCTIONS.iter().all(|(name, _)| bytes("before", name) == bytes("after", name));
+    let reverted = FUNCTIONS.iter().all(|(name, _)| bytes("before", name) == bytes("after", name));
     Ok(json!({
         "unpatched_oops": oops,
         "patched_ok": redirected && guest.get("done").is_some_and(|done| done == "yes"),

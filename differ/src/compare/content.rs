@@ -160,10 +160,8 @@ impl Comparer<'_, '_> {
 
     /// Compares bytes and relocations.
     pub(super) fn raw(&self, x: Extent, y: Extent, mask: &Mask, deep: bool) -> Same {
-        let sections = (
-            self.a.elf.sections.get(x.0.0 as usize),
-            self.b.elf.sections.get(y.0.0 as usize),
-        );
+        let sections =
+            (self.a.elf.sections.get(x.0.0 as usize), self.b.elf.sections.get(y.0.0 as usize));
         let (Some(section_a), Some(section_b)) = sections else {
             return Err(Difference::new(Cause::Unclear, "no such section"));
         };

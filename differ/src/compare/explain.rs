@@ -40,7 +40,11 @@ impl Comparer<'_, '_> {
         let cause = if calls.is_empty() { Cause::Instruction } else { Cause::Callee };
         Some(Difference {
             cause,
-            text: format!("{what}{lines}; {} instructions instead of {}{calls}", of_b.len(), of_a.len()),
+            text: format!(
+                "{what}{lines}; {} instructions instead of {}{calls}",
+                of_b.len(),
+                of_a.len()
+            ),
             at: Some(at),
         })
     }
