@@ -16,6 +16,10 @@ extern const u64 __weak dynamos_addrs[], __weak dynamos_addrs_end[];
 extern u8 __weak dynamos_jump_table[], __weak dynamos_jump_table_end[];
 extern u8 __weak dynamos_static_calls[], __weak dynamos_static_calls_end[];
 
+/* Both tables are there in memory also where they are empty: their symbols need an address. */
+asm(".pushsection .dynamos.jump_table, \"aw\"; .popsection");
+asm(".pushsection .dynamos.static_call_sites, \"aw\"; .popsection");
+
 static struct dynamos_update_desc desc = {
 	.abi = DYNAMOS_DESC_ABI,
 	.size = sizeof(desc),

@@ -10,6 +10,7 @@
 #include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/moduleparam.h>
 #include <linux/mutex.h>
 #include <linux/notifier.h>
 #include <linux/rcupdate.h>
@@ -20,6 +21,7 @@
 #include <linux/static_call.h>
 #include <linux/stop_machine.h>
 #include <linux/uaccess.h>
+#include <linux/utsname.h>
 #include <linux/version.h>
 #include <asm/text-patching.h>
 
@@ -138,6 +140,7 @@ int dynamos_shim_vmlinux_matches(const char *name, dynamos_match_fn visit, void 
 	return HIDDEN(kallsyms_on_each_match_symbol)(visit, name, context);
 }
 
+/* Without a name: every module. */
 #if BEFORE_6_4
 struct module_visit {
 	const char *module;
@@ -151,7 +154,7 @@ static int visit_if_in_module(void *data, const char *name, struct module *modul
 {
 	struct module_visit *request = data;
 
-	if (strcmp(module->name, request->module))
+	if (request->module && strcmp(module->name, request->module))
 		return 0;
 	return request->visit(request->context, name, address);
 }
@@ -356,6 +359,7 @@ static int visit_task(struct task_struct *task, unsigned long *entries, u32 size
 	struct dynamos_task info = {
 		.pid = task_pid_nr(task),
 		.comm = task->comm,
+		.ready = READ_ONCE(task->__state) == TASK_RUNNING,
 		/* With all CPUs stopped only the stopper threads are on one. */
 		.running = READ_ONCE(task->on_cpu),
 	};
@@ -462,6 +466,20 @@ void dynamos_shim_static_calls_going(struct module *module)
 	HIDDEN(static_call_module_notify)(NULL, MODULE_STATE_GOING, module);
 	module->static_call_sites = NULL;
 	module->num_static_call_sites = 0;
+}
+
+const char *dynamos_shim_release(void)
+{
+	return init_uts_ns.name.release;
+}
+
+static uint wait_ms = 30000;
+module_param(wait_ms, uint, 0644);
+MODULE_PARM_DESC(wait_ms, "how long a switch may wait for tasks to leave the code (ms)");
+
+u32 dynamos_shim_wait_ms(void)
+{
+	return READ_ONCE(wait_ms);
 }
 
 static DEFINE_MUTEX(dynamos_mutex);

@@ -77,6 +77,7 @@ struct dynamos_task {
 	const char *comm;
 	s64 entries;	/* how many addresses, or a negative errno: the stack is not reliable */
 	u64 running;	/* a stopper thread: its stack is not walked */
+	u64 ready;	/* would run if it got a CPU: it is not asleep */
 };
 typedef int (*dynamos_stopped_fn)(void *context);
 typedef int (*dynamos_task_fn)(void *context, const struct dynamos_task *task);
@@ -94,6 +95,10 @@ int dynamos_shim_jump_labels_coming(struct module *module, void *start, void *en
 void dynamos_shim_jump_labels_going(struct module *module);
 int dynamos_shim_static_calls_coming(struct module *module, void *start, void *end);
 void dynamos_shim_static_calls_going(struct module *module);
+
+/* The kernel's release, and the parameter `wait_ms`. */
+const char *dynamos_shim_release(void);
+u32 dynamos_shim_wait_ms(void);
 
 /* The module's one lock. */
 void dynamos_shim_lock(void);

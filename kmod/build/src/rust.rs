@@ -75,6 +75,7 @@ impl Compiler<'_> {
         command
             .args(["--crate-name=dynamos", "--crate-type=staticlib", "-Clto=fat", "-Dwarnings"])
             .arg(format!("--emit=link={archive}"))
+            .args(sources::MODULE_FLAGS)
             .arg(sources::MODULE_ROOT);
         run("compiling kmod/module", &mut command)?;
         extract(work, archive, object)

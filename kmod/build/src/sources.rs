@@ -19,8 +19,16 @@ pub(crate) struct Crate {
 /// In the order they are compiled in.
 pub(crate) const CRATES: [Crate; 2] = [
     Crate { name: "dynamos_abi", root: "abi/src/lib.rs", flags: &[] },
-    Crate { name: "dynamos_core", root: "core/src/lib.rs", flags: &[] },
+    Crate {
+        name: "dynamos_core",
+        root: "core/src/lib.rs",
+        flags: &["--extern=dynamos_abi=libdynamos_abi.rlib"],
+    },
 ];
+
+/// The crates that the module's own crate sees.
+pub(crate) const MODULE_FLAGS: [&str; 2] =
+    ["--extern=dynamos_abi=libdynamos_abi.rlib", "--extern=dynamos_core=libdynamos_core.rlib"];
 
 /// The root of the module's own crate.
 pub(crate) const MODULE_ROOT: &str = "module/src/lib.rs";

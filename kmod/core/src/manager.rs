@@ -109,6 +109,35 @@ impl Manager {
         Ok(())
     }
 
+    /// Begins anew with an update that was reverted: it is `Loading`, and is to be matched again.
+    ///
+    /// Not so where its code must stay: something may still be running it, which must not be written to.
+    pub fn restart<'a>(&mut self, id: UpdateId, record: &Record<'a>) -> Result<(), Refusal<'a>> {
+        let entry = self.entry(id)?;
+        if entry.state != State::Reverted {
+            let (update, state) = (entry.name, entry.state);
+            return Err(Refusal::WrongState { update, state, wanted: State::Loading });
+        }
+        if entry.has_run && !record.pinned().is_empty() {
+            return Err(Refusal::Pinned { update: entry.name, reason: record.pinned() });
+        }
+        entry.replaces.clear();
+        entry.state = State::Loading;
+        Ok(())
+    }
+
+    /// Gives up what [`Manager::restart`] began, before anything was switched: it is `Reverted` as before.
+    pub fn give_up(&mut self, id: UpdateId) -> Result<(), Refusal<'static>> {
+        let entry = self.entry(id)?;
+        if !matches!(entry.state, State::Loading | State::Registered) {
+            let (update, state) = (entry.name, entry.state);
+            return Err(Refusal::WrongState { update, state, wanted: State::Reverted });
+        }
+        entry.replaces.clear();
+        entry.state = State::Reverted;
+        Ok(())
+    }
+
     /// Whether an update's module may be unloaded: it is not active, and nothing keeps its code.
     pub fn may_unload<'a>(&self, id: UpdateId, record: &Record<'a>) -> Result<(), Refusal<'a>> {
         let entry =
@@ -174,10 +203,7 @@ mod tests {
     fn add(manager: &mut Manager, bytes: &[u8], addresses: &[u64]) -> Result<UpdateId, String> {
         with_record(bytes, |record| {
             let id = manager.admit(record, "6.1.0-55-amd64").map_err(|r| r.to_string())?;
-            let mut functions = addresses.to_vec();
-            functions.push(1);
-            let resolved = Resolved { symbols: vec![], functions, traced: vec![] };
-            match manager.register(id, record, &resolved) {
+            match manager.register(id, record, &resolved(addresses)) {
                 Ok(()) => Ok(id),
                 Err(refusal) => {
                     manager.forget(id, record).unwrap();
@@ -185,6 +211,12 @@ mod tests {
                 }
             }
         })
+    }
+
+    fn resolved(addresses: &[u64]) -> Resolved {
+        let mut functions = addresses.to_vec();
+        functions.push(1);
+        Resolved { symbols: vec![], functions, traced: vec![] }
     }
 
     fn advance(manager: &mut Manager, id: UpdateId, states: &[State]) {
@@ -254,6 +286,36 @@ mod tests {
         advance(&mut manager, id, &[Transitioning, Active, Reverting]);
         let text = manager.advance(id, Reverting).unwrap_err().to_string();
         assert!(text.starts_with("update `fix` is reverting"), "{text}");
+    }
+
+    #[test]
+    fn beginning_anew() {
+        for (pinned, may) in [("", true), ("a timer calls `clone`", false)] {
+            let mut manager = Manager::new();
+            let bytes = update("fix", &["f"], pinned);
+            let id = add(&mut manager, &bytes, &[0x100]).unwrap();
+            with_record(&bytes, |record| {
+                advance(&mut manager, id, &[Transitioning, Active]);
+                assert!(manager.restart(id, record).is_err() && manager.give_up(id).is_err());
+                advance(&mut manager, id, &[Reverting, Reverted]);
+                assert_eq!(manager.restart(id, record).is_ok(), may);
+                if !may {
+                    assert_eq!(manager.state(id), Some(Reverted));
+                    return;
+                }
+                assert_eq!(manager.state(id), Some(Loading));
+                manager.give_up(id).unwrap();
+                assert_eq!(manager.state(id), Some(Reverted));
+                // Meanwhile another may take the function.
+                let other = update("other", &["f"], "");
+                add(&mut manager, &other, &[0x100]).unwrap();
+                manager.restart(id, record).unwrap();
+                let text = manager.register(id, record, &resolved(&[0x100])).unwrap_err().to_string();
+                assert!(text.contains("already replaced by update `other`"), "{text}");
+                manager.give_up(id).unwrap();
+                assert!(manager.forget(id, record).is_ok());
+            });
+        }
     }
 
     #[test]

@@ -6,5 +6,12 @@
 
 extern crate alloc;
 
+mod directory;
 pub mod ffi;
+mod late;
+mod layer;
 mod module;
+mod names;
+mod refused;
+mod updates;
+mod watched;

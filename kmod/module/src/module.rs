@@ -1,4 +1,4 @@
-//! The module's state, its directory in sysfs, and what is done with an update.
+//! The module's state, its directory in sysfs, and where updates come in.
 
 use alloc::vec::Vec;
 use core::ffi::CStr;
@@ -11,17 +11,22 @@ use crate::ffi::memory::TryVec;
 use crate::ffi::sysfs::{Attribute, Dir, Directory};
 use crate::ffi::text::{FixedText, SliceWriter, printable};
 use crate::ffi::update::{Descriptor, Handle};
+use crate::names;
+use crate::updates::{self, Registry};
 
 /// How much of the last refusals is kept for reading.
 const REFUSALS: usize = 4000;
 
 /// What there is once the module is loaded.
-struct State {
-    root: Option<Dir<Root>>,
+pub(crate) struct State {
+    pub(crate) root: Option<Dir<Root>>,
     refusals: Vec<u8>,
+    pub(crate) registry: Registry,
 }
 
-static STATE: Locked<State> = Locked::new(State { root: None, refusals: Vec::new() });
+/// Never held for long: no operation on an update keeps it while it waits.
+pub(crate) static STATE: Locked<State> =
+    Locked::new(State { root: None, refusals: Vec::new(), registry: Registry::new() });
 
 /// Makes the module ready. Called once.
 pub(crate) fn init() -> Result<(), Errno> {
@@ -39,15 +44,21 @@ pub(crate) fn exit() {
     drop(refusals);
 }
 
-/// Takes an update in, or refuses it.
-pub(crate) fn register(descriptor: &Descriptor<'_>) -> Result<(), Errno> {
+/// Takes an update in, or refuses it. What the descriptor refers to stays until [`unregister`], or until
+/// this returns an error.
+pub(crate) fn register(descriptor: Descriptor<'static>) -> Result<(), Errno> {
     let module = descriptor.module()?;
-    refuse(module.name(), format_args!("this dynamos.ko has no version manager yet"));
-    Err(Errno::ENODEV)
+    let name = names::c_string(printable(module.name()))?;
+    updates::load(&descriptor, module).map_err(|refused| {
+        refuse(names::as_c_str(&name).unwrap_or_default(), format_args!("{refused}"));
+        refused.errno()
+    })
 }
 
 /// Lets an update go that has been reverted.
-pub(crate) fn unregister(_update: Handle) {}
+pub(crate) fn unregister(update: Handle) {
+    updates::unregister(update);
+}
 
 /// Logs why `update` is refused, and keeps it for `/sys/kernel/dynamos/refusals`.
 pub(crate) fn refuse(update: &CStr, reason: fmt::Arguments<'_>) {
@@ -63,7 +74,7 @@ pub(crate) fn refuse(update: &CStr, reason: fmt::Arguments<'_>) {
 }
 
 /// `/sys/kernel/dynamos`.
-struct Root;
+pub(crate) struct Root;
 
 impl Directory for Root {
     const ATTRIBUTES: &'static [Attribute] = &[

@@ -60,7 +60,7 @@ impl State {
         match self {
             State::Active => ": revert it first",
             State::Transitioning | State::Reverting => ": wait until that is over, or try again",
-            State::Reverted => ": unload it, then load it again",
+            State::Reverted => ": enable it again, or unload it",
             State::Loading | State::Registered | State::Gone => "",
         }
     }

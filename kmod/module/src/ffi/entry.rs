@@ -27,9 +27,11 @@ extern "C" fn dynamos_rust_exit() {
 /// Called from the init function of an update module.
 #[unsafe(no_mangle)]
 extern "C" fn dynamos_rust_register(raw: *const RawDescriptor) -> c_int {
-    // SAFETY: the shim passes on what an update module gave; it is loaded while it initialises.
+    // SAFETY: the shim passes on what an update module gave. It is loaded while it initialises, and then
+    // until `dynamos_unregister` returns; `module` keeps nothing of it when it refuses the update, or for
+    // longer than that.
     let result = match unsafe { Descriptor::check(raw) } {
-        Ok(descriptor) => module::register(&descriptor),
+        Ok(descriptor) => module::register(descriptor),
         Err((error, reason)) => {
             module::refuse(c"an update", format_args!("{reason}"));
             Err(error)

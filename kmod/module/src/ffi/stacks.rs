@@ -52,6 +52,8 @@ pub struct Task<'a> {
     pub pid: i32,
     /// Its name; 15 bytes at most.
     pub comm: &'a CStr,
+    /// Whether it would run if it got a CPU; else it is asleep.
+    pub ready: bool,
     /// Its stack.
     pub stack: Stack<'a>,
 }
@@ -129,6 +131,7 @@ struct RawTask {
     comm: *const c_char,
     entries: i64,
     running: u64,
+    ready: u64,
 }
 
 impl RawTask {
@@ -148,7 +151,7 @@ impl RawTask {
         };
         // SAFETY: promised by the caller.
         let comm = unsafe { CStr::from_ptr(self.comm) };
-        Task { pid: self.pid as i32, comm, stack }
+        Task { pid: self.pid as i32, comm, ready: self.ready != 0, stack }
     }
 }
 

@@ -11,10 +11,13 @@ use super::text::SliceWriter;
 /// The object name of the kernel itself.
 pub const VMLINUX: &CStr = c"vmlinux";
 
+/// The kernel itself and every module, also one that is being loaded.
+pub const ANY: &CStr = c"";
+
 /// What is looked for: a symbol in one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Query<'a> {
-    /// [`VMLINUX`] or the name of a loaded module.
+    /// [`VMLINUX`], the name of a loaded module, or [`ANY`].
     pub object: &'a CStr,
     /// The symbol.
     pub name: &'a CStr,
@@ -55,7 +58,11 @@ pub fn find_all(queries: &[Query<'_>]) -> Result<Vec<Match>, Errno> {
         for run in queries.chunk_by(|left, right| left.object == right.object) {
             match run.first() {
                 Some(first) if first.object == VMLINUX => found.in_vmlinux(run, start),
-                Some(first) => found.in_module(first.object, run, start)?,
+                Some(first) if first.object == ANY => {
+                    found.in_vmlinux(run, start);
+                    found.in_modules(core::ptr::null(), run, start)?;
+                }
+                Some(first) => found.in_modules(first.object.as_ptr(), run, start)?,
                 None => {}
             }
             start += run.len();
@@ -97,9 +104,10 @@ impl Found {
         }
     }
 
-    fn in_module(
+    /// In one module (a C string), or in all (null).
+    fn in_modules(
         &mut self,
-        module: &CStr,
+        module: *const c_char,
         queries: &[Query<'_>],
         start: usize,
     ) -> Result<(), Errno> {
@@ -118,7 +126,7 @@ impl Found {
         };
         let call = visit_symbol_with(&add);
         // SAFETY: `call` takes the closure given as context, which lives through the call.
-        unsafe { dynamos_shim_module_symbols(module.as_ptr(), call, (&raw mut add).cast()) };
+        unsafe { dynamos_shim_module_symbols(module, call, (&raw mut add).cast()) };
         Ok(())
     }
 }

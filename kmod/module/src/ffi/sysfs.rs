@@ -43,6 +43,11 @@ pub struct Dir<T: Directory> {
     content: Box<T>,
 }
 
+/// A directory that others can be made in, without a hold on it: making one may wait for readers, so it is
+/// not done with a lock held that guards the [`Dir`].
+#[derive(Clone, Copy)]
+pub struct Parent(NonNull<RawDir>);
+
 // SAFETY: the directory is not bound to a task, and its content is Send and Sync.
 unsafe impl<T: Directory> Send for Dir<T> {}
 // SAFETY: as above.
@@ -57,12 +62,18 @@ impl<T: Directory> Dir<T> {
         Self::create(core::ptr::null_mut(), name, content)
     }
 
-    /// Makes a directory in `parent`, which must be dropped later than this.
+    /// Makes a directory in `parent`, whose directory must be dropped later than this.
     ///
     /// # Errors
     /// [`Errno::EEXIST`], [`Errno::ENOMEM`].
-    pub fn inside<P: Directory>(parent: &Dir<P>, name: &CStr, content: T) -> Result<Self, Errno> {
-        Self::create(parent.raw.as_ptr(), name, content)
+    pub fn inside(parent: Parent, name: &CStr, content: T) -> Result<Self, Errno> {
+        Self::create(parent.0.as_ptr(), name, content)
+    }
+
+    /// This directory as a place for others.
+    #[must_use]
+    pub fn as_parent(&self) -> Parent {
+        Parent(self.raw)
     }
 
     /// What stands behind it.

@@ -72,6 +72,12 @@ impl<'a> SliceWriter<'a> {
         Self { bytes, length: 0, cut: false }
     }
 
+    /// How many more bytes fit.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.bytes.len().saturating_sub(self.length)
+    }
+
     /// How many bytes have been written.
     #[must_use]
     pub fn len(&self) -> usize {

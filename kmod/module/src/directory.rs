@@ -1,0 +1,110 @@
+//! `/sys/kernel/dynamos/NAME`: what is shown of an update, and the file that switches it.
+//!
+//! No kernel address is shown.
+
+use core::fmt::{self, Write};
+
+use dynamos_abi::{Function, Record, function_flags};
+use dynamos_core::{State, UpdateId};
+
+use crate::ffi::errno::Errno;
+use crate::ffi::sysfs::{Attribute, Directory};
+use crate::ffi::text::{FixedText, SliceWriter};
+use crate::module::STATE;
+use crate::updates::{self, Entry};
+
+/// The directory of one update.
+pub(crate) struct UpdateDirectory {
+    id: UpdateId,
+}
+
+impl UpdateDirectory {
+    pub(crate) fn new(id: UpdateId) -> Self {
+        Self { id }
+    }
+}
+
+impl Directory for UpdateDirectory {
+    const ATTRIBUTES: &'static [Attribute] = &[
+        Attribute { name: c"state", mode: 0o444 },
+        Attribute { name: c"enabled", mode: 0o600 },
+        Attribute { name: c"functions", mode: 0o444 },
+        Attribute { name: c"target", mode: 0o444 },
+        Attribute { name: c"blockers", mode: 0o400 },
+        Attribute { name: c"pinned", mode: 0o444 },
+    ];
+
+    fn show(&self, attribute: usize, out: &mut SliceWriter<'_>) -> Result<(), Errno> {
+        let state = STATE.lock_killable()?;
+        let entry = state.registry.entry(self.id).ok_or(Errno::ENOENT)?;
+        match attribute {
+            0 => writeln!(out, "{}", word(entry.state)),
+            1 => writeln!(out, "{}", u8::from(entry.active.get())),
+            2 => functions(entry, out),
+            3 => target(&entry.record, out),
+            4 => blockers(entry, out),
+            5 => writeln!(out, "{}", entry.record.pinned()),
+            _ => return Err(Errno::EINVAL),
+        }
+        .map_err(|_| Errno::EIO)
+    }
+
+    fn store(&self, attribute: usize, input: &[u8]) -> Result<(), Errno> {
+        match (attribute, input.trim_ascii()) {
+            (1, b"0") => updates::set_enabled(self.id, false),
+            (1, b"1") => updates::set_enabled(self.id, true),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
+/// What a reader needs to know of a state.
+fn word(state: State) -> &'static str {
+    match state {
+        State::Loading | State::Registered | State::Transitioning => "loading",
+        State::Active => "active",
+        State::Reverting => "reverting",
+        State::Reverted | State::Gone => "reverted",
+    }
+}
+
+/// The functions that are replaced, with the names of their objects.
+fn replaced<'r>(record: &'r Record<'static>) -> impl Iterator<Item = (&'static str, &'static str)> + 'r {
+    let replaced = |function: &Function| function.flags & function_flags::REPLACE != 0;
+    record.functions().iter().filter(replaced).filter_map(|function| {
+        let symbol = record.symbols().get(function.symbol)?;
+        let object = record.objects().get(symbol.object)?;
+        Some((record.str(object.name), record.str(symbol.name)))
+    })
+}
+
+/// `OBJECT FUNCTION EDITION` a line; whole lines, as many as fit in a page.
+fn functions(entry: &Entry, out: &mut SliceWriter<'_>) -> fmt::Result {
+    let edition = u8::from(entry.active.get());
+    for (object, function) in replaced(&entry.record) {
+        let line = FixedText::<640>::new(format_args!("{object} {function} {edition}\n"));
+        if line.is_cut() || line.as_bytes().len() > out.room() {
+            break;
+        }
+        out.write_str(core::str::from_utf8(line.as_bytes()).unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+/// The objects that hold replaced functions, each once.
+fn target(record: &Record<'static>, out: &mut SliceWriter<'_>) -> fmt::Result {
+    for (at, (object, _)) in replaced(record).enumerate() {
+        let before = replaced(record).take(at).any(|(other, _)| other == object);
+        if !before {
+            write!(out, "{}{object}", if at == 0 { "" } else { "," })?;
+        }
+    }
+    writeln!(out)
+}
+
+fn blockers(entry: &Entry, out: &mut SliceWriter<'_>) -> fmt::Result {
+    if entry.blockers.count() == 0 {
+        return Ok(());
+    }
+    writeln!(out, "{}", entry.blockers.named(&entry.record))
+}

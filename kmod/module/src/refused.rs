@@ -1,0 +1,90 @@
+//! Why an operation on an update failed, and the error number that its caller gets.
+
+use core::fmt;
+
+use dynamos_abi::RecordError;
+use dynamos_core::Refusal;
+
+use crate::ffi::errno::Errno;
+
+/// Why an operation failed.
+pub(crate) enum Refused {
+    /// The version manager, the matcher or a step of the switch says so.
+    Decision(Refusal<'static>),
+    /// The record cannot be read.
+    Record(RecordError),
+    /// The descriptor, or the update's module, is not what it should be.
+    Descriptor(&'static str),
+    /// The function can never be switched: some CPU or task is always in it, unseen.
+    AlwaysRuns(&'static str),
+    /// Somebody else is switching the update.
+    InProgress,
+    /// The kernel says so.
+    Kernel(Errno),
+}
+
+impl Refused {
+    /// The caller's error number.
+    pub(crate) fn errno(&self) -> Errno {
+        use Refusal::*;
+        match self {
+            Refused::Descriptor(_) | Refused::Record(_) => Errno::EINVAL,
+            Refused::AlwaysRuns(_) | Refused::InProgress => Errno::EBUSY,
+            Refused::Kernel(errno) => *errno,
+            Refused::Decision(refusal) => match refusal {
+                OutOfMemory => Errno::ENOMEM,
+                Duplicate { .. } => Errno::EEXIST,
+                NoFunction { .. } | NoSymbol { .. } | NoSuchUpdate => Errno::ENOENT,
+                TooFar { .. } | OutsideUpdate { .. } | Record(_) | TooMuchWork | BadName { .. } => {
+                    Errno::EINVAL
+                }
+                Blocked { interrupted: true, .. } | Busy { interrupted: true, .. } => Errno::EINTR,
+                Blocked { .. } | Busy { .. } => Errno::EBUSY,
+                AlreadyReplaced { .. } | WrongState { .. } | Pinned { .. } => Errno::EBUSY,
+                Failed { errno, .. } => from_core(*errno),
+                // All others: the running code is not what was compared.
+                _ => Errno::ENOEXEC,
+            },
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Decision(refusal) => write!(f, "{refusal}"),
+            Refused::Record(error) => write!(f, "{error}"),
+            Refused::Descriptor(what) => write!(f, "{what}: make the update again"),
+            Refused::AlwaysRuns(function) => write!(
+                f,
+                "`{function}` is running at every moment in some task, also while all CPUs are stopped, so \
+                 it cannot be switched: a fix of it needs a reboot"
+            ),
+            Refused::InProgress => {
+                write!(f, "it is being switched by somebody else: wait until that is over")
+            }
+            Refused::Kernel(errno) => write!(f, "the kernel answers {errno}"),
+        }
+    }
+}
+
+impl From<Refusal<'static>> for Refused {
+    fn from(refusal: Refusal<'static>) -> Self {
+        Refused::Decision(refusal)
+    }
+}
+
+impl From<Errno> for Refused {
+    fn from(errno: Errno) -> Self {
+        Refused::Kernel(errno)
+    }
+}
+
+/// The same number in the terms of `dynamos-core`.
+pub(crate) fn to_core(errno: Errno) -> dynamos_core::Errno {
+    dynamos_core::Errno(errno.negative().saturating_neg())
+}
+
+fn from_core(errno: dynamos_core::Errno) -> Errno {
+    Errno::check(errno.0.saturating_neg()).err().unwrap_or(Errno::EIO)
+}

@@ -1,0 +1,83 @@
+//! The code that no task may be in when an update is switched.
+
+use alloc::vec::Vec;
+
+use dynamos_abi::{Record, function_flags};
+use dynamos_core::{Blocked, Place, Range, first_touch, normalise};
+
+use crate::ffi::errno::Errno;
+use crate::ffi::memory::TryVec;
+use crate::ffi::stacks::{Stack, Task};
+
+/// Editions 0 and the update's text.
+///
+/// Both in both directions. While the update is active no task sleeps in an edition 0, but one may be on its way
+/// from the entry of one, through ftrace's trampoline, to a handler that was replaced since: only its return
+/// address says so.
+#[derive(Default)]
+pub(crate) struct Watched {
+    ranges: Vec<Range>,
+    /// What begins at an address, sorted.
+    marks: Vec<(u64, Place)>,
+}
+
+impl Watched {
+    /// For functions at `functions` and an update with this text and these `addresses`.
+    pub(crate) fn new(
+        record: &Record<'_>,
+        functions: &[u64],
+        addresses: &[u64],
+        text: Range,
+    ) -> Result<Self, Errno> {
+        let mut watched = Self::default();
+        watched.ranges.try_push(text)?;
+        for (index, (function, &start)) in (0u32..).zip(record.functions().iter().zip(functions)) {
+            // An anchor's fragment is watched too: it is rarely run, and nothing says whose it is.
+            if function.flags & (function_flags::REPLACE | function_flags::FRAGMENT) == 0 {
+                continue;
+            }
+            let end = start.checked_add(u64::from(function.bytes.len)).ok_or(Errno::EINVAL)?;
+            watched.ranges.try_push(Range { start, end })?;
+            watched.marks.try_push((start, Place::Function(index)))?;
+            for (address, place) in [
+                (function.clone, Place::Function(index)),
+                (function.transition, Place::Handler),
+                (function.steady, Place::Handler),
+            ] {
+                if let Some(address) = addresses.get(address as usize) {
+                    watched.marks.try_push((*address, place))?;
+                }
+            }
+        }
+        watched.marks.sort_unstable_by_key(|(address, _)| *address);
+        if normalise(&mut watched.ranges) { Ok(watched) } else { Err(Errno::EINVAL) }
+    }
+
+    /// Whether `task` is in the code, and where. Called with all CPUs stopped.
+    pub(crate) fn blocks(&self, task: &Task<'_>) -> Option<Blocked> {
+        let place = match &task.stack {
+            Stack::Stopper => return None,
+            Stack::Unreliable(_) => Place::Unknown,
+            Stack::Reliable(trace) => {
+                let touch = first_touch(trace, &self.ranges)?;
+                match (trace.get(touch.frame), self.ranges.get(touch.range)) {
+                    (Some(&address), Some(range)) => self.place(address, *range),
+                    _ => Place::Unknown,
+                }
+            }
+        };
+        let mut comm = [0; 16];
+        for (to, from) in comm.iter_mut().zip(task.comm.to_bytes()) {
+            *to = *from;
+        }
+        Some(Blocked { pid: task.pid, comm, running: task.ready, place })
+    }
+
+    /// What is at a return address: the call before it counts.
+    fn place(&self, address: u64, range: Range) -> Place {
+        let call = address.saturating_sub(1).max(range.start);
+        let after = self.marks.partition_point(|(start, _)| *start <= call);
+        let mark = after.checked_sub(1).and_then(|at| self.marks.get(at));
+        mark.filter(|(start, _)| range.start <= *start).map_or(Place::Handler, |(_, place)| *place)
+    }
+}
