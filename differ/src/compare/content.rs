@@ -13,16 +13,23 @@ type Extent = (SectionId, u64, u64);
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Mask {
     bits: Vec<(u64, u8)>,
+    /// A pointer that is compared elsewhere.
+    skip: Option<u64>,
 }
 
 impl Mask {
     pub(crate) fn bytes(offset: u64, len: u64) -> Self {
-        Self { bits: (offset..offset + len).map(|o| (o, 0xff)).collect() }
+        Self { bits: (offset..offset + len).map(|o| (o, 0xff)).collect(), skip: None }
     }
 
     /// `_ddebug.lineno`, an 18-bit field (include/linux/dynamic_debug.h).
     fn ddebug() -> Self {
-        Self { bits: vec![(32, 0xff), (33, 0xff), (34, 0x03)] }
+        Self { bits: vec![(32, 0xff), (33, 0xff), (34, 0x03)], skip: None }
+    }
+
+    /// All but the pointer at that offset.
+    pub(crate) fn skipping(offset: u64) -> Self {
+        Self { bits: Vec::new(), skip: Some(offset) }
     }
 
     fn at(&self, offset: u64) -> u8 {
@@ -114,7 +121,15 @@ impl Comparer<'_, '_> {
                 format!("refers to unnamed writable data in {}", self.b.section_name(sy)),
             ));
         }
-        self.content(x, y, deep)
+        let section = self.b.section_name(sy);
+        self.content(x, y, deep).map_err(|d| match d.cause {
+            Cause::String | Cause::Constant => d,
+            _ => Difference {
+                cause: Cause::Constant,
+                text: format!("unnamed content of {section} changed: {}", d.text),
+                ..d
+            },
+        })
     }
 
     /// Compares two pieces of content, following what they point to. A piece that is being
@@ -204,6 +219,9 @@ impl Comparer<'_, '_> {
                     Cause::Initialiser,
                     format!("another kind of pointer at offset {at:#x}"),
                 ));
+            }
+            if mask.skip == Some(at) {
+                continue;
             }
             let to_a = self.a.model.resolve(&self.a.elf, p.symbol, p.addend);
             let to_b = self.b.model.resolve(&self.b.elf, q.symbol, q.addend);

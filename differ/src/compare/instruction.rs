@@ -41,8 +41,7 @@ impl Comparer<'_, '_> {
             }
         }
         if x.reference(Field::Displacement).is_none()
-            && !x.code.is_ip_rel_memory_operand()
-            && x.code.memory_displacement64() != y.code.memory_displacement64()
+            && x.displacement() != y.displacement()
         {
             return differs(Cause::Instruction);
         }
