@@ -33,10 +33,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for l in &comparison.layouts {
         println!("layout {l:?}");
     }
-    println!(
-        "{} functions, {} data objects",
-        comparison.functions.len(),
-        comparison.data.len()
-    );
+    println!("{} functions, {} data objects", comparison.functions.len(), comparison.data.len());
     Ok(())
 }

@@ -98,10 +98,9 @@ impl<'c, 'd> Comparer<'c, 'd> {
         let cold = |o: &Object<'_>, id| o.function(id).and_then(|f| f.cold);
         match (cold(self.a, x), cold(self.b, y)) {
             (None, None) => Ok(()),
-            (Some(x), Some(y)) => self.body(x, y).map_err(|d| Difference {
-                text: format!("in the cold part: {}", d.text),
-                ..d
-            }),
+            (Some(x), Some(y)) => self
+                .body(x, y)
+                .map_err(|d| Difference { text: format!("in the cold part: {}", d.text), ..d }),
             (Some(_), None) => Err(Difference::new(Cause::ColdPart, "has no cold part any more")),
             (None, Some(_)) => Err(Difference::new(Cause::ColdPart, "has a cold part now")),
         }
@@ -126,11 +125,10 @@ impl<'c, 'd> Comparer<'c, 'd> {
         for (index, (insn_a, insn_b)) in body_a.insns.iter().zip(&body_b.insns).enumerate() {
             self.instruction((insn_a, body_a, at_a), (insn_b, body_b, at_b)).map_err(|d| {
                 // The target of a jump also moves when code is added before it.
-                let jump = d.cause == Cause::Instruction
-                    && insn_a.reference(Field::Branch).is_some();
+                let jump =
+                    d.cause == Cause::Instruction && insn_a.reference(Field::Branch).is_some();
                 if (different_length || jump)
-                    && let Some(better) =
-                        self.explain_lengths((body_a, at_a.0), (body_b, at_b.0))
+                    && let Some(better) = self.explain_lengths((body_a, at_a.0), (body_b, at_b.0))
                 {
                     return better;
                 }
@@ -150,11 +148,7 @@ impl<'c, 'd> Comparer<'c, 'd> {
         if different_length {
             return Err(Difference::new(
                 Cause::Instruction,
-                format!(
-                    "{} instructions instead of {}",
-                    body_b.insns.len(),
-                    body_a.insns.len()
-                ),
+                format!("{} instructions instead of {}", body_b.insns.len(), body_a.insns.len()),
             ));
         }
         Ok(())
@@ -242,17 +236,14 @@ impl<'c, 'd> Comparer<'c, 'd> {
         // Compilers number `CSWTCH`, `__func__` and the like as they please: content decides.
         let (base_x, base_y) = (base(&x.name), base(&y.name));
         let numbered = base_x.text != x.name || base_y.text != y.name;
-        if !paired && !(numbered && base_x == base_y) {
+        let twins = numbered && base_x == base_y;
+        if !paired && !twins {
             return None;
         }
         if paired && !numbered && !deep {
             return Some(Ok(()));
         }
-        let same = self.content(
-            (x.section, x.start, x.end),
-            (y.section, y.start, y.end),
-            deep,
-        );
+        let same = self.content((x.section, x.start, x.end), (y.section, y.start, y.end), deep);
         Some(same.map_err(|d| Difference {
             cause: Cause::Constant,
             text: format!("read-only data \"{}\" changed: {}", base_x.text, d.text),
@@ -276,10 +267,7 @@ impl<'c, 'd> Comparer<'c, 'd> {
         classes.dedup();
         for (class, section) in classes {
             let pick = |list: &[&'c Entry], o: &Object<'_>| -> Vec<&'c Entry> {
-                list.iter()
-                    .filter(|e| e.class == class && name(o, e) == section)
-                    .copied()
-                    .collect()
+                list.iter().filter(|e| e.class == class && name(o, e) == section).copied().collect()
             };
             let (list_a, list_b) = (pick(&of_a, self.a), pick(&of_b, self.b));
             if list_a.len() != list_b.len() {
@@ -298,8 +286,12 @@ impl<'c, 'd> Comparer<'c, 'd> {
     fn entry(&self, x: &Entry, y: &Entry) -> Same {
         let section = self.a.section_name(x.section);
         let wrap = |d: Difference| {
-            let at = self
-                .line_note(self.section_of(true, x), self.site(true, x), self.section_of(false, y), self.site(false, y));
+            let at = self.line_note(
+                self.section_of(true, x),
+                self.site(true, x),
+                self.section_of(false, y),
+                self.site(false, y),
+            );
             Difference::new(
                 Cause::Special(x.class),
                 match (x.class, d.cause) {
@@ -360,9 +352,7 @@ impl<'c, 'd> Comparer<'c, 'd> {
 fn sorted_entries<'o>(object: &'o Object<'_>, id: FunctionId) -> Vec<&'o Entry> {
     let start = object.function(id).map_or(0, |f| f.start);
     let mut entries: Vec<&Entry> = object.special_entries(id).collect();
-    entries.sort_by_key(|e| {
-        (object.body(id).position(start + e.site), e.section, e.offset)
-    });
+    entries.sort_by_key(|e| (object.body(id).position(start + e.site), e.section, e.offset));
     entries
 }
 

@@ -179,9 +179,12 @@ impl Correlation {
                 continue;
             }
             for (i, j) in align(a, *x, b, *y) {
-                for (da, db) in of_a.get(&i).into_iter().flatten().flat_map(|da| {
-                    of_b.get(&j).into_iter().flatten().map(move |db| (*da, *db))
-                }) {
+                for (da, db) in of_a
+                    .get(&i)
+                    .into_iter()
+                    .flatten()
+                    .flat_map(|da| of_b.get(&j).into_iter().flatten().map(move |db| (*da, *db)))
+                {
                     if same_base(a, da, b, db) {
                         *votes.entry((da, db)).or_default() += 1;
                     }
@@ -225,11 +228,8 @@ impl Correlation {
     fn left_over(&self, object: &Object<'_>, first: bool) -> BTreeMap<String, Vec<DataId>> {
         let mut groups: BTreeMap<String, Vec<DataId>> = BTreeMap::new();
         for (id, d) in object.model.data() {
-            let taken = if first {
-                self.data.contains_key(&id)
-            } else {
-                self.data_back.contains_key(&id)
-            };
+            let taken =
+                if first { self.data.contains_key(&id) } else { self.data_back.contains_key(&id) };
             if !taken {
                 groups.entry(base(&d.name).text).or_default().push(id);
             }

@@ -64,8 +64,7 @@ impl Insn {
     /// keeps the target of a branch in the same place.)
     pub fn displacement(&self) -> Option<u64> {
         let memory = (0..self.code.op_count()).any(|i| self.code.op_kind(i) == OpKind::Memory);
-        (memory && !self.code.is_ip_rel_memory_operand())
-            .then(|| self.code.memory_displacement64())
+        (memory && !self.code.is_ip_rel_memory_operand()).then(|| self.code.memory_displacement64())
     }
 
     /// Whether this is a direct or indirect call.
@@ -127,7 +126,13 @@ pub fn decode(
         }
         let constants = decoder.get_constant_offsets(&code);
         let mut insn = Insn { offset, code, raw: None, references: Vec::new(), unclear: false };
-        relocated(elf, model, sec.relocations_in(offset, offset + insn.len()), &constants, &mut insn);
+        relocated(
+            elf,
+            model,
+            sec.relocations_in(offset, offset + insn.len()),
+            &constants,
+            &mut insn,
+        );
         unrelocated(model, section, &mut insn);
         insns.push(insn);
     }
@@ -157,8 +162,7 @@ fn relocated(
 ) {
     for &relocation in relocations {
         let at = relocation.offset - insn.offset;
-        let field = if constants.has_displacement()
-            && at == constants.displacement_offset() as u64
+        let field = if constants.has_displacement() && at == constants.displacement_offset() as u64
         {
             Field::Displacement
         } else if constants.has_immediate() && at == constants.immediate_offset() as u64 {
@@ -168,17 +172,16 @@ fn relocated(
             continue;
         };
         let expects_pc = field == Field::Branch || insn.code.is_ip_rel_memory_operand();
-        if relocation.is_pc_relative() != expects_pc
-            && !(field == Field::Immediate && !relocation.is_pc_relative())
-        {
+        let fits = relocation.is_pc_relative() == expects_pc
+            || (field == Field::Immediate && !relocation.is_pc_relative());
+        if !fits {
             insn.unclear = true;
         }
         if relocation.r_type == elf::R_X86_64_SIZE32 || relocation.r_type == elf::R_X86_64_SIZE64 {
             insn.unclear = true;
         }
         // S + A - P is stored; what the instruction means is that plus its own end.
-        let correction =
-            if relocation.is_pc_relative() { (insn.len() - at) as i64 } else { 0 };
+        let correction = if relocation.is_pc_relative() { (insn.len() - at) as i64 } else { 0 };
         let place =
             model.resolve(elf, relocation.symbol, relocation.addend.wrapping_add(correction));
         insn.references.push(Reference { field, relocation: Some(relocation), place });

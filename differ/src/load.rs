@@ -344,13 +344,10 @@ fn load_symbols<'d>(
     let symtab = table.symbols(LE, data, elf::SHT_SYMTAB).map_err(bad)?;
     let mut symbols = Vec::with_capacity(symtab.len());
     for (index, sym) in symtab.enumerate() {
-        let name = symtab
-            .symbol_name(LE, sym)
-            .ok()
-            .and_then(|n| std::str::from_utf8(n).ok())
-            .ok_or_else(|| {
-                Error::new(object, format_args!("symbol {} has no readable name", index.0))
-            })?;
+        let name =
+            symtab.symbol_name(LE, sym).ok().and_then(|n| std::str::from_utf8(n).ok()).ok_or_else(
+                || Error::new(object, format_args!("symbol {} has no readable name", index.0)),
+            )?;
         let definition = match symtab.symbol_section(LE, sym, index).map_err(bad)? {
             Some(section) => Definition::Section(SectionId(section.0 as u32)),
             None => match sym.st_shndx(LE) {
@@ -358,8 +355,9 @@ fn load_symbols<'d>(
                 elf::SHN_ABS => Definition::Absolute,
                 elf::SHN_COMMON => Definition::Common,
                 other => {
-                    return Err(Error::new(object, format_args!("section index {other:#x}"))
-                        .symbol(name));
+                    return Err(
+                        Error::new(object, format_args!("section index {other:#x}")).symbol(name)
+                    );
                 }
             },
         };

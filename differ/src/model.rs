@@ -237,7 +237,9 @@ impl Model {
             Definition::Undefined | Definition::Common => {
                 return Place::External { symbol, addend };
             }
-            Definition::Absolute => return Place::Absolute((sym.value as i64).wrapping_add(addend)),
+            Definition::Absolute => {
+                return Place::Absolute((sym.value as i64).wrapping_add(addend));
+            }
             Definition::Section(section) => section,
         };
         match self.by_symbol.get(&symbol) {

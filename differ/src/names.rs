@@ -49,9 +49,9 @@ fn unique_id(name: &str) -> Option<String> {
 fn initcall(name: &str) -> Option<String> {
     let rest = name.strip_prefix("__initcall__")?;
     let words: Vec<&str> = rest.split('_').collect();
-    let numbers = words.windows(3).position(|w| {
-        matches!(w, [empty, a, b] if empty.is_empty() && is_number(a) && is_number(b))
-    })?;
+    let numbers = words.windows(3).position(
+        |w| matches!(w, [empty, a, b] if empty.is_empty() && is_number(a) && is_number(b)),
+    )?;
     let (before, after) = (words.get(..numbers)?, words.get(numbers + 3..)?);
     Some(format!("__initcall__{}_{}", before.join("_"), after.join("_")))
 }

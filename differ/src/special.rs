@@ -237,32 +237,72 @@ pub fn class_of(section: &Section<'_>) -> Option<Class> {
 /// Sections whose content is C objects without any meaning of their own.
 pub fn is_plain_data(name: &str) -> bool {
     const PREFIXES: &[&str] = &[
-        ".data", ".bss", ".rodata", ".init.data", ".init.rodata", ".init.bss", ".exit.data",
-        ".ref.data", ".ref.rodata", ".meminit.data", ".meminit.rodata", ".note",
-        ".gnu.linkonce.this_module", ".tdata", ".tbss",
+        ".data",
+        ".bss",
+        ".rodata",
+        ".init.data",
+        ".init.rodata",
+        ".init.bss",
+        ".exit.data",
+        ".ref.data",
+        ".ref.rodata",
+        ".meminit.data",
+        ".meminit.rodata",
+        ".note",
+        ".gnu.linkonce.this_module",
+        ".tdata",
+        ".tbss",
     ];
-    PREFIXES.iter().any(|p| {
-        name.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    })
+    PREFIXES
+        .iter()
+        .any(|p| name.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }
 
 /// Sections that make something known to the kernel (include/asm-generic/vmlinux.lds.h): they
 /// hold pointers to whole functions, which stay right when the function is redirected.
 fn is_registration(name: &str) -> bool {
     const NAMES: &[&str] = &[
-        ".export_symbol", "__ksymtab_strings", "__param", "__modver", ".modinfo", "__dyndbg",
-        "__dyndbg_classes", "__tracepoints", "__tracepoints_ptrs", "__tracepoints_strings",
-        "__tracepoint_str", "_ftrace_events", "_ftrace_eval_map", "_ftrace_annotated_branch",
-        "_ftrace_branch", "__bpf_raw_tp_map", "__syscalls_metadata", "__trace_printk_fmt",
-        ".printk_index", ".BTF_ids", ".BTF", ".init.setup", ".lsm_info.init",
-        ".early_lsm_info.init", ".con_initcall.init", ".security_initcall.init",
-        ".static_call_tramp_key", "___srcu_struct_ptrs", "alloc_tags", ".apicdrivers",
-        "__earlycon_table", ".kunit_test_suites", ".init.ramfs", ".tracedata", "__kcrctab",
-        ".builtin_fw", ".x86_cpu_dev.init", ".x86_intel_mid_dev.init",
+        ".export_symbol",
+        "__ksymtab_strings",
+        "__param",
+        "__modver",
+        ".modinfo",
+        "__dyndbg",
+        "__dyndbg_classes",
+        "__tracepoints",
+        "__tracepoints_ptrs",
+        "__tracepoints_strings",
+        "__tracepoint_str",
+        "_ftrace_events",
+        "_ftrace_eval_map",
+        "_ftrace_annotated_branch",
+        "_ftrace_branch",
+        "__bpf_raw_tp_map",
+        "__syscalls_metadata",
+        "__trace_printk_fmt",
+        ".printk_index",
+        ".BTF_ids",
+        ".BTF",
+        ".init.setup",
+        ".lsm_info.init",
+        ".early_lsm_info.init",
+        ".con_initcall.init",
+        ".security_initcall.init",
+        ".static_call_tramp_key",
+        "___srcu_struct_ptrs",
+        "alloc_tags",
+        ".apicdrivers",
+        "__earlycon_table",
+        ".kunit_test_suites",
+        ".init.ramfs",
+        ".tracedata",
+        "__kcrctab",
+        ".builtin_fw",
+        ".x86_cpu_dev.init",
+        ".x86_intel_mid_dev.init",
     ];
-    const PREFIXES: &[&str] = &[
-        "___ksymtab", "__ksymtab", "___kcrctab", ".initcall", ".pci_fixup", ".exitcall",
-    ];
+    const PREFIXES: &[&str] =
+        &["___ksymtab", "__ksymtab", "___kcrctab", ".initcall", ".pci_fixup", ".exitcall"];
     const SUFFIXES: &[&str] = &["_of_table", "_acpi_probe_table", "_sched_class"];
     NAMES.contains(&name)
         || PREFIXES.iter().any(|p| name.starts_with(p))
@@ -290,7 +330,7 @@ fn entry_size(class: Class, section: &Section<'_>) -> Option<u64> {
 
 fn fits(section: &Section<'_>, size: u64, fields: &[u64]) -> bool {
     let count = section.size / size;
-    section.size % size == 0
+    section.size.is_multiple_of(size)
         && section.relocations.len() as u64 == count * fields.len() as u64
         && section.relocations.chunks(fields.len()).zip(0..count).all(|(relocations, entry)| {
             relocations.iter().zip(fields).all(|(r, field)| r.offset == entry * size + field)

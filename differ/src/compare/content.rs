@@ -90,6 +90,11 @@ impl Comparer<'_, '_> {
         self.content((x, 0, size_x), (y, 0, size_y), false)
     }
 
+    /// Compares two pieces of code between functions.
+    pub(crate) fn unnamed_code(&self, x: Extent, y: Extent) -> Same {
+        self.content(x, y, false)
+    }
+
     /// Compares content that no symbol names.
     pub(super) fn anonymous(
         &self,
@@ -175,10 +180,8 @@ impl Comparer<'_, '_> {
 
     /// Compares bytes and relocations.
     pub(super) fn raw(&self, x: Extent, y: Extent, mask: &Mask, deep: bool) -> Same {
-        let sections = (
-            self.a.elf.sections.get(x.0.0 as usize),
-            self.b.elf.sections.get(y.0.0 as usize),
-        );
+        let sections =
+            (self.a.elf.sections.get(x.0.0 as usize), self.b.elf.sections.get(y.0.0 as usize));
         let (Some(section_a), Some(section_b)) = sections else {
             return Err(Difference::new(Cause::Unclear, "no such section"));
         };
@@ -265,7 +268,7 @@ fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<Extent> {
         return Some((id, start, start + nul + 1));
     }
     if section.is_merge() && section.entsize > 0 {
-        let end = start - start % section.entsize + section.entsize;
+        let end = (start - start % section.entsize).saturating_add(section.entsize);
         return Some((id, start, end.min(section.size)));
     }
     let boundary = object

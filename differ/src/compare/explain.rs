@@ -43,11 +43,7 @@ impl Comparer<'_, '_> {
             format!("; {} instructions instead of {}", of_b.len(), of_a.len())
         };
         let cause = if calls.is_empty() { Cause::Instruction } else { Cause::Callee };
-        Some(Difference {
-            cause,
-            text: format!("{what}{lines}{length}{calls}"),
-            at: Some(at),
-        })
+        Some(Difference { cause, text: format!("{what}{lines}{length}{calls}"), at: Some(at) })
     }
 
     fn call_balance(&self, x: &Body, y: &Body) -> String {

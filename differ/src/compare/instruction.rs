@@ -11,11 +11,7 @@ use crate::object_file::Object;
 type In<'x> = (&'x Insn, &'x Body, (SectionId, u64, u64));
 
 impl Comparer<'_, '_> {
-    pub(super) fn instruction(
-        &self,
-        (x, body_x, at_x): In<'_>,
-        (y, body_y, at_y): In<'_>,
-    ) -> Same {
+    pub(super) fn instruction(&self, (x, body_x, at_x): In<'_>, (y, body_y, at_y): In<'_>) -> Same {
         let differs = |cause| {
             let text = format!("{} vs {}", show(self.a, x), show(self.b, y));
             Err(Difference::new(cause, text))
@@ -40,9 +36,7 @@ impl Comparer<'_, '_> {
                 return differs(Cause::Instruction);
             }
         }
-        if x.reference(Field::Displacement).is_none()
-            && x.displacement() != y.displacement()
-        {
+        if x.reference(Field::Displacement).is_none() && x.displacement() != y.displacement() {
             return differs(Cause::Instruction);
         }
         for field in FIELDS {
@@ -109,9 +103,8 @@ fn inside(section: SectionId, offset: i64, (s, start, end): (SectionId, u64, u64
 
 /// Everything but immediates, displacements and relocated fields.
 fn same_shape(x: &Instruction, y: &Instruction) -> bool {
-    let branch = |k| {
-        matches!(k, OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64)
-    };
+    let branch =
+        |k| matches!(k, OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64);
     let is_branch = (0..x.op_count()).any(|i| branch(x.op_kind(i)));
     // Short and near forms of a branch are one instruction; all else must be the same code.
     if x.mnemonic() != y.mnemonic() || x.op_count() != y.op_count() {
@@ -151,7 +144,8 @@ fn same_shape(x: &Instruction, y: &Instruction) -> bool {
 fn same_but_for_immediate_width(x: &Instruction, y: &Instruction) -> bool {
     (0..x.op_count()).any(|i| x.try_immediate(i).is_ok() && y.try_immediate(i).is_ok())
         && (0..x.op_count()).all(|i| {
-            x.op_kind(i) == y.op_kind(i) || (x.try_immediate(i).is_ok() && y.try_immediate(i).is_ok())
+            x.op_kind(i) == y.op_kind(i)
+                || (x.try_immediate(i).is_ok() && y.try_immediate(i).is_ok())
         })
 }
 

@@ -59,9 +59,7 @@ impl<'u, 'a> Unit<'u, 'a> {
     fn type_of(&self, entry: &Entry<'_, 'a>) -> Result<Option<UnitOffset>> {
         Ok(match entry.attr_value(gimli::DW_AT_type)? {
             Some(AttributeValue::UnitRef(offset)) => Some(offset),
-            Some(AttributeValue::DebugInfoRef(offset)) => {
-                offset.to_unit_offset(&self.unit.header)
-            }
+            Some(AttributeValue::DebugInfoRef(offset)) => offset.to_unit_offset(&self.unit.header),
             _ => None,
         })
     }
@@ -175,9 +173,8 @@ impl<'u, 'a> Unit<'u, 'a> {
                 Some(size) => size,
                 None => self.size(self.type_of(entry)?, 0)?,
             };
-            bits = bits.wrapping_add(
-                storage.wrapping_mul(8).wrapping_sub(offset).wrapping_sub(size),
-            );
+            bits =
+                bits.wrapping_add(storage.wrapping_mul(8).wrapping_sub(offset).wrapping_sub(size));
         }
         Ok(bits)
     }
@@ -186,10 +183,8 @@ impl<'u, 'a> Unit<'u, 'a> {
     fn unnamed_body(&self, offset: Option<UnitOffset>) -> Result<Option<UnitOffset>> {
         let Some(offset) = offset else { return Ok(None) };
         let entry = self.unit.entry(offset)?;
-        let body = matches!(
-            entry.tag(),
-            gimli::DW_TAG_structure_type | gimli::DW_TAG_union_type
-        ) && entry.attr(gimli::DW_AT_name)?.is_none();
+        let body = matches!(entry.tag(), gimli::DW_TAG_structure_type | gimli::DW_TAG_union_type)
+            && entry.attr(gimli::DW_AT_name)?.is_none();
         Ok(body.then_some(offset))
     }
 
