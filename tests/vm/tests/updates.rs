@@ -4,7 +4,7 @@
 mod common;
 
 use common::{backport, diff, machine};
-use dynamos_generator::Plan;
+use dynamos_generator::{Plan, Request, Spec};
 
 /// Names of the functions with a verdict.
 fn with_verdict(plan: &Plan, verdict: &str) -> Vec<String> {
@@ -98,4 +98,52 @@ fn seccomp_cannot_be_bypassed_any_more() {
     assert_eq!(result("again"), "filtered");
     assert_eq!(result("before"), result("after"));
     assert!(result("events").parse::<u32>().unwrap() > 10, "the clone fires its tracepoint");
+}
+
+/// Two updates live side by side and go in any order.
+#[test]
+fn two_updates_at_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let made = |name: &str, file: &str| {
+        let patch = scratch.path().join(format!("{name}.patch"));
+        backport("6.12.107", "6.12.111", file, &patch);
+        let output = scratch.path().join(name);
+        let plan = common::request(Request {
+            v1: Spec::Deb("6.12.107".into()),
+            v2: Spec::Patch(patch),
+            kernel: None,
+            name: Some(name.into()),
+            output: output.clone(),
+            report_only: false,
+            max_objects: 64,
+            cache: None,
+        });
+        assert_eq!(plan.unwrap().name, name);
+        output
+    };
+    let seccomp = made("fix_seccomp", "kernel/entry/common.c");
+    let prctl = made("fix_prctl", "kernel/sys.c");
+    let outcome = machine("6.12.107+deb12-amd64", &[&seccomp, &prctl])
+        .script(
+            "dynamos load /update/fix_seccomp
+            dynamos load /update/fix_prctl
+            dynamos list | result both
+            dynamos revert fix_seccomp
+            dynamos list | result one
+            guest-tool seccomp-race | result race
+            dynamos unload fix_seccomp
+            dynamos unload fix_prctl --revert
+            rmmod dynamos",
+        )
+        .run()
+        .unwrap();
+    let states = |name: &str| {
+        let lines = outcome.results[name].lines();
+        lines.map(|line| line.split_whitespace().nth(1).unwrap().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(states("both"), ["active", "active"]);
+    let mut one = states("one");
+    one.sort();
+    assert_eq!(one, ["active", "reverted"]);
+    assert_eq!(outcome.results["race"], "bypassed");
 }
