@@ -77,10 +77,9 @@ pub fn assemble(
     }
     let Recorder { builder, mut assembly, .. } = recorder;
     if assembly.refusals.is_empty() {
-        let pinned = assembly
-            .escapes
-            .first()
-            .map_or_else(String::new, |e| format!("address of clone {} escapes at {}", e.function, e.at));
+        let pinned = assembly.escapes.first().map_or_else(String::new, |e| {
+            format!("address of clone {} escapes at {}", e.function, e.at)
+        });
         assembly.record = builder.finish(name, release, &pinned, clone_addrs + 2 * handlers)?;
         assembly.clones =
             closures.iter().map(|closure| closure.object.write()).collect::<Result<_>>()?;
@@ -202,21 +201,29 @@ impl Recorder<'_> {
                 found.replaced = Some(addrs);
                 matches.push(found);
             }
-            Err(error) => self.refuse(name, &format!("{error:#}"), "report this as a bug of dynamos-diff"),
+            Err(error) => {
+                self.refuse(name, &format!("{error:#}"), "report this as a bug of dynamos-diff")
+            }
         }
         let fragments: Vec<String> = unit
             .pre
             .symbols
             .iter()
             .filter(|symbol| symbol.function && symbol.section.is_some())
-            .filter(|symbol| symbol.name.strip_prefix(name).is_some_and(|rest| rest.starts_with(".cold")))
+            .filter(|symbol| {
+                symbol.name.strip_prefix(name).is_some_and(|rest| rest.starts_with(".cold"))
+            })
             .map(|symbol| symbol.name.clone())
             .collect();
         for fragment in fragments {
             match describe(unit, index, &fragment) {
                 Ok(found) => matches.push(Match { fragment: true, ..found }),
                 Err(error) => {
-                    self.refuse(&fragment, &format!("{error:#}"), "report this as a bug of dynamos-diff");
+                    self.refuse(
+                        &fragment,
+                        &format!("{error:#}"),
+                        "report this as a bug of dynamos-diff",
+                    );
                 }
             }
         }
@@ -241,9 +248,10 @@ impl Recorder<'_> {
                 let of_need = |found: &&Match| {
                     found.name == need.name || tells(found).any(|name| name == need.name)
                 };
-                let best = candidates.iter().filter(of_need).min_by_key(|found| {
-                    (found.bytes.len(), found.name.clone())
-                });
+                let best = candidates
+                    .iter()
+                    .filter(of_need)
+                    .min_by_key(|found| (found.bytes.len(), found.name.clone()));
                 match best {
                     Some(anchor) => {
                         told.extend(tells(anchor));
@@ -285,6 +293,8 @@ fn possible_anchors(unit: &UnitInput, index: usize) -> Vec<Match> {
         .symbols
         .iter()
         .filter(|symbol| symbol.function && symbol.size > 0 && !symbol.name.contains(".cold"))
+        // The kernel rewrites a static call's trampoline whenever the target changes.
+        .filter(|symbol| !symbol.name.starts_with("__SCT__"))
         .filter(|symbol| {
             symbol
                 .section
@@ -298,7 +308,8 @@ fn possible_anchors(unit: &UnitInput, index: usize) -> Vec<Match> {
 /// A function of the `pre` build with its sites.
 fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
     let pre = &unit.pre;
-    let symbol = pre.symbol(pre.find(name).with_context(|| format!("V1 has no function {name}"))?)?;
+    let symbol =
+        pre.symbol(pre.find(name).with_context(|| format!("V1 has no function {name}"))?)?;
     let section = symbol.section.context("an undefined function has no body")?;
     let (start, end) = (symbol.value, symbol.value + symbol.size);
     let bytes = pre.bytes(symbol)?;

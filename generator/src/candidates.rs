@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use kernel_trees::{Kbuild, Link, Owner};
 
-use crate::changes::{Changes, Role, role};
+use crate::changes::{Role, role};
 use crate::input::Input;
 use crate::plan::{IgnoredFile, Refusal};
 
@@ -102,7 +102,11 @@ impl Candidates {
         match owner {
             Owner::Objects { objects, also_named_by } => {
                 if deleted {
-                    self.refuse(&name, "is deleted in V2", "keep the file, and what others use of it");
+                    self.refuse(
+                        &name,
+                        "is deleted in V2",
+                        "keep the file, and what others use of it",
+                    );
                 } else if path.extension().is_some_and(|extension| extension == "S") {
                     self.refuse(
                         &name,
@@ -120,7 +124,11 @@ impl Candidates {
                 }
             }
             Owner::NotOrdinary { why } => {
-                self.refuse(&name, &format!("{why}, where calls cannot be redirected"), "restart the machine with the new kernel");
+                self.refuse(
+                    &name,
+                    &format!("{why}, where calls cannot be redirected"),
+                    "restart the machine with the new kernel",
+                );
             }
             Owner::NotBuilt { why } => self.ignore(&name, &why),
             Owner::BuildInput { why } => {
@@ -153,7 +161,8 @@ impl Candidates {
                     let assembly = source.extension().is_some_and(|extension| extension == "S");
                     for object in objects {
                         count += 1;
-                        all.entry(object.object).or_insert_with(|| (object.link, assembly, name.clone()));
+                        all.entry(object.object)
+                            .or_insert_with(|| (object.link, assembly, name.clone()));
                     }
                 }
             }
@@ -163,10 +172,15 @@ impl Candidates {
         }
         if all.len() > limit {
             let list: Vec<&str> = all.keys().map(String::as_str).collect();
-            let headers: Vec<String> = changed.iter().map(|path| path.display().to_string()).collect();
+            let headers: Vec<String> =
+                changed.iter().map(|path| path.display().to_string()).collect();
             self.refuse(
                 &headers.join(", "),
-                &format!("may change any of {} objects that include it: {}", list.len(), list.join(" ")),
+                &format!(
+                    "may change any of {} objects that include it: {}",
+                    list.len(),
+                    list.join(" ")
+                ),
                 "compare them all with --max-objects, or leave the header out of V2",
             );
             return Ok(());
@@ -175,7 +189,9 @@ impl Candidates {
             if assembly {
                 self.refuse(
                     &because,
-                    &format!("{object}, written in assembly, includes it, and assembly is not compared"),
+                    &format!(
+                        "{object}, written in assembly, includes it, and assembly is not compared"
+                    ),
                     "leave the header out of V2",
                 );
             } else {

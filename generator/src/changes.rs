@@ -132,13 +132,15 @@ fn walk(root: &Path) -> Result<BTreeMap<PathBuf, u64>> {
         for entry in entries {
             let entry = entry.with_context(|| format!("cannot list {}", directory.display()))?;
             let path = below.join(entry.file_name());
-            let kind = entry.file_type().with_context(|| format!("cannot read {}", path.display()))?;
+            let kind =
+                entry.file_type().with_context(|| format!("cannot read {}", path.display()))?;
             if is_product(&path) {
                 continue;
             } else if kind.is_dir() {
                 directories.push(path);
             } else if kind.is_file() {
-                let size = entry.metadata().with_context(|| format!("cannot read {}", path.display()))?;
+                let size =
+                    entry.metadata().with_context(|| format!("cannot read {}", path.display()))?;
                 files.push((path, size.len()));
             }
         }
@@ -160,7 +162,10 @@ fn is_product(path: &Path) -> bool {
     name.starts_with('.')
         || name.ends_with(".mod.c")
         || EXTENSIONS.contains(&extension)
-        || matches!(name, "vmlinux" | "Module.symvers" | "modules.order" | "debian" | "Documentation")
+        || matches!(
+            name,
+            "vmlinux" | "Module.symvers" | "modules.order" | "debian" | "Documentation"
+        )
         || path.ends_with("include/generated")
         || path == Path::new("include/config")
 }
@@ -201,7 +206,9 @@ mod tests {
         assert_eq!(role("Makefile"), Role::BuildRule);
         assert_eq!(role("arch/x86/kernel/vmlinux.lds.S"), Role::Generated);
         assert_eq!(role("arch/x86/entry/syscalls/syscall_64.tbl"), Role::Generated);
-        for path in ["Documentation/x.rst", "tools/perf/a.c", "arch/arm64/kernel/a.c", "MAINTAINERS"] {
+        for path in
+            ["Documentation/x.rst", "tools/perf/a.c", "arch/arm64/kernel/a.c", "MAINTAINERS"]
+        {
             assert!(matches!(role(path), Role::Irrelevant(_)), "{path}");
         }
     }

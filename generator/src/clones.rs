@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use object::write::{Object, Relocation, Symbol, SymbolId, SymbolSection};
 use object::{
-    Architecture, BinaryFormat, Endianness, RelocationFlags, SectionFlags, SectionKind, SymbolFlags,
-    SymbolKind, SymbolScope, elf,
+    Architecture, BinaryFormat, Endianness, RelocationFlags, SectionFlags, SectionKind,
+    SymbolFlags, SymbolKind, SymbolScope, elf,
 };
 
 /// Section that collects the addresses a record refers to by index; see `docs/architecture.md`.
@@ -123,15 +123,6 @@ impl CloneObject {
         self.pieces.len() - 1
     }
 
-    /// The placeholder for `name`, made if need be.
-    pub fn placeholder(&mut self, name: &str, kind: PlaceholderKind) -> usize {
-        if let Some(known) = self.placeholders.iter().position(|known| known.name == name) {
-            return known;
-        }
-        self.placeholders.push(Placeholder { name: name.into(), kind });
-        self.placeholders.len() - 1
-    }
-
     /// Adds an address for the record; its index among this object's addresses.
     pub fn addr(&mut self, target: Target, addend: i64) -> usize {
         let entry = (target, addend);
@@ -177,8 +168,11 @@ impl Writer {
         if let Some(&known) = self.sections.get(name) {
             return known;
         }
-        let section_kind =
-            if kind == elf::SHT_NOBITS { SectionKind::UninitializedData } else { SectionKind::Elf(kind) };
+        let section_kind = if kind == elf::SHT_NOBITS {
+            SectionKind::UninitializedData
+        } else {
+            SectionKind::Elf(kind)
+        };
         let id = self.object.add_section(Vec::new(), name.as_bytes().to_vec(), section_kind);
         self.object.section_mut(id).flags = SectionFlags::Elf { sh_flags: flags };
         self.sections.insert(name.into(), id);

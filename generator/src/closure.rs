@@ -138,7 +138,8 @@ impl Builder<'_> {
     fn into_piece(&self, index: usize) -> Result<u64> {
         let symbol = self.context.unit.symbol(index)?;
         let section = symbol.section.context("an undefined symbol cannot be copied")?;
-        let (start, _) = self.piece_at(section, symbol.value).context("the symbol was not copied")?;
+        let (start, _) =
+            self.piece_at(section, symbol.value).context("the symbol was not copied")?;
         Ok(symbol.value - start)
     }
 
@@ -299,7 +300,13 @@ impl Builder<'_> {
                     return Ok(Some((Target::Piece(piece), (at - start) as i64)));
                 }
                 if section.is_init() {
-                    self.refuse(&symbol.name, &format!("{owner} refers to it, and it is gone after boot ({})", section.name));
+                    self.refuse(
+                        &symbol.name,
+                        &format!(
+                            "{owner} refers to it, and it is gone after boot ({})",
+                            section.name
+                        ),
+                    );
                     return Ok(None);
                 }
                 if let Some(v1_name) = self.context.known.get(&symbol.name) {
@@ -319,7 +326,8 @@ impl Builder<'_> {
                     self.data(*index)?
                 };
                 self.note_escape(field, &symbol.name, owner, section.is_code());
-                let start = self.piece_at(section_index, at).map_or(symbol.value, |(start, _)| start);
+                let start =
+                    self.piece_at(section_index, at).map_or(symbol.value, |(start, _)| start);
                 Ok(Some((Target::Piece(piece), (at - start) as i64)))
             }
             Place::Raw(section_index, at) => self.raw(*section_index, *at, owner),
@@ -423,7 +431,9 @@ impl Builder<'_> {
                 if !unit.section(section)?.is_code() {
                     continue;
                 }
-                let owner = self.piece_at(section, start).map_or_else(String::new, |(_, p)| self.owner_name(p));
+                let owner = self
+                    .piece_at(section, start)
+                    .map_or_else(String::new, |(_, p)| self.owner_name(p));
                 match entries_about(unit, section, start, end) {
                     Ok(entries) => {
                         for entry in entries {
@@ -458,7 +468,9 @@ impl Builder<'_> {
             let kind = relocation.kind;
             let place = self.table_place(relocation)?;
             let copied = match (&place, symbol.section) {
-                (Place::Raw(section, at), _) => self.piece_at(*section, *at).map(|(s, p)| (p, at - s)),
+                (Place::Raw(section, at), _) => {
+                    self.piece_at(*section, *at).map(|(s, p)| (p, at - s))
+                }
                 (Place::In(index, into), _) => {
                     let symbol = unit.symbol(*index)?;
                     let at = symbol.value + into;
@@ -478,11 +490,7 @@ impl Builder<'_> {
             if let Place::Raw(section, at) = place
                 && unit.section(section)?.is_code()
             {
-                let len = table
-                    .bytes
-                    .get(entry.end as usize - 1)
-                    .copied()
-                    .map_or(0, u64::from);
+                let len = table.bytes.get(entry.end as usize - 1).copied().map_or(0, u64::from);
                 let output = unit.section(section)?.name.clone();
                 let piece = self.copy_range(section, at, at + len.max(1), output)?;
                 let target = Target::Piece(piece);
@@ -590,7 +598,9 @@ fn returns(unit: &Unit, index: usize) -> Result<bool> {
             (instruction.ip()..instruction.next_ip()).contains(&(start + field.offset))
         });
         match instruction.flow_control() {
-            iced_x86::FlowControl::Return | iced_x86::FlowControl::IndirectBranch => return Ok(true),
+            iced_x86::FlowControl::Return | iced_x86::FlowControl::IndirectBranch => {
+                return Ok(true);
+            }
             iced_x86::FlowControl::UnconditionalBranch
             | iced_x86::FlowControl::ConditionalBranch
                 if leaves =>

@@ -52,7 +52,8 @@ impl Spec {
     /// The name to show, free of the machine's paths where they do not matter.
     pub fn label(&self) -> String {
         let file = |path: &Path| {
-            path.file_name().map_or_else(|| "tree".into(), |name| name.to_string_lossy().into_owned())
+            path.file_name()
+                .map_or_else(|| "tree".into(), |name| name.to_string_lossy().into_owned())
         };
         match self {
             Spec::Deb(version) => format!("deb:{version}"),
@@ -136,7 +137,8 @@ fn side<'m>(
     match spec {
         Spec::Deb(version) => {
             let kernel = manifest.find(version)?;
-            let root = cache.source(kernel).with_context(|| format!("{which}: source of {version}"))?;
+            let root =
+                cache.source(kernel).with_context(|| format!("{which}: source of {version}"))?;
             Ok((Some(kernel), root))
         }
         Spec::Tree(path) => {

@@ -31,8 +31,7 @@ impl Output {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        fs::create_dir_all(&parent)
-            .with_context(|| format!("cannot make {}", parent.display()))?;
+        fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
         let scratch = tempfile::Builder::new()
             .prefix(".dynamos-diff-")
             .tempdir_in(&parent)

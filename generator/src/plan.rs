@@ -57,7 +57,7 @@ pub struct Kernels {
     pub v2: String,
     /// Release of the kernel that is to run the update (`uname -r`).
     pub release: String,
-    /// First line of `gcc --version`.
+    /// The compiler's command; it is the one that the kernel's configuration names.
     pub compiler: String,
 }
 
@@ -163,7 +163,11 @@ pub struct Refusal {
 
 impl Refusal {
     /// A refusal.
-    pub fn new(name: impl Into<String>, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        reason: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Refusal { name: name.into(), reason: reason.into(), remedy: remedy.into() }
     }
 }

@@ -8,7 +8,6 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-
 use crate::plan::{Outcome, Plan};
 
 /// Phase lines on stderr, with a spinner where stderr is a terminal; and the time each phase took.
@@ -131,7 +130,8 @@ pub fn summary(plan: &Plan, output: &Path, report_only: bool) {
             }
         }
     }
-    for function in plan.functions.iter().filter(|function| function.verdict == "changed").take(20) {
+    for function in plan.functions.iter().filter(|function| function.verdict == "changed").take(20)
+    {
         println!("  {} ({}): {}", function.name, function.object, function.reason);
     }
 }

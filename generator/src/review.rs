@@ -61,7 +61,8 @@ fn kernels(page: &mut String, plan: &Plan) {
     if plan.objects.is_empty() {
         return;
     }
-    let _ = writeln!(page, "| object | in | because of | functions | changed |\n|---|---|---|---|---|");
+    let _ =
+        writeln!(page, "| object | in | because of | functions | changed |\n|---|---|---|---|---|");
     for object in &plan.objects {
         let _ = writeln!(
             page,
@@ -86,7 +87,8 @@ fn functions(page: &mut String, plan: &Plan) {
         "*Matched* is the number of bytes of the running function that must equal what was compared, but for the \
          places that the kernel itself patches (static keys, static calls, alternatives, ftrace).\n"
     );
-    let _ = writeln!(page, "| function | object | verdict | why | matched |\n|---|---|---|---|---|");
+    let _ =
+        writeln!(page, "| function | object | verdict | why | matched |\n|---|---|---|---|---|");
     for FunctionPlan { name, object, verdict, reason, matched_bytes } in &plan.functions {
         let matched =
             if *matched_bytes == 0 { "–".to_string() } else { format!("{matched_bytes} bytes") };
@@ -99,7 +101,15 @@ fn functions(page: &mut String, plan: &Plan) {
             "Data",
             plan.data
                 .iter()
-                .map(|d| format!("| `{}` | `{}` | {} | {} |", d.name, d.object, d.verdict, cell(&d.reason)))
+                .map(|d| {
+                    format!(
+                        "| `{}` | `{}` | {} | {} |",
+                        d.name,
+                        d.object,
+                        d.verdict,
+                        cell(&d.reason)
+                    )
+                })
                 .collect::<Vec<_>>(),
         ),
         (
@@ -107,13 +117,23 @@ fn functions(page: &mut String, plan: &Plan) {
             plan.layouts
                 .iter()
                 .map(|l| {
-                    format!("| `{} {}` | `{}` | {} | {} |", l.kind, l.name, l.object, l.verdict, cell(&l.reason))
+                    format!(
+                        "| `{} {}` | `{}` | {} | {} |",
+                        l.kind,
+                        l.name,
+                        l.object,
+                        l.verdict,
+                        cell(&l.reason)
+                    )
                 })
                 .collect(),
         ),
     ] {
         if !rows.is_empty() {
-            let _ = writeln!(page, "## {heading}\n\n| what | object | verdict | why |\n|---|---|---|---|");
+            let _ = writeln!(
+                page,
+                "## {heading}\n\n| what | object | verdict | why |\n|---|---|---|---|"
+            );
             let _ = writeln!(page, "{}\n", rows.join("\n"));
         }
     }
@@ -181,6 +201,8 @@ mod tests {
         plan.refusals.push(Refusal::new("f|x", "is `__init`", "nothing to do"));
         plan.settle();
         let page = review(&plan, "--- a\n+++ b\n```\n");
-        assert!(page.contains("**Refused.**") && page.contains("f\\|x") && page.contains("````diff"));
+        assert!(
+            page.contains("**Refused.**") && page.contains("f\\|x") && page.contains("````diff")
+        );
     }
 }

@@ -153,7 +153,8 @@ fn link(
         record: &assembly.record,
         exported: &exported,
     };
-    validate(&ko, &expected).context("the module that was made is not right; please report this")?;
+    validate(&ko, &expected)
+        .context("the module that was made is not right; please report this")?;
     output.put("update.ko", &ko)?;
     let dynamos = std::fs::read(&module.ko)
         .with_context(|| format!("cannot read {}", module.ko.display()))?;
@@ -202,7 +203,9 @@ fn update_name(request: &Request, found: &Candidates) -> Result<String> {
     // MODULE_NAME_LEN is 64 - sizeof(long) (include/linux/moduleparam.h).
     let valid = name.len() < 56
         && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
         && name != "dynamos";
     anyhow::ensure!(
         valid,

@@ -90,8 +90,8 @@ pub struct Unmatchable {
 pub const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 /// Order of the registers in instruction encodings.
 const REGISTERS: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-    "r15",
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15",
 ];
 
 /// The sites of a function, sorted by offset; an alternative comes before what lies inside it.
@@ -118,13 +118,13 @@ fn draft(offset: u32, len: u16, kind: SiteKind) -> SiteDraft {
 }
 
 fn reference_site(body: &Body<'_>, reference: &Reference) -> Result<SiteDraft, Unmatchable> {
-    let error = |what: String| Unmatchable {
-        function: body.name.into(),
-        offset: reference.offset,
-        what,
-    };
+    let error =
+        |what: String| Unmatchable { function: body.name.into(), offset: reference.offset, what };
     let at = |delta: u32| {
-        reference.offset.checked_sub(delta).ok_or_else(|| error("relocation before its opcode".into()))
+        reference
+            .offset
+            .checked_sub(delta)
+            .ok_or_else(|| error("relocation before its opcode".into()))
     };
     let byte = |offset: u32| body.bytes.get(offset as usize).copied().unwrap_or(0);
     if let Referent::Symbol(name) = &reference.referent {
@@ -291,9 +291,8 @@ mod tests {
     #[test]
     fn entry_and_return() {
         // endbr64; call __fentry__; call g (same section); jmp __x86_return_thunk
-        let bytes = [
-            0xf3, 0x0f, 0x1e, 0xfa, 0xe8, 0, 0, 0, 0, 0xe8, 0xed, 0, 0, 0, 0xe9, 0, 0, 0, 0, 0xcc,
-        ];
+        let bytes =
+            [0xf3, 0x0f, 0x1e, 0xfa, 0xe8, 0, 0, 0, 0, 0xe8, 0xed, 0, 0, 0, 0xe9, 0, 0, 0, 0, 0xcc];
         let references = vec![
             reference(5, "__fentry__"),
             reference(10, "g"),
@@ -301,7 +300,10 @@ mod tests {
         ];
         let sites = sites(&body(&bytes, references, vec![])).unwrap();
         use SiteKind::*;
-        assert_eq!(kinds(&sites), [(0, 4, Endbr), (4, 5, Fentry), (10, 4, Pc32), (14, 5, ReturnThunk)]);
+        assert_eq!(
+            kinds(&sites),
+            [(0, 4, Endbr), (4, 5, Fentry), (10, 4, Pc32), (14, 5, ReturnThunk)]
+        );
         assert_eq!(sites[2].referent, Some(Referent::Symbol("g".into())));
         assert_eq!(sites[2].addend, -4);
     }
@@ -316,8 +318,7 @@ mod tests {
         ];
         for (bytes, field, register, (offset, len)) in cases {
             let name = format!("__x86_indirect_thunk_{register}");
-            let found =
-                sites(&body(bytes, vec![reference(field, &name)], vec![])).unwrap();
+            let found = sites(&body(bytes, vec![reference(field, &name)], vec![])).unwrap();
             assert_eq!(kinds(&found), [(offset, len, SiteKind::Retpoline)], "{register}");
         }
     }

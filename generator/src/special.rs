@@ -132,7 +132,12 @@ fn entry_size(table: &Section, per_entry: usize) -> Result<u64> {
 }
 
 /// What the boot-time patching of a function may do to it, for the function's sites.
-pub fn patches(unit: &Unit, code: usize, start: u64, end: u64) -> Result<Vec<crate::sites::Special>> {
+pub fn patches(
+    unit: &Unit,
+    code: usize,
+    start: u64,
+    end: u64,
+) -> Result<Vec<crate::sites::Special>> {
     use crate::sites::Special;
     let mut patches = Vec::new();
     for entry in entries_about(unit, code, start, end)? {
@@ -206,7 +211,10 @@ fn replacement(unit: &Unit, section: usize, from: u64, len: u64) -> Result<(Vec<
     let mut masked = Vec::new();
     for field in unit.fields(section, from, from + len)? {
         let named = !matches!(field.place, Place::Raw(..)) || field.resolved;
-        ensure!(named || field.kind != object::elf::R_X86_64_64, "an 8-byte field in a replacement");
+        ensure!(
+            named || field.kind != object::elf::R_X86_64_64,
+            "an 8-byte field in a replacement"
+        );
         masked.push(field.offset as u8);
     }
     Ok((bytes, masked))

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use iced_x86::{Decoder, DecoderOptions, OpKind};
 use object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _};
 use object::{
-    LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags, RelocationTarget,
-    SymbolKind, elf,
+    LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags,
+    RelocationTarget, SymbolKind, elf,
 };
 
 /// An object file.
@@ -221,7 +221,9 @@ impl Unit {
             let start = self.starts.entry((section, entry.value)).or_insert(index);
             let wider = self.symbols.get(*start).is_some_and(|known| known.size < entry.size);
             // Aliases: the global name is the one kallsyms and other objects use.
-            if wider || (entry.global && self.symbols.get(*start).is_some_and(|known| !known.global)) {
+            if wider
+                || (entry.global && self.symbols.get(*start).is_some_and(|known| !known.global))
+            {
                 *start = index;
             }
         }
@@ -253,8 +255,7 @@ impl Unit {
 
     /// The symbol that covers an offset of a section. A symbol's end belongs to it only if nothing starts there.
     pub fn covering(&self, section: usize, offset: u64) -> Option<(usize, u64)> {
-        let (_, &index) =
-            self.starts.range((section, 0)..=(section, offset)).next_back()?;
+        let (_, &index) = self.starts.range((section, 0)..=(section, offset)).next_back()?;
         let symbol = self.symbols.get(index)?;
         let into = offset - symbol.value;
         (into < symbol.size).then_some((index, into))
@@ -279,8 +280,9 @@ impl Unit {
         if symbol.named && offset >= symbol.value as i64 {
             return Ok(Place::In(relocation.symbol, offset as u64 - symbol.value));
         }
-        let offset = u64::try_from(offset)
-            .with_context(|| format!("a relocation points before {}", self.section(section).map_or("", |s| &s.name)))?;
+        let offset = u64::try_from(offset).with_context(|| {
+            format!("a relocation points before {}", self.section(section).map_or("", |s| &s.name))
+        })?;
         Ok(match self.covering(section, offset) {
             Some((index, into)) => Place::In(index, into),
             None => Place::Raw(section, offset),
@@ -318,10 +320,9 @@ impl Unit {
         for instruction in ends.values() {
             let Some(target) = instruction.branch else { continue };
             let field = instruction.end - 4;
-            let relocated = within
-                .relocations
-                .iter()
-                .any(|relocation| (instruction.start..instruction.end).contains(&relocation.offset));
+            let relocated = within.relocations.iter().any(|relocation| {
+                (instruction.start..instruction.end).contains(&relocation.offset)
+            });
             if relocated || (start..end).contains(&target) {
                 continue;
             }

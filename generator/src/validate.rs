@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, bail, ensure};
 use dynamos_abi::{NONE, Record, function_flags, symbol_flags};
 use object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _};
-use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, elf};
+use object::{
+    LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, elf,
+};
 
 use crate::clones::{ADDRS_SECTION, PLACEHOLDER_SECTION};
 
@@ -76,11 +78,14 @@ pub fn validate(ko: &[u8], expected: &Expected<'_>) -> Result<()> {
             && file.elf_header().e_machine(LittleEndian) == elf::EM_X86_64,
         "the module is not a relocatable x86-64 object"
     );
-    let sections: BTreeMap<&str, object::SectionIndex> =
-        file.sections().filter_map(|section| Some((section.name().ok()?, section.index()))).collect();
+    let sections: BTreeMap<&str, object::SectionIndex> = file
+        .sections()
+        .filter_map(|section| Some((section.name().ok()?, section.index())))
+        .collect();
     check_modinfo(&file, expected)?;
     let known = |name: &&&str| {
-        KNOWN_SECTIONS.contains(name) || KNOWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        KNOWN_SECTIONS.contains(name)
+            || KNOWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     };
     if let Some(unknown) = sections.keys().find(|name| !known(name)) {
         bail!("the module has a section {unknown} that neither the loader nor dynamos.ko knows");
@@ -99,11 +104,12 @@ fn check_modinfo(file: &ElfFile64<'_, LittleEndian>, expected: &Expected<'_>) ->
         .context("the module has no .modinfo")?
         .data()
         .context(".modinfo cannot be read")?;
-    let entries: Vec<&str> =
-        modinfo.split(|byte| *byte == 0).filter_map(|entry| std::str::from_utf8(entry).ok()).collect();
-    let value = |key: &str| {
-        entries.iter().find_map(|entry| entry.strip_prefix(key)?.strip_prefix('='))
-    };
+    let entries: Vec<&str> = modinfo
+        .split(|byte| *byte == 0)
+        .filter_map(|entry| std::str::from_utf8(entry).ok())
+        .collect();
+    let value =
+        |key: &str| entries.iter().find_map(|entry| entry.strip_prefix(key)?.strip_prefix('='));
     let vermagic = value("vermagic").context("the module has no vermagic")?;
     ensure!(
         vermagic.split(' ').next() == Some(expected.release),
@@ -178,9 +184,12 @@ fn check_covered(
         let symbol = file.symbol_by_index(symbol)?;
         Ok((symbol.section_index().context("an address is not in the module")?.0, symbol.address()))
     };
-    let addr_section = file.section_by_name(ADDRS_SECTION).context("the module has no addresses")?;
-    let addends: BTreeMap<u64, i64> =
-        addr_section.relocations().map(|(offset, relocation)| (offset, relocation.addend())).collect();
+    let addr_section =
+        file.section_by_name(ADDRS_SECTION).context("the module has no addresses")?;
+    let addends: BTreeMap<u64, i64> = addr_section
+        .relocations()
+        .map(|(offset, relocation)| (offset, relocation.addend()))
+        .collect();
     let address = |index: u32| -> Result<(usize, u64)> {
         let offset = u64::from(index) * 8;
         let (section, value) = place(*addrs.get(&offset).context("an address has no relocation")?)?;
@@ -212,7 +221,9 @@ fn check_covered(
             if let Some(name_of) = placeholders.get(&target)
                 && !covered.contains(&(section.index().0, offset))
             {
-                bail!("{name}+{offset:#x} refers to the placeholder of {name_of}, and no record tells of it");
+                bail!(
+                    "{name}+{offset:#x} refers to the placeholder of {name_of}, and no record tells of it"
+                );
             }
         }
     }
@@ -229,10 +240,7 @@ fn is_loaded(section: &object::read::elf::ElfSection64<'_, '_, LittleEndian>) ->
 }
 
 /// Every symbol a relocation names is defined here in a section that is kept, or exported by the kernel.
-fn check_relocations(
-    file: &ElfFile64<'_, LittleEndian>,
-    expected: &Expected<'_>,
-) -> Result<()> {
+fn check_relocations(file: &ElfFile64<'_, LittleEndian>, expected: &Expected<'_>) -> Result<()> {
     for section in file.sections().filter(is_loaded) {
         let name = section.name().unwrap_or("");
         for (offset, relocation) in section.relocations() {

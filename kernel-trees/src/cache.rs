@@ -1,8 +1,9 @@
 //! The cache: directories that appear whole or not at all.
 //!
-//! An entry is made in `KIND/KEY.partial` under a lock on `KIND/KEY.lock` and renamed to
-//! `KIND/KEY` when it is complete. A run that was killed leaves a `.partial` directory
-//! whose lock is free; whoever opens the cache next removes it.
+//! An entry is made in `KIND/KEY.PID.partial` under a lock on `KIND/KEY.lock` and renamed
+//! to `KIND/KEY` when it is complete. A run that was killed leaves a `.partial` directory
+//! whose lock is free; whoever opens the cache next removes it. The process id is in the
+//! name because children of a killed run (tar, make) may go on writing for a while.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -84,7 +85,7 @@ impl Cache {
         if finished.is_dir() {
             return Ok(finished); // another process was faster
         }
-        let partial = self.root.join(kind).join(format!("{key}.partial"));
+        let partial = self.partial(kind, key);
         tree::remove(&partial)?;
         let made =
             make(&partial).and_then(|()| fs::rename(&partial, &finished).at("rename", &partial));
@@ -95,6 +96,11 @@ impl Cache {
             return Err(error);
         }
         Ok(finished)
+    }
+
+    /// Where this process makes an entry.
+    pub(crate) fn partial(&self, kind: &str, key: &str) -> PathBuf {
+        self.root.join(kind).join(format!("{key}.{}.partial", std::process::id()))
     }
 
     /// Takes the exclusive lock on an entry; waits for other processes.
@@ -132,12 +138,14 @@ impl Cache {
 
 /// Removes `path` if nobody holds its lock. A view's lock goes with the view.
 fn remove_if_orphan(path: &Path, and_lock: bool) -> Result<()> {
-    let lock_path = if and_lock { lock_of(path) } else { path.with_extension("lock") };
+    // KEY.PID.partial belongs to KEY.lock.
+    let lock_path =
+        if and_lock { lock_of(path) } else { lock_of(&path.with_extension("").with_extension("")) };
     let lock = open_lock(&lock_path)?;
     match lock.try_lock() {
         Ok(()) => {
-            tree::remove(path)?;
-            if and_lock {
+            // Somebody may still be writing into it; then it goes the next time.
+            if tree::remove(path).is_ok() && and_lock {
                 let _ = fs::remove_file(&lock_path);
             }
             Ok(())
@@ -218,7 +226,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(Some(dir.path())).unwrap();
         for path in
-            ["source/6.1.1-1.partial/x", "prepared/b.partial/x", "view/dead/x", "view/live/x"]
+            ["source/6.1.1-1.77.partial/x", "prepared/b.77.partial/x", "view/dead/x", "view/live/x"]
         {
             fs::create_dir_all(dir.path().join(path)).unwrap();
         }
@@ -227,7 +235,7 @@ mod tests {
         view.lock().unwrap();
         Cache::open(Some(dir.path())).unwrap();
         assert!(names(&dir.path().join("source")).is_empty());
-        assert_eq!(names(&dir.path().join("prepared")), ["b.partial"]);
+        assert_eq!(names(&dir.path().join("prepared")), ["b.77.partial"]);
         assert_eq!(names(&dir.path().join("view")), ["live"]);
         drop((held, view));
         Cache::open(Some(dir.path())).unwrap();

@@ -31,7 +31,7 @@ impl Cache {
                 Err(other) => return Err(other),
             }
         }
-        let partial = dir.join(format!("{}.partial", package.file_name()));
+        let partial = self.partial("download", &package.file_name());
         tree::remove(&partial)?;
         fs::create_dir(&partial).at("create", &partial)?;
         let fetched = self.download(package, &partial, &file).and_then(|got| {
@@ -196,7 +196,10 @@ mod tests {
         let right = package(hello);
         let file = dir.path().join("download").join(right.file_name());
         fs::write(&file, "hello").unwrap();
-        assert_eq!(cache.fetch(&kernel(right.clone()), Part::Source).unwrap(), [file.clone()]);
+        assert_eq!(
+            cache.fetch(&kernel(right.clone()), Part::Source).unwrap(),
+            std::slice::from_ref(&file)
+        );
         fs::write(&file, "hellx").unwrap();
         // Damaged: thrown away, and the archive does not have it.
         let error = cache.fetch(&kernel(right), Part::Source).unwrap_err();

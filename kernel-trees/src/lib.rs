@@ -25,6 +25,7 @@ mod view;
 
 pub use cache::Cache;
 pub use error::{Error, Result};
+pub use kbuild::{CompileCommand, Kbuild, Link, ObjectOwner, Owner};
 pub use manifest::{Kernel, Manifest, Package, Part};
 pub use prepare::{Prepared, SourceId};
 pub use progress::{Progress, Quiet, Stderr};

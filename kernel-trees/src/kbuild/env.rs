@@ -50,11 +50,6 @@ impl MakeEnv {
         Ok(Self { root: root.to_owned(), variables })
     }
 
-    /// The value of an exported variable.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.variables.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
-    }
-
     /// A `make` below the top Makefile.
     pub(crate) fn make(&self) -> Command {
         let mut make = Command::new("make");

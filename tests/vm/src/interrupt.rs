@@ -3,16 +3,30 @@
 //! `Drop` does not run on a signal, so every run is also known here. (When even this process is
 //! killed outright, the kernel kills QEMU: see `qemu.rs`.)
 
-use std::path::PathBuf;
-use std::process::Child;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
+use crate::error::Error;
+
 /// What must go when the run goes.
 #[derive(Debug)]
-pub(crate) struct Running {
-    pub(crate) child: Child,
-    pub(crate) dir: PathBuf,
+struct Running {
+    dir: PathBuf,
+    child: Option<Child>,
+}
+
+impl Running {
+    /// Ends the guest and removes its files. Nothing could be done about a failure: it is the
+    /// end of the run, or of the process.
+    fn end(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
 }
 
 static RUNNING: Mutex<Vec<Arc<Mutex<Running>>>> = Mutex::new(Vec::new());
@@ -25,47 +39,74 @@ static HANDLER: Once = Once::new();
 pub fn stop_all() {
     STOPPED.store(true, Ordering::SeqCst);
     for running in lock(&RUNNING).iter() {
-        let mut running = lock(running);
-        // Nothing is left to do about a failure here: the process is about to end.
-        let _ = running.child.kill();
-        let _ = std::fs::remove_dir_all(&running.dir);
+        lock(running).end();
     }
 }
 
-/// Whether [`stop_all`] was called.
-pub(crate) fn stopped() -> bool {
-    STOPPED.load(Ordering::SeqCst)
+fn check_stopped() -> Result<(), Error> {
+    if STOPPED.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { Ok(()) }
 }
 
-/// Makes `running` known until the returned guard is dropped.
-pub(crate) fn register(running: Running) -> Guard {
-    HANDLER.call_once(|| {
-        // Fails where the program has a handler of its own, which then calls `stop_all`.
-        let _ = ctrlc::try_set_handler(|| {
-            stop_all();
-            std::process::exit(130);
+/// A run's directory and, once started, its guest. Dropped, both are gone.
+#[derive(Debug)]
+pub(crate) struct Run {
+    running: Arc<Mutex<Running>>,
+    dir: PathBuf,
+}
+
+impl Run {
+    /// Creates the directory.
+    pub(crate) fn begin() -> Result<Run, Error> {
+        HANDLER.call_once(|| {
+            // Fails where the program has a handler of its own, which then calls `stop_all`.
+            let _ = ctrlc::try_set_handler(|| {
+                stop_all();
+                std::process::exit(130);
+            });
         });
-    });
-    let running = Arc::new(Mutex::new(running));
-    lock(&RUNNING).push(Arc::clone(&running));
-    Guard(running)
-}
+        // Locked, so that `stop_all` comes before the directory is there or sees it.
+        let mut runs = lock(&RUNNING);
+        check_stopped()?;
+        let dir = tempfile::Builder::new()
+            .prefix("dynamos-vm-")
+            .tempdir()
+            .map_err(Error::file("create a directory in", std::env::temp_dir()))?
+            .keep();
+        let running = Arc::new(Mutex::new(Running { dir: dir.clone(), child: None }));
+        runs.push(Arc::clone(&running));
+        Ok(Run { running, dir })
+    }
 
-/// A guest that is running; dropped, it is dead.
-pub(crate) struct Guard(Arc<Mutex<Running>>);
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
 
-impl Guard {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Running> {
-        lock(&self.0)
+    /// Starts the guest.
+    pub(crate) fn start(&self, command: &mut Command) -> Result<(), Error> {
+        let mut running = lock(&self.running);
+        check_stopped()?;
+        let child = command.spawn().map_err(|e| Error::Tool {
+            program: command.get_program().to_string_lossy().into_owned(),
+            reason: e.to_string(),
+        })?;
+        running.child = Some(child);
+        Ok(())
+    }
+
+    /// How the guest ended, if it has.
+    pub(crate) fn ended(&self) -> Result<Option<ExitStatus>, Error> {
+        check_stopped()?;
+        match &mut lock(&self.running).child {
+            Some(child) => child.try_wait().map_err(Error::file("wait for QEMU in", &self.dir)),
+            None => Err(Error::Interrupted),
+        }
     }
 }
 
-impl Drop for Guard {
+impl Drop for Run {
     fn drop(&mut self) {
-        lock(&RUNNING).retain(|r| !Arc::ptr_eq(r, &self.0));
-        let mut running = self.lock();
-        let _ = running.child.kill();
-        let _ = running.child.wait();
+        lock(&RUNNING).retain(|r| !Arc::ptr_eq(r, &self.running));
+        lock(&self.running).end();
     }
 }
 

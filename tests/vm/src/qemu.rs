@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::interrupt::{self, Running};
+use crate::interrupt::Run;
 use crate::results::Messages;
 
 /// How often the two ports are looked at.
@@ -67,11 +67,8 @@ pub(crate) fn run(machine: &Machine, vmlinuz: &Path, initramfs: &[u8]) -> Result
             vmlinuz.display()
         )));
     }
-    let dir = tempfile::Builder::new()
-        .prefix("dynamos-vm-")
-        .tempdir()
-        .map_err(Error::file("create a directory in", std::env::temp_dir()))?;
-    let path = |name: &str| dir.path().join(name);
+    let run = Run::begin()?;
+    let path = |name: &str| run.dir().join(name);
     std::fs::write(path("initramfs"), initramfs)
         .map_err(Error::file("write", path("initramfs")))?;
     for (number, bytes) in machine.disks.iter().enumerate() {
@@ -81,21 +78,13 @@ pub(crate) fn run(machine: &Machine, vmlinuz: &Path, initramfs: &[u8]) -> Result
         std::fs::File::create(path("stderr")).map_err(Error::file("create", path("stderr")))?;
 
     let start = Instant::now();
-    let child = command(machine, vmlinuz, dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(errors)
-        .spawn()
-        .map_err(|e| Error::Tool {
-            program: "qemu-system-x86_64".to_owned(),
-            reason: e.to_string(),
-        })?;
-    let guard = interrupt::register(Running { child, dir: dir.path().to_owned() });
-    let ended = wait(&guard, dir.path(), start + machine.limit)?;
-    drop(guard);
-    if interrupt::stopped() {
-        return Err(Error::Interrupted);
-    }
+    run.start(
+        command(machine, vmlinuz, run.dir())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors),
+    )?;
+    let ended = wait(&run, start + machine.limit)?;
     let elapsed = start.elapsed();
 
     let console = read(&path("console")).replace('\r', "");
@@ -116,15 +105,12 @@ fn command(machine: &Machine, vmlinuz: &Path, dir: &Path) -> Command {
     command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.args(["-machine", "pc", "-cpu", "max"]);
-    match machine.icount {
-        // Counting instructions makes one thread of all CPUs.
-        Some(shift) => {
-            command.args(["-accel", "tcg,thread=single"]);
-            command.arg("-icount").arg(format!("shift={shift},sleep=off"));
-        }
-        None => {
-            command.args(["-accel", "tcg,thread=multi"]);
-        }
+    // One thread for all CPUs: with several, QEMU 7.2 may run a stale translation of code that the
+    // kernel has just patched, and the guest dies of an int3 that is no longer there (ftrace alone
+    // does it, without any module of ours).
+    command.args(["-accel", "tcg,thread=single"]);
+    if let Some(shift) = machine.icount {
+        command.arg("-icount").arg(format!("shift={shift},sleep=off"));
     }
     command.arg("-smp").arg(machine.cpus.to_string());
     command.arg("-m").arg(machine.memory_mib.to_string());
@@ -146,20 +132,19 @@ fn option_path(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
-fn wait(guard: &interrupt::Guard, dir: &Path, mut deadline: Instant) -> Result<Ended, Error> {
+/// Waits for QEMU's end, or for `deadline`: then the caller drops the run, and QEMU with it.
+fn wait(run: &Run, mut deadline: Instant) -> Result<Ended, Error> {
     let mut script_ended = false;
     loop {
-        let status = guard.lock().child.try_wait().map_err(Error::file("wait for QEMU in", dir))?;
-        if let Some(status) = status {
-            let stderr = read(&dir.join("stderr"));
-            let said = if stderr.trim().is_empty() {
-                String::new()
-            } else {
-                format!(": {}", stderr.trim())
+        if let Some(status) = run.ended()? {
+            let stderr = read(&run.dir().join("stderr"));
+            let said = match stderr.trim() {
+                "" => String::new(),
+                text => format!(": {text}"),
             };
             return Ok(Ended::Exited(format!("QEMU's {status}{said}")));
         }
-        if !script_ended && Messages::read(&read(&dir.join("messages"))).status.is_some() {
+        if !script_ended && Messages::read(&read(&run.dir().join("messages"))).status.is_some() {
             script_ended = true;
             deadline = Instant::now() + POWER_OFF;
         }
@@ -185,7 +170,8 @@ fn make_disk(path: &Path, bytes: u64) -> Result<(), Error> {
     let failed = |reason: String| Error::Tool { program: "mkfs.ext4".to_owned(), reason };
     let output = Command::new("mkfs.ext4")
         .env("PATH", search)
-        .args(["-q", "-F", "-U", UUID, "-E", &format!("hash_seed={UUID}")])
+        // The block size of every disk of a usual size; mkfs takes 1024 for a small one.
+        .args(["-q", "-F", "-b", "4096", "-U", UUID, "-E", &format!("hash_seed={UUID}")])
         .arg(path)
         .output()
         .map_err(|e| failed(e.to_string()))?;

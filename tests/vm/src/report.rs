@@ -84,7 +84,27 @@ pub(crate) fn find(console: &str) -> Vec<Report> {
             lines_in_last = (count < LONGEST && !ended).then_some(count + 1);
         }
     }
-    reports
+    fold_deaths(reports)
+}
+
+/// A task that an oops kills may be warned about on its way out (`do_exit` finds its block plug,
+/// for one): that belongs to the oops.
+fn fold_deaths(reports: Vec<Report>) -> Vec<Report> {
+    let mut folded: Vec<Report> = Vec::new();
+    for report in reports {
+        match folded.last_mut() {
+            Some(oops)
+                if oops.contains("] Oops: ")
+                    && report.title.starts_with("WARNING: ")
+                    && report.contains(" make_task_dead+") =>
+            {
+                oops.text.push('\n');
+                oops.text.push_str(&report.text);
+            }
+            _ => folded.push(report),
+        }
+    }
+    folded
 }
 
 /// The line that says the kernel panicked.
@@ -197,5 +217,21 @@ mod tests {
 [    1.000001] BUG: sleeping function called from invalid context
 ";
         assert_eq!(titles(console).len(), 2);
+    }
+
+    #[test]
+    fn the_death_of_the_task_belongs_to_its_oops() {
+        let oops = "\
+[    1.000000] BUG: kernel NULL pointer dereference, address: 0000000000000008
+[    1.000001] Oops: 0000 [#1] PREEMPT SMP
+[    1.000002] ---[ end trace 0000000000000000 ]---
+";
+        let warning = "\
+[    1.000003] WARNING: CPU: 0 PID: 113 at kernel/exit.c:823 do_exit+0x904/0xb10
+";
+        let death = "[    1.000004]  make_task_dead+0x8d/0x90\n";
+        assert_eq!(find(&format!("{oops}{warning}{death}")).len(), 1);
+        assert_eq!(find(&format!("{oops}{warning}")).len(), 2);
+        assert_eq!(find(&format!("{warning}{warning}{death}")).len(), 2);
     }
 }

@@ -47,7 +47,8 @@ fn hold(victim: &mut Child, scratch: &Path) -> Result<&'static str> {
         Ok(text.trim().to_string())
     };
     let thread = Pid::from_raw(line()?.parse().context("the victim's thread id")?);
-    ptrace::seize(thread, ptrace::Options::PTRACE_O_TRACESYSGOOD).context("cannot trace the victim")?;
+    ptrace::seize(thread, ptrace::Options::PTRACE_O_TRACESYSGOOD)
+        .context("cannot trace the victim")?;
     ptrace::interrupt(thread)?;
     wait(thread)?;
     std::fs::write(scratch.join("go"), "")?;
@@ -69,7 +70,8 @@ fn hold(victim: &mut Child, scratch: &Path) -> Result<&'static str> {
 }
 
 fn wait(thread: Pid) -> Result<WaitStatus> {
-    let status = waitpid(thread, Some(WaitPidFlag::__WALL)).context("cannot wait for the victim")?;
+    let status =
+        waitpid(thread, Some(WaitPidFlag::__WALL)).context("cannot wait for the victim")?;
     if let WaitStatus::Exited(..) | WaitStatus::Signaled(..) = status {
         bail!("the victim ended early");
     }

@@ -1,0 +1,298 @@
+//! Content: initialisers, strings, constants, out-of-line code.
+
+use super::{Cause, Comparer, Difference, Key, MAX_DEPTH, Same};
+use crate::decode;
+use crate::load::SectionId;
+use crate::model::{DataId, Place};
+use crate::names::base;
+use crate::object_file::Object;
+
+type Extent = (SectionId, u64, u64);
+
+/// Bits that do not count, by offset from the start: line numbers in data.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Mask {
+    bits: Vec<(u64, u8)>,
+    /// A pointer that is compared elsewhere.
+    skip: Option<u64>,
+}
+
+impl Mask {
+    pub(crate) fn bytes(offset: u64, len: u64) -> Self {
+        Self { bits: (offset..offset + len).map(|o| (o, 0xff)).collect(), skip: None }
+    }
+
+    /// `_ddebug.lineno`, an 18-bit field (include/linux/dynamic_debug.h).
+    fn ddebug() -> Self {
+        Self { bits: vec![(32, 0xff), (33, 0xff), (34, 0x03)], skip: None }
+    }
+
+    /// All but the pointer at that offset.
+    pub(crate) fn skipping(offset: u64) -> Self {
+        Self { bits: Vec::new(), skip: Some(offset) }
+    }
+
+    fn at(&self, offset: u64) -> u8 {
+        self.bits.iter().find(|(o, _)| *o == offset).map_or(0, |(_, bits)| *bits)
+    }
+
+    fn covers(&self, difference: impl Iterator<Item = (u64, u8)>) -> Option<u64> {
+        difference.filter(|(o, bits)| bits & !self.at(*o) != 0).map(|(o, _)| o).next()
+    }
+}
+
+/// The bits of a data object that hold a source line.
+pub(crate) fn line_mask(object: &Object<'_>, id: DataId) -> Mask {
+    let Some(data) = object.model.data_object(id) else { return Mask::default() };
+    let size = data.end - data.start;
+    match object.section_name(data.section) {
+        "__dyndbg" if size >= 40 => Mask::ddebug(),
+        // struct ftrace_branch_data, struct codetag
+        "_ftrace_branch" | "_ftrace_annotated_branch" => Mask::bytes(16, 4),
+        "alloc_tags" => Mask::bytes(4, 4),
+        // struct pi_entry (include/linux/printk.h), reached through .printk_index
+        _ if base(&data.name).text == "_entry" && size == 44 && indexed(object, id) => {
+            Mask::bytes(24, 4)
+        }
+        _ => Mask::default(),
+    }
+}
+
+fn indexed(object: &Object<'_>, id: DataId) -> bool {
+    object.referrers().data_of_data.get(&id).is_some_and(|from| {
+        from.iter().any(|d| {
+            object
+                .model
+                .data_object(*d)
+                .is_some_and(|d| object.section_name(d.section) == ".printk_index")
+        })
+    })
+}
+
+impl Comparer<'_, '_> {
+    /// Compares the initialisers of two data objects: their own bytes and what they point to
+    /// by name, but not what is behind those names.
+    pub fn data(&self, x: DataId, y: DataId) -> Same {
+        let (Some(dx), Some(dy)) = (self.a.model.data_object(x), self.b.model.data_object(y))
+        else {
+            return Err(Difference::new(Cause::Unclear, "data is not in its object"));
+        };
+        let mask = line_mask(self.a, x);
+        self.raw((dx.section, dx.start, dx.end), (dy.section, dy.start, dy.end), &mask, false)
+    }
+
+    /// Compares two whole sections.
+    pub(crate) fn whole_sections(
+        &self,
+        (x, size_x): (SectionId, u64),
+        (y, size_y): (SectionId, u64),
+    ) -> Same {
+        self.content((x, 0, size_x), (y, 0, size_y), false)
+    }
+
+    /// Compares two pieces of code between functions.
+    pub(crate) fn unnamed_code(&self, x: Extent, y: Extent) -> Same {
+        self.content(x, y, false)
+    }
+
+    /// Compares content that no symbol names.
+    pub(super) fn anonymous(
+        &self,
+        (sx, ox): (SectionId, i64),
+        (sy, oy): (SectionId, i64),
+        deep: bool,
+    ) -> Same {
+        let (Some(x), Some(y)) = (extent(self.a, sx, ox), extent(self.b, sy, oy)) else {
+            return Err(Difference::new(
+                Cause::Unclear,
+                format!(
+                    "refers to {}, outside of any object",
+                    self.b.describe(Place::Anonymous { section: sy, offset: oy })
+                ),
+            ));
+        };
+        if let (Some(p), Some(q)) = (string(self.a, x), string(self.b, y)) {
+            return if p == q {
+                Ok(())
+            } else {
+                Err(Difference::new(Cause::String, format!("string {q:?} instead of {p:?}")))
+            };
+        }
+        let writable = |o: &Object<'_>, s| !super::is_read_only(o, s);
+        if writable(self.a, sx) || writable(self.b, sy) {
+            // State without a name cannot be told from other state.
+            return Err(Difference::new(
+                Cause::Unclear,
+                format!("refers to unnamed writable data in {}", self.b.section_name(sy)),
+            ));
+        }
+        let section = self.b.section_name(sy);
+        self.content(x, y, deep).map_err(|d| match d.cause {
+            Cause::String | Cause::Constant => d,
+            _ => Difference {
+                cause: Cause::Constant,
+                text: format!("unnamed content of {section} changed: {}", d.text),
+                ..d
+            },
+        })
+    }
+
+    /// Compares two pieces of content, following what they point to. A piece that is being
+    /// compared further up counts as equal there: cycles are equal if nothing in them differs.
+    pub(super) fn content(&self, x: Extent, y: Extent, deep: bool) -> Same {
+        let key: Key = (x.0, x.1, x.2, y.0, y.1, y.2, deep);
+        if self.equal.borrow().contains(&key) || !self.visited.borrow_mut().insert(key) {
+            return Ok(());
+        }
+        let depth = self.depth.get();
+        if depth > MAX_DEPTH {
+            return Err(Difference::new(Cause::Unclear, "data nests too deep to be followed"));
+        }
+        self.depth.set(depth + 1);
+        let same = self.content_uncached(x, y, deep);
+        self.depth.set(depth);
+        // A difference anywhere makes the outermost question fail, so what was assumed on the
+        // way is believed only when that one succeeds.
+        if depth == 0 {
+            let assumed = std::mem::take(&mut *self.visited.borrow_mut());
+            if same.is_ok() {
+                self.equal.borrow_mut().extend(assumed);
+            }
+        }
+        same
+    }
+
+    fn content_uncached(&self, x: Extent, y: Extent, deep: bool) -> Same {
+        let exec = |o: &Object<'_>, e: Extent| {
+            o.elf.sections.get(e.0.0 as usize).is_some_and(|s| s.is_exec())
+        };
+        match (exec(self.a, x), exec(self.b, y)) {
+            (true, true) => {
+                let none = |_| false;
+                let p = decode::decode(&self.a.elf, &self.a.model, x.0, (x.1, x.2), &none);
+                let q = decode::decode(&self.b.elf, &self.b.model, y.0, (y.1, y.2), &none);
+                self.code((&p, x), (&q, y))
+            }
+            (false, false) => self.raw(x, y, &Mask::default(), deep),
+            _ => Err(Difference::new(Cause::Reference, "code instead of data")),
+        }
+    }
+
+    /// Compares bytes and relocations.
+    pub(super) fn raw(&self, x: Extent, y: Extent, mask: &Mask, deep: bool) -> Same {
+        let sections =
+            (self.a.elf.sections.get(x.0.0 as usize), self.b.elf.sections.get(y.0.0 as usize));
+        let (Some(section_a), Some(section_b)) = sections else {
+            return Err(Difference::new(Cause::Unclear, "no such section"));
+        };
+        let (len_a, len_b) = (x.2.saturating_sub(x.1), y.2.saturating_sub(y.1));
+        if len_a != len_b {
+            return Err(Difference::new(
+                Cause::Initialiser,
+                format!("{len_b} bytes instead of {len_a}"),
+            ));
+        }
+        let (refs_a, refs_b) =
+            (section_a.relocations_in(x.1, x.2), section_b.relocations_in(y.1, y.2));
+        let covered = |at: u64| {
+            refs_a.iter().any(|r| (r.offset - x.1..r.offset - x.1 + r.width()).contains(&at))
+        };
+        let zero = |s: &crate::load::Section<'_>, e: Extent| {
+            s.is_nobits().then(|| vec![0; usize::try_from(len_a.min(s.size - e.1)).unwrap_or(0)])
+        };
+        let (zero_a, zero_b) = match (section_a.is_nobits(), section_b.is_nobits()) {
+            (true, true) => return Ok(()),
+            _ => (zero(section_a, x), zero(section_b, y)),
+        };
+        let bytes_a = zero_a.as_deref().or_else(|| section_a.bytes(x.1, len_a));
+        let bytes_b = zero_b.as_deref().or_else(|| section_b.bytes(y.1, len_b));
+        let (Some(bytes_a), Some(bytes_b)) = (bytes_a, bytes_b) else {
+            return Err(Difference::new(Cause::Unclear, "outside of its section"));
+        };
+        if refs_a.len() != refs_b.len() {
+            return Err(Difference::new(
+                Cause::Initialiser,
+                format!("{} pointers instead of {}", refs_b.len(), refs_a.len()),
+            ));
+        }
+        for (p, q) in refs_a.iter().zip(refs_b) {
+            let at = p.offset - x.1;
+            if at != q.offset - y.1 || p.kind() != q.kind() {
+                return Err(Difference::new(
+                    Cause::Initialiser,
+                    format!("another kind of pointer at offset {at:#x}"),
+                ));
+            }
+            if mask.skip == Some(at) {
+                continue;
+            }
+            let to_a = self.a.model.resolve(&self.a.elf, p.symbol, p.addend);
+            let to_b = self.b.model.resolve(&self.b.elf, q.symbol, q.addend);
+            self.place(to_a, to_b, deep)
+                .map_err(|d| Difference { text: format!("at {at:#x}: {}", d.text), ..d })?;
+        }
+        let differing = bytes_a
+            .iter()
+            .zip(bytes_b)
+            .enumerate()
+            .map(|(i, (p, q))| (i as u64, p ^ q))
+            .filter(|(i, bits)| *bits != 0 && !covered(*i));
+        match mask.covers(differing) {
+            None => Ok(()),
+            Some(at) => {
+                let byte = |bytes: &[u8]| bytes.get(at as usize).copied().unwrap_or(0);
+                Err(Difference::new(
+                    Cause::Initialiser,
+                    format!(
+                        "byte {at:#x} is {:#04x} instead of {:#04x}",
+                        byte(bytes_b),
+                        byte(bytes_a)
+                    ),
+                ))
+            }
+        }
+    }
+}
+
+/// Where unnamed content ends: at its NUL, at the end of its merge entry, or where the next
+/// thing begins that anything refers to.
+fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<Extent> {
+    let section = object.elf.sections.get(id.0 as usize)?;
+    let start = u64::try_from(offset).ok()?;
+    if start >= section.size {
+        return None;
+    }
+    if section.is_strings() && section.entsize <= 1 {
+        let rest = section.bytes(start, section.size - start)?;
+        let nul = rest.iter().position(|b| *b == 0)? as u64;
+        return Some((id, start, start + nul + 1));
+    }
+    if section.is_merge() && section.entsize > 0 {
+        let end = (start - start % section.entsize).saturating_add(section.entsize);
+        return Some((id, start, end.min(section.size)));
+    }
+    let boundary = object
+        .referrers()
+        .boundaries
+        .get(&id)
+        .and_then(|b| b.iter().find(|at| **at > start))
+        .copied();
+    let named = object
+        .model
+        .data_in(id)
+        .iter()
+        .filter_map(|d| object.model.data_object(*d))
+        .map(|d| d.start)
+        .find(|at| *at > start);
+    Some((id, start, section.size.min(boundary.unwrap_or(u64::MAX)).min(named.unwrap_or(u64::MAX))))
+}
+
+/// The text of a piece of a string section.
+fn string(object: &Object<'_>, (id, start, end): Extent) -> Option<String> {
+    let section = object.elf.sections.get(id.0 as usize)?;
+    if !section.is_strings() || !section.relocations_in(start, end).is_empty() {
+        return None;
+    }
+    let bytes = section.bytes(start, end - start)?;
+    Some(String::from_utf8_lossy(bytes.strip_suffix(b"\0").unwrap_or(bytes)).into_owned())
+}

@@ -1,0 +1,374 @@
+//! Phase 5: which function and which data object of v2 is which of v1.
+//!
+//! Functions go by name. What carries a compiler's number goes by who refers to it from where:
+//! the instructions of the two referring functions are aligned, and each aligned pair of
+//! references is a vote. A number is never a reason for anything.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
+
+use iced_x86::OpKind;
+
+use crate::decode::Insn;
+use crate::model::{DataId, FunctionId, Place};
+use crate::names::{Base, base, is_numbered};
+use crate::object_file::Object;
+
+/// The pairs; what is in no pair is old (v1 only) or new (v2 only).
+#[derive(Debug, Default, Clone)]
+pub struct Correlation {
+    /// v1 function → v2 function.
+    pub functions: BTreeMap<FunctionId, FunctionId>,
+    /// v2 function → v1 function.
+    pub functions_back: BTreeMap<FunctionId, FunctionId>,
+    /// v1 data object → v2 data object.
+    pub data: BTreeMap<DataId, DataId>,
+    /// v2 data object → v1 data object.
+    pub data_back: BTreeMap<DataId, DataId>,
+}
+
+impl Correlation {
+    /// Pairs the functions and data objects of two objects.
+    pub fn build(a: &Object<'_>, b: &Object<'_>) -> Self {
+        let mut all = Self::default();
+        all.functions_by_name(a, b);
+        all.clones(a, b);
+        all.cold_parts(a, b);
+        all.data_by_name(a, b);
+        all.data_by_votes(a, b);
+        all.data_left_over(a, b);
+        all
+    }
+
+    fn pair_functions(&mut self, a: FunctionId, b: FunctionId) {
+        if !self.functions.contains_key(&a) && !self.functions_back.contains_key(&b) {
+            self.functions.insert(a, b);
+            self.functions_back.insert(b, a);
+        }
+    }
+
+    fn pair_data(&mut self, a: DataId, b: DataId) {
+        if !self.data.contains_key(&a) && !self.data_back.contains_key(&b) {
+            self.data.insert(a, b);
+            self.data_back.insert(b, a);
+        }
+    }
+
+    fn functions_by_name(&mut self, a: &Object<'_>, b: &Object<'_>) {
+        let names: HashMap<&str, FunctionId> = b
+            .model
+            .functions()
+            .filter(|(_, f)| base(&f.name).clone.is_empty())
+            .map(|(id, f)| (f.name.as_str(), id))
+            .collect();
+        for (id, f) in a.model.functions() {
+            if let Some(other) = names.get(f.name.as_str()) {
+                self.pair_functions(id, *other);
+            }
+        }
+    }
+
+    /// gcc's clones of functions: equal bodies first, then equal names, then what is left over
+    /// as the only one of its kind.
+    fn clones(&mut self, a: &Object<'_>, b: &Object<'_>) {
+        let groups_a = self.clone_groups(a, true);
+        let groups_b = self.clone_groups(b, false);
+        for (text, of_a) in &groups_a {
+            let Some(of_b) = groups_b.get(text) else { continue };
+            for same_kind in [true, false] {
+                self.pair_clones(of_a, of_b, |(x, base_x), (y, base_y)| {
+                    (!same_kind || base_x.clone == base_y.clone)
+                        && fingerprint(a, x) == fingerprint(b, y)
+                });
+            }
+            self.pair_clones(of_a, of_b, |(x, _), (y, _)| {
+                a.function(x).map(|f| &f.name) == b.function(y).map(|f| &f.name)
+            });
+            let kinds: BTreeSet<&str> = of_a.iter().map(|(_, b)| b.clone.as_str()).collect();
+            for kind in kinds {
+                let left_a: Vec<_> = of_a
+                    .iter()
+                    .filter(|(id, b)| b.clone == kind && !self.functions.contains_key(id))
+                    .collect();
+                let left_b: Vec<_> = of_b
+                    .iter()
+                    .filter(|(id, b)| b.clone == kind && !self.functions_back.contains_key(id))
+                    .collect();
+                if let ([(x, _)], [(y, _)]) = (left_a.as_slice(), left_b.as_slice()) {
+                    self.pair_functions(*x, *y);
+                }
+            }
+        }
+    }
+
+    fn pair_clones(
+        &mut self,
+        of_a: &[(FunctionId, Base)],
+        of_b: &[(FunctionId, Base)],
+        same: impl Fn((FunctionId, &Base), (FunctionId, &Base)) -> bool,
+    ) {
+        for (x, base_x) in of_a {
+            if self.functions.contains_key(x) {
+                continue;
+            }
+            let found = of_b
+                .iter()
+                .find(|(y, base_y)| {
+                    !self.functions_back.contains_key(y) && same((*x, base_x), (*y, base_y))
+                })
+                .map(|(y, _)| *y);
+            if let Some(y) = found {
+                self.pair_functions(*x, y);
+            }
+        }
+    }
+
+    /// Functions in no pair yet, by the name the programmer wrote.
+    fn clone_groups(
+        &self,
+        object: &Object<'_>,
+        first: bool,
+    ) -> BTreeMap<String, Vec<(FunctionId, Base)>> {
+        let mut groups: BTreeMap<String, Vec<(FunctionId, Base)>> = BTreeMap::new();
+        for (id, f) in object.model.functions() {
+            let taken = if first {
+                self.functions.contains_key(&id)
+            } else {
+                self.functions_back.contains_key(&id)
+            };
+            if !taken && f.parent.is_none() {
+                let base = base(&f.name);
+                groups.entry(base.text.clone()).or_default().push((id, base));
+            }
+        }
+        groups
+    }
+
+    fn cold_parts(&mut self, a: &Object<'_>, b: &Object<'_>) {
+        let pairs: Vec<_> = self.functions.iter().map(|(x, y)| (*x, *y)).collect();
+        for (x, y) in pairs {
+            let cold_a = a.function(x).and_then(|f| f.cold);
+            let cold_b = b.function(y).and_then(|f| f.cold);
+            if let (Some(x), Some(y)) = (cold_a, cold_b) {
+                self.pair_functions(x, y);
+            }
+        }
+    }
+
+    fn data_by_name(&mut self, a: &Object<'_>, b: &Object<'_>) {
+        let mut names: HashMap<&str, Vec<DataId>> = HashMap::new();
+        for (id, d) in b.model.data().filter(|(_, d)| !is_numbered(&d.name)) {
+            names.entry(d.name.as_str()).or_default().push(id);
+        }
+        for (id, d) in a.model.data() {
+            for other in names.get(d.name.as_str()).into_iter().flatten() {
+                if !self.data_back.contains_key(other) {
+                    self.pair_data(id, *other);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn data_by_votes(&mut self, a: &Object<'_>, b: &Object<'_>) {
+        let mut votes: BTreeMap<(DataId, DataId), usize> = BTreeMap::new();
+        for (x, y) in &self.functions {
+            let (of_a, of_b) = (numbered(a, *x), numbered(b, *y));
+            if of_a.is_empty() || of_b.is_empty() {
+                continue;
+            }
+            for (i, j) in align(a, *x, b, *y) {
+                for (da, db) in of_a
+                    .get(&i)
+                    .into_iter()
+                    .flatten()
+                    .flat_map(|da| of_b.get(&j).into_iter().flatten().map(move |db| (*da, *db)))
+                {
+                    if same_base(a, da, b, db) {
+                        *votes.entry((da, db)).or_default() += 1;
+                    }
+                }
+            }
+        }
+        let mut sorted: Vec<_> = votes.into_iter().collect();
+        sorted.sort_by_key(|(pair, count)| (std::cmp::Reverse(*count), *pair));
+        for ((da, db), _) in sorted {
+            self.pair_data(da, db);
+        }
+    }
+
+    /// Numbered objects that no aligned pair of instructions refers to: equal content first,
+    /// then what is the only one left and has a user in common.
+    fn data_left_over(&mut self, a: &Object<'_>, b: &Object<'_>) {
+        let left_a = self.left_over(a, true);
+        let left_b = self.left_over(b, false);
+        for (text, of_a) in &left_a {
+            let Some(of_b) = left_b.get(text) else { continue };
+            for x in of_a {
+                let twin = of_b.iter().find(|y| {
+                    !self.data_back.contains_key(y)
+                        && self.share_users(a, *x, b, **y)
+                        && same_content(a, *x, b, **y)
+                });
+                if let Some(y) = twin.copied() {
+                    self.pair_data(*x, y);
+                }
+            }
+            let rest_a: Vec<_> = of_a.iter().filter(|x| !self.data.contains_key(x)).collect();
+            let rest_b: Vec<_> = of_b.iter().filter(|y| !self.data_back.contains_key(y)).collect();
+            if let ([x], [y]) = (rest_a.as_slice(), rest_b.as_slice())
+                && self.share_users(a, **x, b, **y)
+            {
+                self.pair_data(**x, **y);
+            }
+        }
+    }
+
+    fn left_over(&self, object: &Object<'_>, first: bool) -> BTreeMap<String, Vec<DataId>> {
+        let mut groups: BTreeMap<String, Vec<DataId>> = BTreeMap::new();
+        for (id, d) in object.model.data() {
+            let taken =
+                if first { self.data.contains_key(&id) } else { self.data_back.contains_key(&id) };
+            if !taken {
+                groups.entry(base(&d.name).text).or_default().push(id);
+            }
+        }
+        groups
+    }
+
+    /// Whether some function uses both, or none uses either.
+    fn share_users(&self, a: &Object<'_>, x: DataId, b: &Object<'_>, y: DataId) -> bool {
+        let users_a = a.referrers().functions_of_data.get(&x);
+        let users_b = b.referrers().functions_of_data.get(&y);
+        match (users_a, users_b) {
+            (None, None) => true,
+            (Some(of_a), Some(of_b)) => {
+                of_a.iter().any(|f| self.functions.get(f).is_some_and(|g| of_b.contains(g)))
+            }
+            _ => false,
+        }
+    }
+}
+
+fn same_base(a: &Object<'_>, x: DataId, b: &Object<'_>, y: DataId) -> bool {
+    match (a.model.data_object(x), b.model.data_object(y)) {
+        (Some(x), Some(y)) => base(&x.name).text == base(&y.name).text,
+        _ => false,
+    }
+}
+
+fn same_content(a: &Object<'_>, x: DataId, b: &Object<'_>, y: DataId) -> bool {
+    let bytes = |o: &Object<'_>, id: DataId| {
+        let d = o.model.data_object(id)?;
+        let s = o.elf.sections.get(d.section.0 as usize)?;
+        let relocated: Vec<String> = s
+            .relocations_in(d.start, d.end)
+            .iter()
+            .map(|r| base(&o.describe(o.model.resolve(&o.elf, r.symbol, r.addend))).text)
+            .collect();
+        Some((d.end - d.start, s.bytes(d.start, d.end - d.start).map(<[u8]>::to_vec), relocated))
+    };
+    bytes(a, x) == bytes(b, y)
+}
+
+/// The numbered data objects a function refers to, by instruction.
+fn numbered(object: &Object<'_>, id: FunctionId) -> BTreeMap<usize, Vec<DataId>> {
+    let mut found: BTreeMap<usize, Vec<DataId>> = BTreeMap::new();
+    for (index, insn) in object.body(id).insns.iter().enumerate() {
+        for reference in &insn.references {
+            if let Place::Data { data, .. } = reference.place
+                && object.model.data_object(data).is_some_and(|d| is_numbered(&d.name))
+            {
+                found.entry(index).or_default().push(data);
+            }
+        }
+    }
+    // A static key is known by its jump-table entry alone.
+    for entry in object.special_entries(id) {
+        let start = object.function(id).map_or(0, |f| f.start);
+        let (index, _) = object.body(id).position(start + entry.site);
+        for r in entry.relocations(&object.elf) {
+            if let Place::Data { data, .. } = object.model.resolve(&object.elf, r.symbol, r.addend)
+                && object.model.data_object(data).is_some_and(|d| is_numbered(&d.name))
+            {
+                found.entry(index).or_default().push(data);
+            }
+        }
+    }
+    found
+}
+
+/// Pairs of instruction indexes that correspond.
+pub(crate) fn align(
+    a: &Object<'_>,
+    x: FunctionId,
+    b: &Object<'_>,
+    y: FunctionId,
+) -> Vec<(usize, usize)> {
+    let of_a: Vec<u64> = a.body(x).insns.iter().map(|i| token(a, i)).collect();
+    let of_b: Vec<u64> = b.body(y).insns.iter().map(|i| token(b, i)).collect();
+    if of_a == of_b {
+        return (0..of_a.len()).map(|i| (i, i)).collect();
+    }
+    let mut pairs = Vec::new();
+    for op in similar::capture_diff_slices(similar::Algorithm::Myers, &of_a, &of_b) {
+        if let similar::DiffOp::Equal { old_index, new_index, len } = op {
+            pairs.extend((0..len).map(|i| (old_index + i, new_index + i)));
+        }
+    }
+    pairs
+}
+
+/// What stays of an instruction when numbers, registers' contents and positions are left out.
+fn token(object: &Object<'_>, insn: &Insn) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hash_shape(object, insn, &mut hasher);
+    hasher.finish()
+}
+
+/// The whole body with names for targets and all numbers: equal for a clone that was renamed.
+fn fingerprint(object: &Object<'_>, id: FunctionId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for insn in &object.body(id).insns {
+        hash_shape(object, insn, &mut hasher);
+        for i in 0..insn.code.op_count() {
+            if insn.code.try_immediate(i).is_ok() {
+                insn.code.immediate(i).hash(&mut hasher);
+            }
+        }
+        insn.displacement().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+pub(crate) fn hash_shape(object: &Object<'_>, insn: &Insn, hasher: &mut DefaultHasher) {
+    insn.raw.hash(hasher);
+    insn.code.mnemonic().hash(hasher);
+    for i in 0..insn.code.op_count() {
+        match insn.code.op_kind(i) {
+            OpKind::Register => insn.code.op_register(i).hash(hasher),
+            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => 1.hash(hasher),
+            OpKind::Memory => {
+                insn.code.memory_base().hash(hasher);
+                insn.code.memory_index().hash(hasher);
+                insn.code.memory_size().hash(hasher);
+            }
+            _ => 2.hash(hasher),
+        }
+    }
+    for reference in &insn.references {
+        match reference.place {
+            Place::External { symbol, .. } => {
+                object.elf.symbol(symbol).map_or("", |s| s.name).hash(hasher);
+            }
+            Place::Function { function, offset: 0 } => {
+                object.function(function).map(|f| base(&f.name).text).hash(hasher);
+            }
+            Place::Data { data, .. } => {
+                object.model.data_object(data).map(|d| base(&d.name).text).hash(hasher);
+            }
+            _ => 3.hash(hasher),
+        }
+    }
+}

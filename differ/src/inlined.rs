@@ -1,0 +1,82 @@
+//! Which inlined function an instruction comes from, as DWARF tells.
+
+use crate::error::{Error, Result};
+use crate::lines::{Debug, Reader, address, text};
+use crate::load::{Elf, SectionId};
+
+/// All ranges of inlined subroutines of an object.
+#[derive(Debug, Default)]
+pub struct Inlined {
+    /// Start, end, depth, name; by start.
+    ranges: Vec<(u64, u64, isize, String)>,
+}
+
+impl Inlined {
+    /// Reads `DW_TAG_inlined_subroutine` of all units.
+    pub fn load(elf: &Elf<'_>) -> Result<Self> {
+        let debug = Debug::load(elf)?;
+        let dwarf = debug.dwarf();
+        let mut all = Self::default();
+        let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
+        let mut units = dwarf.units();
+        while let Some(header) = units.next().map_err(bad)? {
+            let unit = dwarf.unit(header).map_err(bad)?;
+            all.read_unit(&dwarf, &unit).map_err(bad)?;
+        }
+        all.ranges.sort();
+        Ok(all)
+    }
+
+    fn read_unit(
+        &mut self,
+        dwarf: &gimli::Dwarf<Reader<'_>>,
+        unit: &gimli::Unit<Reader<'_>>,
+    ) -> gimli::Result<()> {
+        let mut depth = 0;
+        let mut entries = unit.entries();
+        while let Some((delta, entry)) = entries.next_dfs()? {
+            depth += delta;
+            if entry.tag() != gimli::DW_TAG_inlined_subroutine {
+                continue;
+            }
+            let Some(name) = origin_name(dwarf, unit, entry, 0)? else { continue };
+            let mut ranges = dwarf.die_ranges(unit, entry)?;
+            while let Some(range) = ranges.next()? {
+                if range.begin < range.end {
+                    self.ranges.push((range.begin, range.end, depth, name.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The innermost inlined function at that place.
+    pub fn at(&self, section: SectionId, offset: u64) -> Option<&str> {
+        let wanted = address(section, offset);
+        let end = self.ranges.partition_point(|r| r.0 <= wanted);
+        self.ranges
+            .get(..end)?
+            .iter()
+            .filter(|r| wanted < r.1)
+            .max_by_key(|r| (r.2, r.0))
+            .map(|r| r.3.as_str())
+    }
+}
+
+/// The name of the abstract function; origins may chain, but not for long.
+fn origin_name(
+    dwarf: &gimli::Dwarf<Reader<'_>>,
+    unit: &gimli::Unit<Reader<'_>>,
+    entry: &gimli::DebuggingInformationEntry<'_, '_, Reader<'_>>,
+    depth: usize,
+) -> gimli::Result<Option<String>> {
+    if let Some(name) = entry.attr_value(gimli::DW_AT_name)? {
+        return Ok(Some(text(dwarf.attr_string(unit, name)?)));
+    }
+    match entry.attr_value(gimli::DW_AT_abstract_origin)? {
+        Some(gimli::AttributeValue::UnitRef(offset)) if depth < 8 => {
+            origin_name(dwarf, unit, &unit.entry(offset)?, depth + 1)
+        }
+        _ => Ok(None),
+    }
+}

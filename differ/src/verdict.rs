@@ -1,0 +1,363 @@
+//! Phase 7: what became of every function and every data object, and why.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::compare::{Cause, Comparer, Difference};
+use crate::correlate::Correlation;
+use crate::error::Result;
+use crate::layout::LayoutChange;
+use crate::load::SymbolId;
+use crate::model::{DataId, FunctionId};
+use crate::object_file::Object;
+use crate::special::Class;
+
+mod data;
+
+/// What became of a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Same instructions, same references.
+    Unchanged,
+    /// Something in it or in what it reads differs.
+    Changed,
+    /// Only in v2.
+    New,
+    /// Only in v1.
+    Removed,
+    /// The same under another compiler-made name.
+    Renamed,
+    /// Changed, but cannot be replaced at run time.
+    Refused,
+}
+
+/// The verdict on one function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FunctionVerdict {
+    /// Its name in v2, or in v1 if it was removed.
+    pub name: String,
+    /// Its name in v1, if that is another.
+    pub old_name: Option<String>,
+    /// The function in v1.
+    pub v1: Option<FunctionId>,
+    /// The function in v2.
+    pub v2: Option<FunctionId>,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Why, in words.
+    pub reason: String,
+    /// What kind of difference it is, where there is one.
+    pub cause: Option<Cause>,
+    /// The function inlined at the first difference, if it is not the function's own code.
+    pub inlined: Option<String>,
+}
+
+/// What became of a data object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataChange {
+    /// Same size, same initial value.
+    Unchanged,
+    /// Another initial value.
+    Changed,
+    /// Another size.
+    Resized,
+    /// Only in v2.
+    New,
+    /// Only in v1.
+    Removed,
+}
+
+/// What a data object is for, judged by its section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataKind {
+    /// Read-only data.
+    ReadOnly,
+    /// Initialised or zeroed data that the kernel may write.
+    Writable,
+    /// One copy for every CPU.
+    PerCpu,
+    /// Written while booting, read-only after.
+    ReadOnlyAfterInit,
+    /// Freed after booting or loading.
+    Init,
+    /// `EXPORT_SYMBOL`.
+    Export,
+    /// A module parameter.
+    Parameter,
+    /// An init call.
+    Initcall,
+    /// Module information.
+    ModuleInfo,
+    /// A dynamic-debug site.
+    DynamicDebug,
+    /// A tracepoint or trace event.
+    Trace,
+    /// printk's index of formats.
+    PrintkIndex,
+    /// Read by build tools and dropped by the linker.
+    Discarded,
+    /// In another section that the kernel reads as a table.
+    Registration,
+    /// In a section not known to us.
+    Unknown,
+}
+
+/// The verdict on one data object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DataVerdict {
+    /// Its name in v2, or in v1 if it was removed.
+    pub name: String,
+    /// Its name in v1, if that is another.
+    pub old_name: Option<String>,
+    /// Its section.
+    pub section: String,
+    /// The object in v1.
+    pub v1: Option<DataId>,
+    /// The object in v2.
+    pub v2: Option<DataId>,
+    /// What it is for.
+    pub kind: DataKind,
+    /// Whether the kernel may write to it.
+    pub writable: bool,
+    /// What became of it.
+    pub change: DataChange,
+    /// Why, in words.
+    pub reason: String,
+    /// Functions whose code refers to it, in either version.
+    pub users: Vec<String>,
+}
+
+/// All facts about a pair of objects.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    /// Every function of both objects, by name.
+    pub functions: Vec<FunctionVerdict>,
+    /// Every data object of both objects, by name.
+    pub data: Vec<DataVerdict>,
+    /// Sections whose content no symbol names, and which differ.
+    pub sections: Vec<SectionChange>,
+    /// Types that differ; empty if they are equal.
+    pub layouts: Vec<LayoutChange>,
+    /// Why layouts are not known (no DWARF on a side).
+    pub layouts_unknown: Option<String>,
+    /// What each local or global symbol of v2 is called in v1.
+    pub symbol_map: BTreeMap<SymbolId, SymbolId>,
+    /// The pairs all this is based on.
+    #[serde(skip)]
+    pub correlation: Correlation,
+}
+
+/// A section without symbols that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SectionChange {
+    /// Its name.
+    pub section: String,
+    /// What it is for.
+    pub kind: DataKind,
+    /// How it differs.
+    pub reason: String,
+}
+
+/// Two builds of one source file.
+#[derive(Debug)]
+pub struct Pair;
+
+impl Pair {
+    /// Compares v1 with v2.
+    pub fn compare(v1: &Object<'_>, v2: &Object<'_>) -> Result<Comparison> {
+        let correlation = Correlation::build(v1, v2);
+        let comparer = Comparer::new(v1, v2, &correlation);
+        let functions = functions(&comparer);
+        let data = data::verdicts(&comparer);
+        let sections = data::unnamed_sections(&comparer);
+        let symbol_map = symbol_map(v1, v2, &correlation);
+        let (layouts, layouts_unknown) = crate::layout::compare(v1, v2)?;
+        Ok(Comparison {
+            functions,
+            data,
+            sections,
+            layouts,
+            layouts_unknown,
+            symbol_map,
+            correlation,
+        })
+    }
+}
+
+impl Comparison {
+    /// The verdict on the function of that name.
+    pub fn function(&self, name: &str) -> Option<&FunctionVerdict> {
+        self.functions.iter().find(|f| f.name == name)
+    }
+
+    /// What a symbol of v2 is in v1, if it is there.
+    pub fn v1_symbol(&self, v2: SymbolId) -> Option<SymbolId> {
+        self.symbol_map.get(&v2).copied()
+    }
+
+    /// Whether nothing differs that reaches the running kernel.
+    pub fn is_unchanged(&self) -> bool {
+        self.functions.iter().all(|f| matches!(f.verdict, Verdict::Unchanged | Verdict::Renamed))
+            && self
+                .data
+                .iter()
+                .all(|d| d.change == DataChange::Unchanged || d.kind == DataKind::Discarded)
+            && self.sections.is_empty()
+            && self.layouts.is_empty()
+    }
+}
+
+fn functions(comparer: &Comparer<'_, '_>) -> Vec<FunctionVerdict> {
+    let (a, b) = (comparer.a, comparer.b);
+    let mut verdicts = Vec::new();
+    for (x, f) in a.model.functions().filter(|(_, f)| f.parent.is_none()) {
+        verdicts.push(match comparer.correlation.functions.get(&x) {
+            Some(y) => pair_verdict(comparer, x, *y),
+            None => FunctionVerdict {
+                name: f.name.clone(),
+                old_name: None,
+                v1: Some(x),
+                v2: None,
+                verdict: Verdict::Removed,
+                reason: "not in v2".to_owned(),
+                cause: None,
+                inlined: None,
+            },
+        });
+    }
+    for (y, f) in b.model.functions().filter(|(_, f)| f.parent.is_none()) {
+        if comparer.correlation.functions_back.contains_key(&y) {
+            continue;
+        }
+        let obstacle = not_copyable(b, y);
+        verdicts.push(FunctionVerdict {
+            name: f.name.clone(),
+            old_name: None,
+            v1: None,
+            v2: Some(y),
+            verdict: if obstacle.is_some() { Verdict::Refused } else { Verdict::New },
+            reason: obstacle.map_or("not in v1".to_owned(), |o| format!("new, but {o}")),
+            cause: None,
+            inlined: None,
+        });
+    }
+    verdicts.sort_by(|p, q| (&p.name, p.v1, p.v2).cmp(&(&q.name, q.v1, q.v2)));
+    verdicts
+}
+
+fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> FunctionVerdict {
+    let (a, b) = (comparer.a, comparer.b);
+    let name = |o: &Object<'_>, id| o.function(id).map_or(String::new(), |f| f.name.clone());
+    let (old, new) = (name(a, x), name(b, y));
+    let mut verdict = FunctionVerdict {
+        old_name: (old != new).then(|| old.clone()),
+        name: new.clone(),
+        v1: Some(x),
+        v2: Some(y),
+        verdict: Verdict::Unchanged,
+        reason: String::new(),
+        cause: None,
+        inlined: None,
+    };
+    match comparer.functions(x, y) {
+        Ok(()) if old == new => {}
+        Ok(()) => {
+            verdict.verdict = Verdict::Renamed;
+            verdict.reason = format!("was {old}");
+        }
+        Err(difference) => {
+            let obstacle = not_redirectable(a, x).or_else(|| not_copyable(b, y));
+            verdict.inlined = inlined(a, x, b, y, &difference);
+            let via =
+                verdict.inlined.as_ref().map_or(String::new(), |n| format!(" (in {n}, inlined)"));
+            verdict.cause = Some(difference.cause);
+            (verdict.verdict, verdict.reason) = match obstacle {
+                Some(o) => (Verdict::Refused, format!("{o}; changed: {}{via}", difference.text)),
+                None => (Verdict::Changed, format!("{}{via}", difference.text)),
+            };
+        }
+    }
+    verdict
+}
+
+fn inlined(
+    a: &Object<'_>,
+    x: FunctionId,
+    b: &Object<'_>,
+    y: FunctionId,
+    difference: &Difference,
+) -> Option<String> {
+    let (at_a, at_b) = difference.at?;
+    let chain = |o: &Object<'_>, id, at| {
+        let section = o.function(id)?.section;
+        o.inlined_at(section, at)
+    };
+    chain(b, y, at_b).or_else(|| chain(a, x, at_a))
+}
+
+/// Why edition 0 cannot be redirected.
+fn not_redirectable(object: &Object<'_>, id: FunctionId) -> Option<String> {
+    let f = object.function(id)?;
+    let section = object.section_name(f.section);
+    for (prefix, what) in [
+        (".init.text", "runs only while the kernel or module starts, and is freed then"),
+        (".exit.text", "runs only while the module is unloaded"),
+        (".noinstr.text", "must not be instrumented (noinstr)"),
+        (".entry.text", "is entry code"),
+        (".head.text", "runs only at boot"),
+        (".static_call.text", "is a static call's trampoline, which the kernel rewrites"),
+    ] {
+        if section.starts_with(prefix) {
+            return Some(format!("is in {section}: {what}"));
+        }
+    }
+    if object.fentry_offset(id).is_none() {
+        return Some("has no ftrace site (notrace)".to_owned());
+    }
+    None
+}
+
+/// Why the function cannot be copied into an update.
+fn not_copyable(object: &Object<'_>, id: FunctionId) -> Option<String> {
+    let cold = object.function(id).and_then(|f| f.cold);
+    for part in std::iter::once(id).chain(cold) {
+        for entry in object.special_entries(part) {
+            let section = object.section_name(entry.section);
+            match entry.class {
+                Class::Unknown => {
+                    return Some(format!("section {section} refers to it and is not known"));
+                }
+                Class::RuntimeConstant => {
+                    return Some(format!(
+                        "it uses a run-time constant ({section}), which the kernel patches only at boot"
+                    ));
+                }
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
+fn symbol_map(
+    a: &Object<'_>,
+    b: &Object<'_>,
+    correlation: &Correlation,
+) -> BTreeMap<SymbolId, SymbolId> {
+    let mut map = BTreeMap::new();
+    for (x, y) in &correlation.functions {
+        if let (Some(f), Some(g)) = (a.function(*x), b.function(*y)) {
+            map.insert(g.symbol, f.symbol);
+        }
+    }
+    for (x, y) in &correlation.data {
+        if let (Some(d), Some(e)) = (a.model.data_object(*x), b.model.data_object(*y)) {
+            map.insert(e.symbol, d.symbol);
+        }
+    }
+    map
+}

@@ -1,0 +1,103 @@
+//! `dynamos-diff V1 V2 -o UPDATE`: compares two kernels and makes an update.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use dynamos_generator::{Request, Spec, report};
+
+/// Makes a live update of a running kernel from the difference of two kernels.
+///
+/// V1 is the kernel that runs, V2 the one that should. Each is deb:VERSION (Debian's source package; a prefix
+/// that names one is enough), a kernel source tree, or a git revision of --repo. V2 may also be a patch file,
+/// which is applied to V1.
+///
+/// Exit codes: 0 an update was made, 1 nothing to do, 2 error, 3 refused (plan.json and review.md say why).
+#[derive(Debug, Parser)]
+#[command(name = "dynamos-diff", version, max_term_width = 100)]
+struct Cli {
+    /// The kernel that runs.
+    v1: String,
+    /// The kernel that should, or a patch of V1.
+    v2: String,
+    /// Directory to put the update in; made, or replaced if it holds an update.
+    #[arg(short, long, value_name = "UPDATE")]
+    output: PathBuf,
+    /// Git repository that revisions are looked up in.
+    #[arg(long, value_name = "DIR")]
+    repo: Option<PathBuf>,
+    /// Release (`uname -r`) of the kernel that will run the update, where it does not follow from V1.
+    #[arg(long, value_name = "RELEASE")]
+    kernel: Option<String>,
+    /// Name of the kernel module, by default made of what changed.
+    #[arg(long)]
+    name: Option<String>,
+    /// Compare and report, but do not build a module.
+    #[arg(long)]
+    report_only: bool,
+    /// The most objects to compare because a header changed; with more, the header is refused.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    max_objects: usize,
+    /// Compilers and comparisons to run at once, by default the number of CPUs.
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Say nothing but errors.
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say what is done to each object.
+    #[arg(short, long)]
+    verbose: bool,
+    /// Directory for downloads and prepared trees, by default $DYNAMOS_CACHE or ~/.cache/dynamos.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Write the time each phase took, in seconds, to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    timings: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            if dynamos_generator::interrupted() {
+                eprintln!("dynamos-diff: interrupted; nothing was left behind");
+                return ExitCode::from(130);
+            }
+            eprintln!("dynamos-diff: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    dynamos_generator::watch_interrupts().context("cannot watch for Ctrl-C")?;
+    if let Some(jobs) = cli.jobs {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(jobs)
+            .build_global()
+            .context("cannot start the worker threads")?;
+    }
+    let request = Request {
+        v1: Spec::parse(&cli.v1, cli.repo.as_deref()).context("V1")?,
+        v2: Spec::parse(&cli.v2, cli.repo.as_deref()).context("V2")?,
+        kernel: cli.kernel,
+        name: cli.name,
+        output: cli.output,
+        report_only: cli.report_only,
+        max_objects: cli.max_objects,
+        cache: cli.cache,
+    };
+    let reporter = Arc::new(report::Reporter::new(cli.quiet, cli.verbose));
+    let result = dynamos_generator::run(&request, &reporter);
+    if let Some(file) = &cli.timings {
+        reporter.write_timings(file)?;
+    }
+    let plan = result?;
+    if !cli.quiet {
+        report::summary(&plan, &request.output, request.report_only);
+    }
+    Ok(ExitCode::from(report::exit_code(&plan)))
+}

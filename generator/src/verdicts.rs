@@ -1,0 +1,294 @@
+//! What the differ found out, as rows of the plan, as refusals, and as the facts that the clone closure needs.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use dynamos_differ::layout::{LayoutChange, LayoutVerdict};
+use dynamos_differ::verdict::{DataChange, DataKind, DataVerdict, FunctionVerdict, Verdict};
+use dynamos_differ::{Comparison, Object, Pair};
+use kernel_trees::CompileCommand;
+use rayon::prelude::*;
+
+use crate::assemble::UnitInput;
+use crate::build::Built;
+use crate::candidates::{Candidate, Candidates};
+use crate::plan::{DataPlan, FunctionPlan, LayoutPlan, ObjectPlan, Plan, Refusal};
+use crate::report::Reporter;
+use crate::unit::Unit;
+
+/// The objects with changed functions.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// One for each such object, in the order of their names.
+    pub units: Vec<UnitInput>,
+}
+
+/// Compares both builds of every candidate and writes the verdicts into the plan.
+pub fn judge(
+    found: &Candidates,
+    commands: &[CompileCommand],
+    built: &[Built],
+    reporter: &Reporter,
+    plan: &mut Plan,
+) -> Result<Judged> {
+    let pairs: Vec<_> = commands.iter().zip(built).collect();
+    let compared: Vec<(Comparison, Unit)> = pairs
+        .par_iter()
+        .map(|(command, built)| {
+            let name = &command.object;
+            let v1 = Object::parse(&built.v1, &format!("{name} (V1)"))?;
+            let v2 = Object::parse(&built.v2, &format!("{name} (V2)"))?;
+            Ok((Pair::compare(&v1, &v2)?, Unit::parse(&built.v1, name)?))
+        })
+        .collect::<Result<_>>()?;
+    let mut judged = Judged::default();
+    for ((command, built), (comparison, v1)) in pairs.into_iter().zip(&compared) {
+        let candidate = found.objects.get(&command.object).context("an object nobody asked for")?;
+        let rows = Rows { object: &command.object, plan };
+        let replaced = rows.fill(command, candidate, comparison);
+        reporter.detail(&format!("{}: {} functions changed", command.object, replaced.len()));
+        if replaced.is_empty() {
+            continue;
+        }
+        let v2 = Unit::parse(&built.v2, &command.object)?;
+        judged.units.push(UnitInput {
+            object: command.object.clone(),
+            owner: candidate.owner.clone(),
+            pre: Unit::parse(&built.pre, &command.object)?,
+            known: known(comparison, v1, &v2)?,
+            v2,
+            replaced,
+        });
+    }
+    Ok(judged)
+}
+
+/// V2's symbols that the running kernel has: V2's name → V1's.
+///
+/// What the compiler made up for constants has no life of its own, so it moves along with the clones instead.
+fn known(comparison: &Comparison, v1: &Unit, v2: &Unit) -> Result<BTreeMap<String, String>> {
+    let copied: Vec<&str> = comparison
+        .data
+        .iter()
+        .filter(|data| data.change != DataChange::Unchanged && is_temporary(data))
+        .map(|data| data.name.as_str())
+        .collect();
+    let mut known = BTreeMap::new();
+    for (new, old) in &comparison.symbol_map {
+        let (new, old) = (v2.symbol(new.0 as usize)?, v1.symbol(old.0 as usize)?);
+        let defined = new.named && new.section.is_some();
+        if defined && !copied.contains(&new.name.as_str()) {
+            known.insert(new.name.clone(), old.name.clone());
+        }
+    }
+    Ok(known)
+}
+
+/// Whether a constant is the compiler's own (`CSWTCH.12`, `__func__.3`), which no one else can refer to.
+fn is_temporary(data: &DataVerdict) -> bool {
+    let base = data.name.split_once('.').map(|(base, _)| base);
+    data.kind == DataKind::ReadOnly
+        && matches!(
+            base,
+            Some("CSWTCH" | "__func__" | "__FUNCTION__" | "__PRETTY_FUNCTION__" | "C")
+        )
+}
+
+struct Rows<'a> {
+    object: &'a str,
+    plan: &'a mut Plan,
+}
+
+impl Rows<'_> {
+    /// Adds everything about one object to the plan; gives the functions to replace, V2's name → V1's.
+    fn fill(
+        mut self,
+        command: &CompileCommand,
+        candidate: &Candidate,
+        comparison: &Comparison,
+    ) -> BTreeMap<String, String> {
+        let mut replaced = BTreeMap::new();
+        for function in &comparison.functions {
+            self.function(function);
+            if function.verdict == Verdict::Changed {
+                let old = function.old_name.as_ref().unwrap_or(&function.name);
+                replaced.insert(function.name.clone(), old.clone());
+            }
+        }
+        for data in &comparison.data {
+            self.data(data);
+        }
+        for section in &comparison.sections {
+            if !is_harmless(section.kind) && section.kind != DataKind::ReadOnly {
+                self.refuse(&section.section, &section.reason, "leave this change out of V2");
+            }
+        }
+        self.layouts(comparison);
+        self.plan.objects.push(ObjectPlan {
+            object: command.object.clone(),
+            source: command.source.clone(),
+            owner: candidate.owner.clone(),
+            because: candidate.because.iter().cloned().collect(),
+            functions: comparison.functions.len(),
+            changed: replaced.len(),
+        });
+        replaced
+    }
+
+    fn function(&mut self, function: &FunctionVerdict) {
+        let verdict = match function.verdict {
+            Verdict::Unchanged => return,
+            Verdict::Changed => "changed",
+            Verdict::New => "new",
+            Verdict::Removed => "removed",
+            Verdict::Renamed => "renamed",
+            Verdict::Refused => "refused",
+        };
+        self.plan.functions.push(FunctionPlan {
+            name: function.old_name.clone().unwrap_or_else(|| function.name.clone()),
+            object: self.object.into(),
+            verdict: verdict.into(),
+            reason: function.reason.clone(),
+            matched_bytes: 0,
+        });
+        if function.verdict == Verdict::Refused {
+            let remedy = "change the fix so that it leaves this function as it is, or restart the machine with \
+                          the new kernel";
+            self.refuse(&function.name, &function.reason, remedy);
+        }
+    }
+
+    fn data(&mut self, data: &DataVerdict) {
+        let verdict = match data.change {
+            DataChange::Unchanged => return,
+            DataChange::Changed => "changed",
+            DataChange::Resized => "resized",
+            DataChange::New => "new",
+            DataChange::Removed => "removed",
+        };
+        if data.kind == DataKind::Discarded {
+            return;
+        }
+        self.plan.data.push(DataPlan {
+            name: data.name.clone(),
+            object: self.object.into(),
+            verdict: verdict.into(),
+            reason: data.reason.clone(),
+        });
+        let differs = matches!(data.change, DataChange::Changed | DataChange::Resized);
+        let takes_part = matches!(
+            data.kind,
+            DataKind::Export
+                | DataKind::Parameter
+                | DataKind::Initcall
+                | DataKind::Trace
+                | DataKind::Registration
+                | DataKind::Unknown
+        );
+        let refused = if data.change == DataChange::New {
+            takes_part
+        } else {
+            differs && !is_harmless(data.kind) && !is_temporary(data)
+        };
+        if refused {
+            let reason = match data.change {
+                DataChange::New => {
+                    format!(
+                        "is new in {}, which the kernel reads only when it starts",
+                        data.section
+                    )
+                }
+                _ => format!(
+                    "{verdict}: {}; the running kernel's copy is not touched yet, and its users are {}",
+                    data.reason,
+                    users(&data.users)
+                ),
+            };
+            self.refuse(
+                &data.name,
+                &reason,
+                "change the fix so that it leaves this data as it is, or wait for state transfer",
+            );
+        }
+    }
+
+    fn layouts(&mut self, comparison: &Comparison) {
+        if let Some(why) = &comparison.layouts_unknown {
+            let reason = format!("layouts cannot be compared: {why}");
+            self.refuse(self.object, &reason, "build with debug information");
+        }
+        for layout in &comparison.layouts {
+            let row = LayoutPlan {
+                kind: spelled(&layout.kind),
+                name: layout.name.clone(),
+                object: self.object.into(),
+                verdict: spelled(&layout.verdict),
+                reason: layout_reason(layout),
+            };
+            if layout.verdict == LayoutVerdict::Changed {
+                let name = format!("{} {}", row.kind, row.name);
+                let remedy = "change the fix so that it leaves this type as it is, or wait for state transfer";
+                self.refuse(&name, &format!("its layout changed: {}", row.reason), remedy);
+            }
+            self.plan.layouts.push(row);
+        }
+    }
+
+    fn refuse(&mut self, name: &str, reason: &str, remedy: &str) {
+        self.plan.refusals.push(Refusal::new(name, reason, remedy));
+    }
+}
+
+/// The word that JSON has for it.
+fn spelled(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => "unknown".into(),
+    }
+}
+
+/// What differs in a type: its size, then its members.
+fn layout_reason(layout: &LayoutChange) -> String {
+    let mut parts = Vec::new();
+    if let ([old], [new]) = (layout.old.as_slice(), layout.new.as_slice()) {
+        if old.size != new.size {
+            parts.push(format!("size {} → {}", old.size, new.size));
+        }
+        if old.target != new.target {
+            let named = |target: &Option<String>| target.clone().unwrap_or_default();
+            parts.push(format!("{} → {}", named(&old.target), named(&new.target)));
+        }
+    }
+    for member in layout.members.iter().take(8) {
+        let name = if member.name.is_empty() { "(unnamed)" } else { &member.name };
+        parts.push(format!("{name} {}", member.changes.join(" and ")));
+    }
+    if layout.members.len() > 8 {
+        parts.push(format!("and {} more members", layout.members.len() - 8));
+    }
+    parts.join(", ")
+}
+
+/// Data that the running kernel no longer reads, or that only describes code for tools.
+fn is_harmless(kind: DataKind) -> bool {
+    matches!(
+        kind,
+        DataKind::Init
+            | DataKind::ModuleInfo
+            | DataKind::DynamicDebug
+            | DataKind::PrintkIndex
+            | DataKind::Discarded
+    )
+}
+
+fn users(users: &[String]) -> String {
+    match users {
+        [] => "not known".into(),
+        few if few.len() <= 5 => few.join(", "),
+        many => format!(
+            "{} and {} more",
+            many.iter().take(5).cloned().collect::<Vec<_>>().join(", "),
+            many.len() - 5
+        ),
+    }
+}

@@ -1,0 +1,104 @@
+//! Reverting, enabling and unloading an update.
+
+use std::ffi::CString;
+
+use rustix::io::Errno;
+
+use crate::failure::Failure;
+use crate::load::DYNAMOS;
+use crate::sysfs::Sysfs;
+
+/// `O_NONBLOCK`: an update in use is not waited for. From `asm-generic/fcntl.h`.
+const O_NONBLOCK: i32 = 0o4000;
+
+/// Goes back to edition 0.
+pub(crate) fn revert(sysfs: &Sysfs, name: &str) -> Result<(), Failure> {
+    switch(sysfs, name, false)
+}
+
+/// Goes to the update's editions again.
+pub(crate) fn enable(sysfs: &Sysfs, name: &str) -> Result<(), Failure> {
+    switch(sysfs, name, true)
+}
+
+fn switch(sysfs: &Sysfs, name: &str, on: bool) -> Result<(), Failure> {
+    let wanted = if on { "active" } else { "reverted" };
+    if sysfs.update(name)?.state == wanted {
+        println!("{name} is {wanted} already");
+        return Ok(());
+    }
+    let before = sysfs.refusals();
+    if let Err(error) = sysfs.enable(name, on) {
+        let verb = if on { "enable" } else { "revert" };
+        if error.kind() == std::io::ErrorKind::PermissionDenied {
+            return Err(Failure::error(format!("only root may {verb} {name}; use sudo")));
+        }
+        let said = sysfs.refusals_since(&before, name);
+        let why = if said.is_empty() { "`dmesg` may say more".to_owned() } else { said.join("; ") };
+        return Err(Failure::refused(format!("cannot {verb} {name}: {why} ({error})")));
+    }
+    let state = sysfs.update(name)?.state;
+    if state != wanted {
+        return Err(Failure::error(format!(
+            "{name} is {state}, not {wanted}; see `dynamos status {name}` and `dmesg`"
+        )));
+    }
+    println!("{name} is {wanted}");
+    Ok(())
+}
+
+/// Removes a reverted update, or dynamos.ko when there is none.
+pub(crate) fn unload(sysfs: &Sysfs, name: &str, revert_first: bool) -> Result<(), Failure> {
+    if name == DYNAMOS {
+        unload_dynamos(sysfs)?;
+    } else {
+        if sysfs.update(name)?.enabled {
+            if !revert_first {
+                return Err(Failure::refused(format!(
+                    "{name} is enabled; `dynamos revert {name}` first, or give --revert"
+                )));
+            }
+            revert(sysfs, name)?;
+        }
+        let before = sysfs.refusals();
+        delete(name).map_err(|errno| {
+            let said = sysfs.refusals_since(&before, name);
+            refused(name, errno, &said)
+        })?;
+    }
+    println!("{name} is unloaded");
+    Ok(())
+}
+
+fn unload_dynamos(sysfs: &Sysfs) -> Result<(), Failure> {
+    let names = sysfs.names()?;
+    if !names.is_empty() {
+        return Err(Failure::refused(format!(
+            "dynamos.ko serves updates that are loaded: {}; unload them first",
+            names.join(", ")
+        )));
+    }
+    if !sysfs.has_module(DYNAMOS) {
+        return Err(Failure::error("dynamos.ko is not loaded"));
+    }
+    delete(DYNAMOS).map_err(|errno| refused(DYNAMOS, errno, &[]))
+}
+
+fn delete(name: &str) -> Result<(), Errno> {
+    let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+    rustix::system::delete_module(&name, O_NONBLOCK)
+}
+
+fn refused(name: &str, errno: Errno, said: &[String]) -> Failure {
+    let why = match errno {
+        Errno::PERM if !rustix::process::geteuid().is_root() => {
+            return Failure::error(format!("only root may unload {name}; use sudo"));
+        }
+        _ if !said.is_empty() => said.join("; "),
+        Errno::AGAIN => "something still uses it; try again in a moment".to_owned(),
+        Errno::BUSY => "it is being loaded or unloaded; try again in a moment".to_owned(),
+        Errno::NOENT => "the kernel has no module of that name".to_owned(),
+        _ => "`dmesg` may say more".to_owned(),
+    };
+    Failure::refused(format!("cannot unload {name}: {why} ({errno})"))
+}

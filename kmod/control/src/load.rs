@@ -1,0 +1,186 @@
+//! Loading an update.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use object::{Object, ObjectSection};
+use rustix::io::Errno;
+
+use crate::errno;
+use crate::failure::Failure;
+use crate::sums;
+use crate::sysfs::Sysfs;
+
+/// How often a load under way is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The name of the module every update depends on.
+pub(crate) const DYNAMOS: &str = "dynamos";
+
+/// Verifies and loads `update`, a directory or a module; dynamos.ko first, if need be.
+pub(crate) fn load(sysfs: &Sysfs, update: &Path, timeout: Option<Duration>) -> Result<(), Failure> {
+    let deadline = timeout.map(|t| Instant::now() + t);
+    let path = if update.is_dir() {
+        sums::verify(update, "update.ko")?;
+        update.join("update.ko")
+    } else {
+        update.to_owned()
+    };
+    let file = ModuleFile::open(&path)?;
+    if file.name != DYNAMOS && !file.depends.iter().any(|d| d == DYNAMOS) {
+        return Err(Failure::refused(format!(
+            "{} is a kernel module, but no update: it does not depend on dynamos.ko",
+            path.display()
+        )));
+    }
+    if sysfs.has_module(&file.name) {
+        return Err(Failure::refused(format!(
+            "{} is loaded already; see `dynamos status {0}`, or `dynamos unload {0}` first",
+            file.name
+        )));
+    }
+    if file.name != DYNAMOS && !sysfs.is_there() {
+        load_dynamos(sysfs, &path, deadline)?;
+    }
+
+    let name = file.name.clone();
+    let before = sysfs.refusals();
+    let answer = insert(sysfs, file, deadline)?;
+    let Answer::No(errno) = answer else {
+        println!("{name} is loaded");
+        return Ok(());
+    };
+    let said = sysfs.refusals_since(&before, &name);
+    if said.is_empty() {
+        return Err(errno::of_insertion(errno, &path.display().to_string(), sysfs));
+    }
+    Err(Failure::refused(format!("{name} is refused: {} ({errno})", said.join("; "))))
+}
+
+/// Loads the dynamos.ko that lies beside the update.
+fn load_dynamos(sysfs: &Sysfs, update: &Path, deadline: Option<Instant>) -> Result<(), Failure> {
+    let path = update.with_file_name("dynamos.ko");
+    if !path.is_file() {
+        return Err(Failure::error(format!(
+            "dynamos.ko is not loaded, and there is no {}; put it there, or load it with \
+             `modprobe dynamos`",
+            path.display()
+        )));
+    }
+    match insert(sysfs, ModuleFile::open(&path)?, deadline)? {
+        Answer::Yes => Ok(()),
+        Answer::No(errno) => Err(errno::of_insertion(errno, &path.display().to_string(), sysfs)),
+    }
+}
+
+/// A module file that stays the same file from looking to loading.
+struct ModuleFile {
+    file: File,
+    path: PathBuf,
+    /// The name the kernel will know it by.
+    name: String,
+    depends: Vec<String>,
+}
+
+impl ModuleFile {
+    fn open(path: &Path) -> Result<ModuleFile, Failure> {
+        let mut file =
+            File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let mut content = Vec::new();
+        file.read_to_end(&mut content)
+            .and_then(|_| file.rewind())
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let info = modinfo(&content).map_err(|reason| {
+            Failure::refused(format!(
+                "{} is not a kernel module or is damaged: {reason}",
+                path.display()
+            ))
+        })?;
+        let name = info.iter().find(|(key, _)| key == "name").map(|(_, name)| name.clone());
+        let Some(name) = name else {
+            return Err(Failure::refused(format!(
+                "{} does not say its name in .modinfo; it is damaged",
+                path.display()
+            )));
+        };
+        let depends = info
+            .iter()
+            .filter(|(key, _)| key == "depends")
+            .flat_map(|(_, names)| names.split(','))
+            .map(str::to_owned)
+            .collect();
+        Ok(ModuleFile { file, path: path.to_owned(), name, depends })
+    }
+}
+
+/// The `key=value` pairs of a module's `.modinfo`.
+fn modinfo(module: &[u8]) -> Result<Vec<(String, String)>, String> {
+    let file = object::File::parse(module).map_err(|e| e.to_string())?;
+    let section = file.section_by_name(".modinfo").ok_or("it has no .modinfo section")?;
+    let data = section.data().map_err(|e| e.to_string())?;
+    Ok(data
+        .split(|b| *b == 0)
+        .filter_map(|entry| {
+            let entry = String::from_utf8_lossy(entry);
+            let (key, value) = entry.split_once('=')?;
+            Some((key.to_owned(), value.to_owned()))
+        })
+        .collect())
+}
+
+/// What the kernel says to a module.
+enum Answer {
+    Yes,
+    No(Errno),
+}
+
+/// Inserts the module from a process of its own: the call returns when the switch is over, and a
+/// process can be ended meanwhile. dynamos.ko then takes everything back before the process goes.
+fn insert(sysfs: &Sysfs, module: ModuleFile, deadline: Option<Instant>) -> Result<Answer, Failure> {
+    let path = module.path.display().to_string();
+    let mut child = Command::new("/proc/self/exe")
+        .arg("insert")
+        .stdin(module.file)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start another process of this program; is /proc mounted?")?;
+    let mut given_up = false;
+    let status = loop {
+        let status = child.try_wait().with_context(|| format!("cannot wait for {path}"))?;
+        if let Some(status) = status {
+            break status;
+        }
+        if !given_up && deadline.is_some_and(|d| Instant::now() >= d) {
+            given_up = true;
+            child.kill().with_context(|| format!("cannot give up {path}"))?;
+        }
+        std::thread::sleep(POLL);
+    };
+    let mut said = String::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        // Nothing said is judged below.
+        let _ = stdout.read_to_string(&mut said);
+    }
+    match (said.trim().parse::<i32>(), given_up) {
+        (Ok(0), _) => Ok(Answer::Yes),
+        (Ok(errno), _) => Ok(Answer::No(Errno::from_raw_os_error(errno))),
+        // Killed between the kernel's answer and the telling of it.
+        (Err(_), true) if sysfs.has_module(&module.name) => Ok(Answer::Yes),
+        (Err(_), true) => Ok(Answer::No(Errno::INTR)),
+        (Err(_), false) => Err(Failure::error(format!(
+            "the process that loaded {path} died ({status}); if the kernel killed it, `dmesg` \
+             shows its fault, and the machine should be rebooted"
+        ))),
+    }
+}
+
+/// The other end of [`insert`]: prints 0 or the error number.
+pub(crate) fn insert_stdin() -> Result<(), Failure> {
+    let answer = rustix::system::finit_module(std::io::stdin(), c"", 0);
+    println!("{}", answer.err().map_or(0, Errno::raw_os_error));
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! What the commands that change nothing print.
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::sysfs::{Module, Sysfs, Update};
+
+/// `status --json`. Fields are added, never renamed or taken away.
+#[derive(Serialize)]
+struct Status {
+    /// dynamos.ko; null where it is not loaded.
+    dynamos: Option<Module>,
+    updates: Vec<Update>,
+}
+
+/// One line for each update.
+pub(crate) fn list(sysfs: &Sysfs) -> Result<(), Failure> {
+    let updates = sysfs.updates()?;
+    let width = updates.iter().map(|u| u.name.len()).max().unwrap_or(0);
+    for update in &updates {
+        println!("{:width$}  {:12}  {}", update.name, update.state, update.target);
+    }
+    if updates.is_empty() {
+        let why = if sysfs.is_there() { "" } else { "; dynamos.ko is not loaded" };
+        eprintln!("no update is loaded{why}");
+    }
+    Ok(())
+}
+
+/// Everything that is known of one update, or of all.
+pub(crate) fn status(sysfs: &Sysfs, name: Option<&str>, json: bool) -> Result<(), Failure> {
+    let updates = match name {
+        Some(name) => vec![sysfs.update(name)?],
+        None => sysfs.updates()?,
+    };
+    let dynamos = sysfs.module()?;
+    if json {
+        let status = Status { dynamos, updates };
+        let text = serde_json::to_string_pretty(&status).map_err(Failure::error)?;
+        println!("{text}");
+        return Ok(());
+    }
+    match dynamos {
+        Some(module) => println!("dynamos.ko {} (ABI {})", module.version, module.abi),
+        None => println!("dynamos.ko is not loaded"),
+    }
+    for update in &updates {
+        print(update);
+    }
+    Ok(())
+}
+
+fn print(update: &Update) {
+    let enabled = if update.enabled { "enabled" } else { "not enabled" };
+    println!("\n{} for {}: {}, {enabled}", update.name, update.target, update.state);
+    let width = update.functions.iter().map(|f| f.function.len()).max().unwrap_or(0);
+    for function in &update.functions {
+        println!(
+            "  {:width$}  edition {}  {}",
+            function.function, function.edition, function.object
+        );
+    }
+}

@@ -1,0 +1,230 @@
+//! What dynamos.ko shows in `/sys/kernel/dynamos`.
+//!
+//! | file | content |
+//! |---|---|
+//! | `version`, `abi` | of dynamos.ko |
+//! | `refusals` | the last refusals, `NAME: text` a line |
+//! | `NAME/state` | `loading`, `active`, `reverting`, `reverted` … |
+//! | `NAME/enabled` | 1 or 0; written, it switches |
+//! | `NAME/functions` | `OBJECT FUNCTION EDITION` a line |
+//! | `NAME/target` | the release the update is for |
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// sysfs, or a directory that looks like it.
+#[derive(Debug)]
+pub(crate) struct Sysfs {
+    root: PathBuf,
+}
+
+/// dynamos.ko itself.
+#[derive(Debug, Serialize)]
+pub(crate) struct Module {
+    pub(crate) version: String,
+    pub(crate) abi: String,
+}
+
+/// An update that is loaded.
+#[derive(Debug, Serialize)]
+pub(crate) struct Update {
+    pub(crate) name: String,
+    pub(crate) state: String,
+    pub(crate) enabled: bool,
+    pub(crate) target: String,
+    pub(crate) functions: Vec<Function>,
+}
+
+/// A function of an update, and the edition that runs.
+#[derive(Debug, Serialize)]
+pub(crate) struct Function {
+    pub(crate) object: String,
+    pub(crate) function: String,
+    pub(crate) edition: u32,
+}
+
+impl Sysfs {
+    pub(crate) fn at(root: &Path) -> Sysfs {
+        Sysfs { root: root.to_owned() }
+    }
+
+    fn dynamos(&self) -> PathBuf {
+        self.root.join("kernel/dynamos")
+    }
+
+    /// Whether dynamos.ko is loaded.
+    pub(crate) fn is_there(&self) -> bool {
+        self.dynamos().is_dir()
+    }
+
+    /// Whether the kernel has a module of this name, ours or not.
+    pub(crate) fn has_module(&self, name: &str) -> bool {
+        self.root.join("module").join(name).is_dir()
+    }
+
+    /// dynamos.ko, if it is loaded.
+    pub(crate) fn module(&self) -> Result<Option<Module>, Failure> {
+        if !self.is_there() {
+            return Ok(None);
+        }
+        let dir = self.dynamos();
+        Ok(Some(Module { version: read(&dir.join("version"))?, abi: read(&dir.join("abi"))? }))
+    }
+
+    /// The names of the updates, in order.
+    pub(crate) fn names(&self) -> Result<Vec<String>, Failure> {
+        let dir = self.dynamos();
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Failure::error(format!("cannot list {}: {e}", dir.display()))),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let path = entry.with_context(|| format!("cannot list {}", dir.display()))?.path();
+            if path.is_dir()
+                && let Some(name) = path.file_name()
+            {
+                names.push(name.to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Every update.
+    pub(crate) fn updates(&self) -> Result<Vec<Update>, Failure> {
+        self.names()?.iter().map(|name| self.read_update(name)).collect()
+    }
+
+    /// The update `name`, which must be there.
+    pub(crate) fn update(&self, name: &str) -> Result<Update, Failure> {
+        let names = self.names()?;
+        if names.iter().any(|n| n == name) {
+            return self.read_update(name);
+        }
+        let loaded = match (self.is_there(), names.is_empty()) {
+            (false, _) => "dynamos.ko is not loaded, so there are none".to_owned(),
+            (true, true) => "none is loaded".to_owned(),
+            (true, false) => format!("loaded are: {}", names.join(", ")),
+        };
+        Err(Failure::error(format!("no update is called {name:?}; {loaded}")))
+    }
+
+    fn read_update(&self, name: &str) -> Result<Update, Failure> {
+        let dir = self.dynamos().join(name);
+        let functions = read(&dir.join("functions"))?;
+        let functions = functions
+            .lines()
+            .map(|line| {
+                Function::parse(line).with_context(|| {
+                    format!(
+                        "{} has the line {line:?}, which this command does not understand; \
+                         use the one that came with dynamos.ko",
+                        dir.join("functions").display()
+                    )
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Update {
+            name: name.to_owned(),
+            state: read(&dir.join("state"))?,
+            enabled: read(&dir.join("enabled"))? == "1",
+            target: read(&dir.join("target"))?,
+            functions,
+        })
+    }
+
+    /// Switches the update on or off. The kernel answers when it is done, or has given up.
+    pub(crate) fn enable(&self, name: &str, on: bool) -> std::io::Result<()> {
+        let path = self.dynamos().join(name).join("enabled");
+        std::fs::write(path, if on { "1" } else { "0" })
+    }
+
+    /// The refusals so far, to compare with later.
+    pub(crate) fn refusals(&self) -> String {
+        // Only root may read it, and only root gets as far as being refused.
+        std::fs::read_to_string(self.dynamos().join("refusals")).unwrap_or_default()
+    }
+
+    /// What is said of `name` in the refusals since `before` was read.
+    pub(crate) fn refusals_since(&self, before: &str, name: &str) -> Vec<String> {
+        let now = self.refusals();
+        // The kernel begins anew when its buffer is full.
+        let new = now.strip_prefix(before).unwrap_or(&now);
+        new.lines()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// What the kernel is locked down to: `none`, `integrity` or `confidentiality`.
+    pub(crate) fn lockdown(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.root.join("kernel/security/lockdown")).ok()?;
+        let (_, rest) = text.split_once('[')?;
+        Some(rest.split_once(']')?.0.to_owned())
+    }
+}
+
+impl Function {
+    fn parse(line: &str) -> Option<Function> {
+        let mut words = line.split_whitespace();
+        let function = Function {
+            object: words.next()?.to_owned(),
+            function: words.next()?.to_owned(),
+            edition: words.next()?.parse().ok()?,
+        };
+        words.next().is_none().then_some(function)
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Failure::error(format!("cannot read {}: {e}; see `dmesg`", path.display())))?;
+    Ok(text.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fake(refusals: &str, lockdown: &str) -> (tempfile::TempDir, Sysfs) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("kernel/dynamos")).unwrap();
+        std::fs::create_dir_all(dir.path().join("kernel/security")).unwrap();
+        std::fs::write(dir.path().join("kernel/dynamos/refusals"), refusals).unwrap();
+        std::fs::write(dir.path().join("kernel/security/lockdown"), lockdown).unwrap();
+        let sysfs = Sysfs::at(dir.path());
+        (dir, sysfs)
+    }
+
+    #[test]
+    fn only_the_new_refusals_of_the_update_count() {
+        let (_dir, sysfs) = fake("a: old\na: new\nab: other\nb: other\n", "");
+        assert_eq!(sysfs.refusals_since("a: old\n", "a"), ["new"]);
+        assert_eq!(sysfs.refusals_since("begun anew since\n", "a"), ["old", "new"]);
+        assert!(sysfs.refusals_since("", "c").is_empty());
+    }
+
+    #[test]
+    fn lockdown_is_the_word_in_brackets() {
+        assert_eq!(
+            fake("", "none [integrity] confidentiality\n").1.lockdown().unwrap(),
+            "integrity"
+        );
+        assert_eq!(fake("", "").1.lockdown(), None);
+    }
+
+    #[test]
+    fn a_line_of_functions_has_three_words() {
+        assert!(Function::parse("ext4 ext4_mb_init_group 1").is_some());
+        assert!(Function::parse("ext4 ext4_mb_init_group").is_none());
+        assert!(Function::parse("ext4 ext4_mb_init_group one").is_none());
+        assert!(Function::parse("ext4 ext4_mb_init_group 1 more").is_none());
+    }
+}

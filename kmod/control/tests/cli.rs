@@ -1,0 +1,58 @@
+//! The command's output, and what it does to sysfs, on directories that look like sysfs.
+
+// Helpers of tests may panic like tests.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+#[test]
+fn output() {
+    trycmd::TestCases::new().case("tests/cmd/*.trycmd");
+}
+
+fn dynamos(sysfs: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_dynamos"))
+        .arg("--sysfs")
+        .arg(sysfs)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = [stdout, stderr].concat();
+    (status.code(), String::from_utf8(text).unwrap())
+}
+
+/// A sysfs with the update `u`.
+fn with_update(state: &str, enabled: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let update = dir.path().join("kernel/dynamos/u");
+    std::fs::create_dir_all(&update).unwrap();
+    for (file, text) in [("state", state), ("enabled", enabled), ("target", "1"), ("functions", "")]
+    {
+        std::fs::write(update.join(file), format!("{text}\n")).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn revert_and_enable_write_to_sysfs_and_believe_only_the_state() {
+    for (command, state, wrote, wanted) in
+        [("revert", "active", "0", "reverted"), ("enable", "reverted", "1", "active")]
+    {
+        let sysfs = with_update(state, "?");
+        let (code, text) = dynamos(sysfs.path(), &[command, "u"]);
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains(&format!("u is {state}, not {wanted}")), "{text}");
+        let enabled = std::fs::read_to_string(sysfs.path().join("kernel/dynamos/u/enabled"));
+        assert_eq!(enabled.unwrap(), wrote);
+    }
+}
+
+#[test]
+fn what_is_done_already_is_success() {
+    let sysfs = with_update("reverted", "0");
+    assert_eq!(
+        dynamos(sysfs.path(), &["revert", "u"]),
+        (Some(0), "u is reverted already\n".into())
+    );
+}
