@@ -26,9 +26,7 @@ pub fn is_handler(code: &[u8], address: u64, kind: Handler, clone: u64, active: 
         Handler::Steady => true,
         // The displacement counts from the end of the instruction, after the immediate.
         Handler::Transition => {
-            cursor.take(COMPARE)
-                && cursor.target(1) == Some(active)
-                && cursor.take(EQUAL)
+            cursor.take(COMPARE) && cursor.target(1) == Some(active) && cursor.take(EQUAL)
         }
     };
     entered && asks && cursor.take(DROP) && cursor.take(JUMP) && cursor.target(0) == Some(clone)
