@@ -8,6 +8,7 @@ use kernel_trees::{Cache, Kernel, Manifest, Prepared, SourceId, check_kernel_tre
 
 use crate::changes::{self, Changes};
 use crate::patch;
+use crate::report::Reporter;
 
 /// One side, as named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +83,14 @@ pub struct Input {
 }
 
 /// Provides both sides; `kernel` is the release to run the update where it does not follow from V1.
-pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Result<Input> {
+pub fn resolve(
+    cache: &Cache,
+    v1: &Spec,
+    v2: &Spec,
+    kernel: Option<&str>,
+    reporter: &Reporter,
+) -> Result<Input> {
+    reporter.phase("provide", "providing both kernels");
     let manifest = Manifest::builtin()?;
     let target = target(&manifest, v1, kernel)?;
     let image = cache.image(target).context("the target kernel's image")?;
@@ -96,11 +104,19 @@ pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Res
             (patch::apply(&v1_root, file, target.path())?, Some(target))
         }
         other => {
-            let (_, v2_root) = side(cache, &manifest, other, "V2")?;
+            let (v2_kernel, v2_root) = side(cache, &manifest, other, "V2")?;
             check_config(&v2_root, &image.config, "V2")?;
-            (changes::between(&v1_root, &v2_root)?, None)
+            let changes = match (kernel, v2_kernel) {
+                (Some(v1), Some(v2)) => {
+                    let (v1, v2) = (cache.source_index(v1)?, cache.source_index(v2)?);
+                    changes::between_indexed(&v1, &v2, &v2_root)
+                }
+                _ => changes::between(&v1_root, &v2_root)?,
+            };
+            (changes, None)
         }
     };
+    reporter.phase("prepare", "preparing V1 for building objects");
     let source = kernel.map_or(SourceId::Dir(&v1_root), SourceId::Deb);
     let v1 = cache
         .prepared(&source, &image.config, &target.release)

@@ -44,8 +44,8 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     let output = Output::begin(&request.output)?;
     let cache = Cache::open(request.cache.as_deref())?.with_progress(reporter.clone());
 
-    reporter.phase("provide", "providing both kernels");
-    let input = input::resolve(&cache, &request.v1, &request.v2, request.kernel.as_deref())?;
+    let input =
+        input::resolve(&cache, &request.v1, &request.v2, request.kernel.as_deref(), reporter)?;
     let mut plan = Plan {
         kernels: Kernels {
             v1: request.v1.label(),
