@@ -124,7 +124,10 @@ impl<'c, 'd> Comparer<'c, 'd> {
         let different_length = body_a.insns.len() != body_b.insns.len();
         for (index, (insn_a, insn_b)) in body_a.insns.iter().zip(&body_b.insns).enumerate() {
             self.instruction((insn_a, body_a, at_a), (insn_b, body_b, at_b)).map_err(|d| {
-                if different_length
+                // The target of a jump also moves when code is added before it.
+                let jump =
+                    d.cause == Cause::Instruction && insn_a.reference(Field::Branch).is_some();
+                if (different_length || jump)
                     && let Some(better) = self.explain_lengths((body_a, at_a.0), (body_b, at_b.0))
                 {
                     return better;
@@ -233,7 +236,8 @@ impl<'c, 'd> Comparer<'c, 'd> {
         // Compilers number `CSWTCH`, `__func__` and the like as they please: content decides.
         let (base_x, base_y) = (base(&x.name), base(&y.name));
         let numbered = base_x.text != x.name || base_y.text != y.name;
-        if !paired && !(numbered && base_x == base_y) {
+        let twins = numbered && base_x == base_y;
+        if !paired && !twins {
             return None;
         }
         if paired && !numbered && !deep {
@@ -299,6 +303,8 @@ impl<'c, 'd> Comparer<'c, 'd> {
         let mask = match x.class {
             // bug_entry.line
             Class::BugTable if x.size == 12 => content::Mask::bytes(8, 2),
+            // Compared below, by its length: it may be empty, and then points at another one's.
+            Class::Alternatives if x.replacement.is_some() => content::Mask::skipping(4),
             _ => content::Mask::default(),
         };
         self.raw(

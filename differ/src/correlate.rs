@@ -337,9 +337,7 @@ fn fingerprint(object: &Object<'_>, id: FunctionId) -> u64 {
                 insn.code.immediate(i).hash(&mut hasher);
             }
         }
-        if !insn.code.is_ip_rel_memory_operand() {
-            insn.code.memory_displacement64().hash(&mut hasher);
-        }
+        insn.displacement().hash(&mut hasher);
     }
     hasher.finish()
 }

@@ -1,7 +1,7 @@
 //! Code as sequences of instructions. Instructions are decoded to be compared, never to be
 //! encoded again.
 
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 use object::elf;
 
 use crate::load::{Elf, Relocation, SectionId};
@@ -58,6 +58,13 @@ impl Insn {
     /// The reference in the given field.
     pub fn reference(&self, field: Field) -> Option<&Reference> {
         self.references.iter().find(|r| r.field == field)
+    }
+
+    /// The displacement of a memory operand that is not relative to the instruction. (iced
+    /// keeps the target of a branch in the same place.)
+    pub fn displacement(&self) -> Option<u64> {
+        let memory = (0..self.code.op_count()).any(|i| self.code.op_kind(i) == OpKind::Memory);
+        (memory && !self.code.is_ip_rel_memory_operand()).then(|| self.code.memory_displacement64())
     }
 
     /// Whether this is a direct or indirect call.
@@ -165,9 +172,9 @@ fn relocated(
             continue;
         };
         let expects_pc = field == Field::Branch || insn.code.is_ip_rel_memory_operand();
-        if relocation.is_pc_relative() != expects_pc
-            && !(field == Field::Immediate && !relocation.is_pc_relative())
-        {
+        let fits = relocation.is_pc_relative() == expects_pc
+            || (field == Field::Immediate && !relocation.is_pc_relative());
+        if !fits {
             insn.unclear = true;
         }
         if relocation.r_type == elf::R_X86_64_SIZE32 || relocation.r_type == elf::R_X86_64_SIZE64 {

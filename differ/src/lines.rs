@@ -37,7 +37,7 @@ const SECTIONS: &[gimli::SectionId] = &[
 
 /// The address that stands for an offset in a section.
 pub(crate) fn address(section: SectionId, offset: u64) -> u64 {
-    (u64::from(section.0) << 32) + offset
+    (u64::from(section.0) << 32).wrapping_add(offset)
 }
 
 impl<'e> Debug<'e> {

@@ -146,6 +146,13 @@ impl<'d> Object<'d> {
         inlined.at(section, offset).map(str::to_owned)
     }
 
+    /// Whether a piece of code is nothing but no-operations and traps.
+    pub(crate) fn is_padding(&self, section: SectionId, start: u64, end: u64) -> bool {
+        let none = |_| false;
+        let body = decode::decode(&self.elf, &self.model, section, (start, end), &none);
+        body.insns.is_empty()
+    }
+
     /// The section an id means, for callers that hold a valid id.
     pub fn section_name(&self, id: SectionId) -> &str {
         self.elf.sections.get(id.0 as usize).map_or("", |s| s.name)
@@ -209,10 +216,10 @@ fn collect_referrers(object: &Object<'_>) -> Referrers {
         let plain = crate::special::class_of(section).is_none();
         for r in &section.relocations {
             let place = object.model.resolve(&object.elf, r.symbol, r.addend);
-            if let Place::Anonymous { section, offset } = place {
-                if let Ok(offset) = u64::try_from(offset) {
-                    all.boundaries.entry(section).or_default().push(offset);
-                }
+            if let Place::Anonymous { section, offset } = place
+                && let Ok(offset) = u64::try_from(offset)
+            {
+                all.boundaries.entry(section).or_default().push(offset);
             }
             if plain && let Place::Function { function, offset: 0 } = place {
                 all.address_taken.insert(function);

@@ -330,7 +330,7 @@ fn entry_size(class: Class, section: &Section<'_>) -> Option<u64> {
 
 fn fits(section: &Section<'_>, size: u64, fields: &[u64]) -> bool {
     let count = section.size / size;
-    section.size % size == 0
+    section.size.is_multiple_of(size)
         && section.relocations.len() as u64 == count * fields.len() as u64
         && section.relocations.chunks(fields.len()).zip(0..count).all(|(relocations, entry)| {
             relocations.iter().zip(fields).all(|(r, field)| r.offset == entry * size + field)

@@ -1,17 +1,19 @@
 //! Phase 7: what became of every function and every data object, and why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::compare::{Cause, Comparer, Difference, section_is_read_only};
+use crate::compare::{Cause, Comparer, Difference};
 use crate::correlate::Correlation;
 use crate::error::Result;
 use crate::layout::LayoutChange;
-use crate::load::{SectionId, SymbolId};
+use crate::load::SymbolId;
 use crate::model::{DataId, FunctionId};
 use crate::object_file::Object;
-use crate::special::{self, Class};
+use crate::special::Class;
+
+mod data;
 
 /// What became of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -170,8 +172,8 @@ impl Pair {
         let correlation = Correlation::build(v1, v2);
         let comparer = Comparer::new(v1, v2, &correlation);
         let functions = functions(&comparer);
-        let data = data(&comparer);
-        let sections = unnamed_sections(&comparer);
+        let data = data::verdicts(&comparer);
+        let sections = data::unnamed_sections(&comparer);
         let symbol_map = symbol_map(v1, v2, &correlation);
         let (layouts, layouts_unknown) = crate::layout::compare(v1, v2)?;
         Ok(Comparison {
@@ -192,10 +194,18 @@ impl Comparison {
         self.functions.iter().find(|f| f.name == name)
     }
 
-    /// Whether anything at all differs.
+    /// What a symbol of v2 is in v1, if it is there.
+    pub fn v1_symbol(&self, v2: SymbolId) -> Option<SymbolId> {
+        self.symbol_map.get(&v2).copied()
+    }
+
+    /// Whether nothing differs that reaches the running kernel.
     pub fn is_unchanged(&self) -> bool {
         self.functions.iter().all(|f| matches!(f.verdict, Verdict::Unchanged | Verdict::Renamed))
-            && self.data.iter().all(|d| d.change == DataChange::Unchanged)
+            && self
+                .data
+                .iter()
+                .all(|d| d.change == DataChange::Unchanged || d.kind == DataKind::Discarded)
             && self.sections.is_empty()
             && self.layouts.is_empty()
     }
@@ -331,141 +341,6 @@ fn not_copyable(object: &Object<'_>, id: FunctionId) -> Option<String> {
         }
     }
     None
-}
-
-fn data(comparer: &Comparer<'_, '_>) -> Vec<DataVerdict> {
-    let (a, b) = (comparer.a, comparer.b);
-    let mut verdicts = Vec::new();
-    for (x, d) in a.model.data() {
-        let y = comparer.correlation.data.get(&x).copied();
-        let (change, reason) = match y.and_then(|y| Some((y, b.model.data_object(y)?))) {
-            None => (DataChange::Removed, "not in v2".to_owned()),
-            Some((_, e)) if d.end - d.start != e.end - e.start => (
-                DataChange::Resized,
-                format!("{} bytes instead of {}", e.end - e.start, d.end - d.start),
-            ),
-            Some((y, _)) => match comparer.data(x, y) {
-                Ok(()) => (DataChange::Unchanged, String::new()),
-                Err(difference) => (DataChange::Changed, difference.text),
-            },
-        };
-        verdicts.push(data_verdict(comparer, Some(x), y, change, reason));
-    }
-    for (y, _) in b.model.data() {
-        if !comparer.correlation.data_back.contains_key(&y) {
-            let reason = "not in v1".to_owned();
-            verdicts.push(data_verdict(comparer, None, Some(y), DataChange::New, reason));
-        }
-    }
-    verdicts.sort_by(|p, q| (&p.name, p.v1, p.v2).cmp(&(&q.name, q.v1, q.v2)));
-    verdicts
-}
-
-fn data_verdict(
-    comparer: &Comparer<'_, '_>,
-    x: Option<DataId>,
-    y: Option<DataId>,
-    change: DataChange,
-    reason: String,
-) -> DataVerdict {
-    let mut users = BTreeSet::new();
-    let mut names = [None, None];
-    let mut section_of = None;
-    for (object, id, name) in [(comparer.a, x, 0), (comparer.b, y, 1)]
-        .into_iter()
-        .filter_map(|(o, i, n)| Some((o, i?, n)))
-    {
-        for f in object.referrers().functions_of_data.get(&id).into_iter().flatten() {
-            users.extend(object.function(*f).map(|f| f.name.clone()));
-        }
-        if let Some(d) = object.model.data_object(id) {
-            if let Some(slot) = names.get_mut(name) {
-                *slot = Some(d.name.clone());
-            }
-            section_of = Some((object, d.section));
-        }
-    }
-    let [old, new] = names;
-    let (section, kind, writable) =
-        section_of.map_or((String::new(), DataKind::Unknown, true), |(o, id)| {
-            let writable =
-                o.elf.sections.get(id.0 as usize).is_none_or(|s| !section_is_read_only(s));
-            (o.section_name(id).to_owned(), data_kind(o, id), writable)
-        });
-    let old_name = if new.is_some() && new != old { old.clone() } else { None };
-    let name = new.or(old).unwrap_or_default();
-    let users = users.into_iter().collect();
-    DataVerdict { name, old_name, section, v1: x, v2: y, kind, writable, change, reason, users }
-}
-
-fn data_kind(object: &Object<'_>, id: SectionId) -> DataKind {
-    let Some(section) = object.elf.sections.get(id.0 as usize) else { return DataKind::Unknown };
-    let name = section.name;
-    let starts = |prefixes: &[&str]| prefixes.iter().any(|p| name.starts_with(p));
-    match name {
-        _ if starts(&[".discard"]) => DataKind::Discarded,
-        _ if starts(&[".data..percpu"]) => DataKind::PerCpu,
-        _ if starts(&[".data..ro_after_init"]) => DataKind::ReadOnlyAfterInit,
-        _ if starts(&[".init.", ".exit.", ".meminit."]) && special::is_plain_data(name) => {
-            DataKind::Init
-        }
-        _ if special::is_plain_data(name) && section_is_read_only(section) => DataKind::ReadOnly,
-        _ if special::is_plain_data(name) => DataKind::Writable,
-        "__param" => DataKind::Parameter,
-        ".modinfo" | "__modver" => DataKind::ModuleInfo,
-        "__dyndbg" | "__dyndbg_classes" => DataKind::DynamicDebug,
-        ".printk_index" => DataKind::PrintkIndex,
-        ".export_symbol" => DataKind::Export,
-        _ if starts(&["___ksymtab", "__ksymtab", "___kcrctab"]) => DataKind::Export,
-        _ if starts(&[".initcall", ".con_initcall", ".security_initcall", ".exitcall"]) => {
-            DataKind::Initcall
-        }
-        _ if starts(&["__tracepoint", "_ftrace", "__bpf_raw_tp", "__trace_printk"]) => {
-            DataKind::Trace
-        }
-        _ => match special::class_of(section) {
-            Some(Class::Unknown) | None => DataKind::Unknown,
-            Some(_) => DataKind::Registration,
-        },
-    }
-}
-
-/// Registration tables, unknown sections and stray code that no symbol names: compared whole.
-fn unnamed_sections(comparer: &Comparer<'_, '_>) -> Vec<SectionChange> {
-    let (a, b) = (comparer.a, comparer.b);
-    let unnamed = |o: &Object<'_>| -> BTreeMap<String, (SectionId, u64)> {
-        o.elf
-            .sections()
-            .filter(|(id, s)| {
-                let class = special::class_of(s);
-                let table = matches!(class, Some(Class::Registration | Class::Unknown));
-                let code = class.is_none() && s.is_exec();
-                s.size > 0
-                    && (table || code)
-                    && o.model.data_in(*id).is_empty()
-                    && o.model.functions_in(*id).is_empty()
-            })
-            .map(|(id, s)| (s.name.to_owned(), (id, s.size)))
-            .collect()
-    };
-    let (of_a, of_b) = (unnamed(a), unnamed(b));
-    let names: BTreeSet<&String> = of_a.keys().chain(of_b.keys()).collect();
-    let mut changes = Vec::new();
-    for name in names {
-        let (reason, kind) = match (of_a.get(name), of_b.get(name)) {
-            (Some((x, size_x)), Some((y, size_y))) => {
-                match comparer.whole_sections((*x, *size_x), (*y, *size_y)) {
-                    Ok(()) => continue,
-                    Err(difference) => (difference.text, data_kind(b, *y)),
-                }
-            }
-            (Some((x, _)), None) => ("not in v2".to_owned(), data_kind(a, *x)),
-            (None, Some((y, _))) => ("not in v1".to_owned(), data_kind(b, *y)),
-            (None, None) => continue,
-        };
-        changes.push(SectionChange { section: name.clone(), kind, reason });
-    }
-    changes
 }
 
 fn symbol_map(

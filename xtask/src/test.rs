@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, ensure};
 
-use crate::{cargo, setup};
+use crate::{cargo, setup, workspace};
 
 /// Stops at the first step that fails; of the tests, all run.
 pub fn run() -> anyhow::Result<()> {
@@ -14,6 +14,14 @@ pub fn run() -> anyhow::Result<()> {
     let lints =
         ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
     step("lints", &lints)?;
+    // The module is a workspace of its own: it is not compiled for this machine.
+    let module = workspace().join("kmod/module");
+    let target = workspace().join("target/module");
+    let (module, target) = (module.to_string_lossy(), target.to_string_lossy());
+    let manifest = format!("{module}/Cargo.toml");
+    step("formatting of the module", &["fmt", "--manifest-path", &manifest, "--check"])?;
+    let lints = ["clippy", "--manifest-path", &manifest, "--target-dir", &target, "--locked"];
+    step("lints of the module", &[&lints[..], &["--quiet", "--", "-D", "warnings"]].concat())?;
     tests()
 }
 

@@ -13,16 +13,23 @@ type Extent = (SectionId, u64, u64);
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Mask {
     bits: Vec<(u64, u8)>,
+    /// A pointer that is compared elsewhere.
+    skip: Option<u64>,
 }
 
 impl Mask {
     pub(crate) fn bytes(offset: u64, len: u64) -> Self {
-        Self { bits: (offset..offset + len).map(|o| (o, 0xff)).collect() }
+        Self { bits: (offset..offset + len).map(|o| (o, 0xff)).collect(), skip: None }
     }
 
     /// `_ddebug.lineno`, an 18-bit field (include/linux/dynamic_debug.h).
     fn ddebug() -> Self {
-        Self { bits: vec![(32, 0xff), (33, 0xff), (34, 0x03)] }
+        Self { bits: vec![(32, 0xff), (33, 0xff), (34, 0x03)], skip: None }
+    }
+
+    /// All but the pointer at that offset.
+    pub(crate) fn skipping(offset: u64) -> Self {
+        Self { bits: Vec::new(), skip: Some(offset) }
     }
 
     fn at(&self, offset: u64) -> u8 {
@@ -83,6 +90,11 @@ impl Comparer<'_, '_> {
         self.content((x, 0, size_x), (y, 0, size_y), false)
     }
 
+    /// Compares two pieces of code between functions.
+    pub(crate) fn unnamed_code(&self, x: Extent, y: Extent) -> Same {
+        self.content(x, y, false)
+    }
+
     /// Compares content that no symbol names.
     pub(super) fn anonymous(
         &self,
@@ -114,7 +126,15 @@ impl Comparer<'_, '_> {
                 format!("refers to unnamed writable data in {}", self.b.section_name(sy)),
             ));
         }
-        self.content(x, y, deep)
+        let section = self.b.section_name(sy);
+        self.content(x, y, deep).map_err(|d| match d.cause {
+            Cause::String | Cause::Constant => d,
+            _ => Difference {
+                cause: Cause::Constant,
+                text: format!("unnamed content of {section} changed: {}", d.text),
+                ..d
+            },
+        })
     }
 
     /// Compares two pieces of content, following what they point to. A piece that is being
@@ -203,6 +223,9 @@ impl Comparer<'_, '_> {
                     format!("another kind of pointer at offset {at:#x}"),
                 ));
             }
+            if mask.skip == Some(at) {
+                continue;
+            }
             let to_a = self.a.model.resolve(&self.a.elf, p.symbol, p.addend);
             let to_b = self.b.model.resolve(&self.b.elf, q.symbol, q.addend);
             self.place(to_a, to_b, deep)
@@ -245,7 +268,7 @@ fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<Extent> {
         return Some((id, start, start + nul + 1));
     }
     if section.is_merge() && section.entsize > 0 {
-        let end = start - start % section.entsize + section.entsize;
+        let end = (start - start % section.entsize).saturating_add(section.entsize);
         return Some((id, start, end.min(section.size)));
     }
     let boundary = object

@@ -37,16 +37,13 @@ impl Comparer<'_, '_> {
         let at = (old.map_or(0, |o| o.offset), new.map_or(0, |n| n.offset));
         let lines = self.line_note(sx, at.0, sy, at.1);
         let calls = self.call_balance(x, y);
+        let length = if of_a.len() == of_b.len() {
+            String::new()
+        } else {
+            format!("; {} instructions instead of {}", of_b.len(), of_a.len())
+        };
         let cause = if calls.is_empty() { Cause::Instruction } else { Cause::Callee };
-        Some(Difference {
-            cause,
-            text: format!(
-                "{what}{lines}; {} instructions instead of {}{calls}",
-                of_b.len(),
-                of_a.len()
-            ),
-            at: Some(at),
-        })
+        Some(Difference { cause, text: format!("{what}{lines}{length}{calls}"), at: Some(at) })
     }
 
     fn call_balance(&self, x: &Body, y: &Body) -> String {
@@ -84,8 +81,6 @@ fn token(object: &Object<'_>, insn: &Insn) -> u64 {
     for i in 0..insn.code.op_count() {
         insn.code.try_immediate(i).ok().hash(&mut hasher);
     }
-    if !insn.code.is_ip_rel_memory_operand() {
-        insn.code.memory_displacement64().hash(&mut hasher);
-    }
+    insn.displacement().hash(&mut hasher);
     hasher.finish()
 }

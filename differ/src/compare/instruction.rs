@@ -36,10 +36,7 @@ impl Comparer<'_, '_> {
                 return differs(Cause::Instruction);
             }
         }
-        if x.reference(Field::Displacement).is_none()
-            && !x.code.is_ip_rel_memory_operand()
-            && x.code.memory_displacement64() != y.code.memory_displacement64()
-        {
+        if x.reference(Field::Displacement).is_none() && x.displacement() != y.displacement() {
             return differs(Cause::Instruction);
         }
         for field in FIELDS {

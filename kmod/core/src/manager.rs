@@ -310,7 +310,8 @@ mod tests {
                 let other = update("other", &["f"], "");
                 add(&mut manager, &other, &[0x100]).unwrap();
                 manager.restart(id, record).unwrap();
-                let text = manager.register(id, record, &resolved(&[0x100])).unwrap_err().to_string();
+                let text =
+                    manager.register(id, record, &resolved(&[0x100])).unwrap_err().to_string();
                 assert!(text.contains("already replaced by update `other`"), "{text}");
                 manager.give_up(id).unwrap();
                 assert!(manager.forget(id, record).is_ok());

@@ -69,7 +69,9 @@ fn word(state: State) -> &'static str {
 }
 
 /// The functions that are replaced, with the names of their objects.
-fn replaced<'r>(record: &'r Record<'static>) -> impl Iterator<Item = (&'static str, &'static str)> + 'r {
+fn replaced<'r>(
+    record: &'r Record<'static>,
+) -> impl Iterator<Item = (&'static str, &'static str)> + 'r {
     let replaced = |function: &Function| function.flags & function_flags::REPLACE != 0;
     record.functions().iter().filter(replaced).filter_map(|function| {
         let symbol = record.symbols().get(function.symbol)?;

@@ -175,9 +175,7 @@ pub(crate) fn check_addresses(record: &Record<'_>, addresses: &[u64], ranges: &R
         let address = addresses.get(index as usize);
         address.is_some_and(|address| ranges.kind_of(*address, 1) == Some(RangeKind::Text))
     };
-    let replaced = |function: &Function| {
-        function.flags & dynamos_abi::function_flags::REPLACE != 0
-    };
+    let replaced = |function: &Function| function.flags & dynamos_abi::function_flags::REPLACE != 0;
     addresses.len() == record.addr_count() as usize
         && addresses.iter().all(|address| ranges.kind_of(*address, 0).is_some())
         && record.functions().iter().filter(replaced).all(|function| {

@@ -10,9 +10,7 @@ use core::ffi::CStr;
 use core::time::Duration;
 
 use dynamos_abi::{Record, function_flags};
-use dynamos_core::{
-    Blockers, Budget, Limits, Manager, Range, Refusal, State, Update, UpdateId,
-};
+use dynamos_core::{Blockers, Budget, Limits, Manager, Range, Refusal, State, Update, UpdateId};
 
 use crate::directory::UpdateDirectory;
 use crate::ffi::errno::Errno;

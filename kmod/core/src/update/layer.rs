@@ -23,6 +23,7 @@ impl Errno {
                  remove that first"
             }
             (19 | 2 | 3, Step::TargetPinned(_)) => ": load the module first",
+            (19, Step::Redirected(_)) => ": ftrace is switched off; set kernel.ftrace_enabled to 1",
             _ => "",
         }
     }

@@ -1,18 +1,84 @@
-//! Where the tests' kernels come from.
+//! What the tests share: stock kernels, and updates made by the real tool.
+#![allow(dead_code, clippy::unwrap_used)] // each test program uses some of it
 
-use dynamos_vm::Image;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// The stock kernel `release`, from a directory of unpacked image packages.
+use dynamos_generator::report::Reporter;
+use dynamos_generator::{Plan, Request, Spec};
+use dynamos_vm::{Image, Vm, static_binary};
+use kernel_trees::{Cache, Kernel, Manifest};
+
+/// The kernel of the manifest with this version or release.
+pub fn kernel(spec: &str) -> Kernel {
+    Manifest::builtin().unwrap().find(spec).unwrap().clone()
+}
+
+/// The cache that everything comes from.
+pub fn cache() -> Cache {
+    Cache::open(None).unwrap()
+}
+
+/// The stock kernel `release`.
 pub fn image(release: &str) -> Image {
-    let Some(root) = std::env::var_os("DYNAMOS_IMAGES") else {
-        panic!("DYNAMOS_IMAGES must name a directory of unpacked image packages");
-    };
-    std::fs::read_dir(Path::new(&root))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| Image::in_root(&entry.path(), release))
-        .find(|image| image.vmlinuz.exists())
-        .unwrap_or_else(|| panic!("no {release} in {}", root.display()))
+    let image = cache().image(&kernel(release)).unwrap();
+    Image::in_root(&image.dir, &image.release)
+}
+
+/// The unpacked sources of a version.
+pub fn source(version: &str) -> PathBuf {
+    cache().source(&kernel(version)).unwrap()
+}
+
+/// What `dynamos-diff V1 V2 -o output` does.
+pub fn diff(v1: &str, v2: &str, output: &Path) -> anyhow::Result<Plan> {
+    request(Request {
+        v1: Spec::parse(v1, None)?,
+        v2: Spec::parse(v2, None)?,
+        kernel: None,
+        name: None,
+        output: output.into(),
+        report_only: false,
+        max_objects: 64,
+        cache: None,
+    })
+}
+
+/// What `dynamos-diff` does with other options.
+pub fn request(request: Request) -> anyhow::Result<Plan> {
+    // One after the other: each of them uses all CPUs.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    dynamos_generator::run(&request, &Arc::new(Reporter::new(true, false)))
+}
+
+/// A patch that changes one file of the sources `version`.
+pub fn edit(version: &str, file: &str, edit: impl Fn(&str) -> String, patch: &Path) {
+    let old = std::fs::read_to_string(source(version).join(file)).unwrap();
+    let new = edit(&old);
+    assert_ne!(old, new, "the edit of {file} changes nothing");
+    write_patch(file, &old, &new, patch);
+}
+
+/// A patch that takes one file of the sources `from` to that of the sources `to`.
+pub fn backport(from: &str, to: &str, file: &str, patch: &Path) {
+    let read = |version: &str| std::fs::read_to_string(source(version).join(file)).unwrap();
+    write_patch(file, &read(from), &read(to), patch);
+}
+
+fn write_patch(file: &str, old: &str, new: &str, patch: &Path) {
+    let lines = similar::TextDiff::from_lines(old, new);
+    let text = lines.unified_diff().header(&format!("a/{file}"), &format!("b/{file}")).to_string();
+    std::fs::write(patch, text).unwrap();
+}
+
+/// A machine with the control command, the guest tool and the given updates in `/update/NAME`.
+pub fn machine(release: &str, updates: &[&Path]) -> Vm {
+    let vm = Vm::new(&image(release))
+        .file(static_binary("dynamos", "dynamos").unwrap(), "/bin/dynamos")
+        .file(static_binary("guest-tool", "guest-tool").unwrap(), "/bin/guest-tool");
+    updates.iter().fold(vm, |vm, update| {
+        let name = update.file_name().unwrap().to_str().unwrap();
+        vm.file(*update, &format!("/update/{name}"))
+    })
 }

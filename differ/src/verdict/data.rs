@@ -1,0 +1,200 @@
+//! Verdicts on data objects, and on what no symbol names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{DataChange, DataKind, DataVerdict, SectionChange};
+use crate::compare::{Comparer, section_is_read_only};
+use crate::load::SectionId;
+use crate::model::DataId;
+use crate::object_file::Object;
+use crate::special::{self, Class};
+
+/// The verdicts on all data objects, by name.
+pub(super) fn verdicts(comparer: &Comparer<'_, '_>) -> Vec<DataVerdict> {
+    let (a, b) = (comparer.a, comparer.b);
+    let mut verdicts = Vec::new();
+    for (x, d) in a.model.data() {
+        let y = comparer.correlation.data.get(&x).copied();
+        let (change, reason) = match y.and_then(|y| Some((y, b.model.data_object(y)?))) {
+            None => (DataChange::Removed, "not in v2".to_owned()),
+            Some((_, e)) if d.end - d.start != e.end - e.start => (
+                DataChange::Resized,
+                format!("{} bytes instead of {}", e.end - e.start, d.end - d.start),
+            ),
+            Some((_, e)) if data_kind(a, d.section) != data_kind(b, e.section) => (
+                DataChange::Changed,
+                format!(
+                    "moved from {} to {}",
+                    a.section_name(d.section),
+                    b.section_name(e.section)
+                ),
+            ),
+            Some((y, _)) => match comparer.data(x, y) {
+                Ok(()) => (DataChange::Unchanged, String::new()),
+                Err(difference) => (DataChange::Changed, difference.text),
+            },
+        };
+        verdicts.push(data_verdict(comparer, Some(x), y, change, reason));
+    }
+    for (y, _) in b.model.data() {
+        if !comparer.correlation.data_back.contains_key(&y) {
+            let reason = "not in v1".to_owned();
+            verdicts.push(data_verdict(comparer, None, Some(y), DataChange::New, reason));
+        }
+    }
+    verdicts.sort_by(|p, q| (&p.name, p.v1, p.v2).cmp(&(&q.name, q.v1, q.v2)));
+    verdicts
+}
+
+fn data_verdict(
+    comparer: &Comparer<'_, '_>,
+    x: Option<DataId>,
+    y: Option<DataId>,
+    change: DataChange,
+    reason: String,
+) -> DataVerdict {
+    let mut users = BTreeSet::new();
+    let mut names = [None, None];
+    let mut section_of = None;
+    for (object, id, name) in [(comparer.a, x, 0), (comparer.b, y, 1)]
+        .into_iter()
+        .filter_map(|(o, i, n)| Some((o, i?, n)))
+    {
+        for f in object.referrers().functions_of_data.get(&id).into_iter().flatten() {
+            users.extend(object.function(*f).map(|f| f.name.clone()));
+        }
+        if let Some(d) = object.model.data_object(id) {
+            if let Some(slot) = names.get_mut(name) {
+                *slot = Some(d.name.clone());
+            }
+            section_of = Some((object, d.section));
+        }
+    }
+    let [old, new] = names;
+    let (section, kind, writable) =
+        section_of.map_or((String::new(), DataKind::Unknown, true), |(o, id)| {
+            let writable =
+                o.elf.sections.get(id.0 as usize).is_none_or(|s| !section_is_read_only(s));
+            (o.section_name(id).to_owned(), data_kind(o, id), writable)
+        });
+    let old_name = if new.is_some() && new != old { old.clone() } else { None };
+    let name = new.or(old).unwrap_or_default();
+    let users = users.into_iter().collect();
+    DataVerdict { name, old_name, section, v1: x, v2: y, kind, writable, change, reason, users }
+}
+
+fn data_kind(object: &Object<'_>, id: SectionId) -> DataKind {
+    let Some(section) = object.elf.sections.get(id.0 as usize) else { return DataKind::Unknown };
+    let name = section.name;
+    let starts = |prefixes: &[&str]| prefixes.iter().any(|p| name.starts_with(p));
+    match name {
+        _ if starts(&[".discard"]) => DataKind::Discarded,
+        _ if starts(&[".data..percpu"]) => DataKind::PerCpu,
+        _ if starts(&[".data..ro_after_init"]) => DataKind::ReadOnlyAfterInit,
+        _ if starts(&[".init.", ".exit.", ".meminit."]) && special::is_plain_data(name) => {
+            DataKind::Init
+        }
+        _ if special::is_plain_data(name) && section_is_read_only(section) => DataKind::ReadOnly,
+        _ if special::is_plain_data(name) => DataKind::Writable,
+        "__param" => DataKind::Parameter,
+        ".modinfo" | "__modver" => DataKind::ModuleInfo,
+        "__dyndbg" | "__dyndbg_classes" => DataKind::DynamicDebug,
+        ".printk_index" => DataKind::PrintkIndex,
+        ".export_symbol" => DataKind::Export,
+        _ if starts(&["___ksymtab", "__ksymtab", "___kcrctab"]) => DataKind::Export,
+        _ if starts(&[".initcall", ".con_initcall", ".security_initcall", ".exitcall"]) => {
+            DataKind::Initcall
+        }
+        _ if starts(&["__tracepoint", "_ftrace", "__bpf_raw_tp", "__trace_printk"]) => {
+            DataKind::Trace
+        }
+        _ => match special::class_of(section) {
+            Some(Class::Unknown) | None => DataKind::Unknown,
+            Some(_) => DataKind::Registration,
+        },
+    }
+}
+
+/// Registration tables, unknown sections and stray code that no symbol names: compared whole.
+pub(super) fn unnamed_sections(comparer: &Comparer<'_, '_>) -> Vec<SectionChange> {
+    let (a, b) = (comparer.a, comparer.b);
+    let unnamed = |o: &Object<'_>| -> BTreeMap<String, (SectionId, u64)> {
+        o.elf
+            .sections()
+            .filter(|(id, s)| {
+                let class = special::class_of(s);
+                let table = matches!(class, Some(Class::Registration | Class::Unknown));
+                let code = class.is_none() && s.is_exec();
+                s.size > 0
+                    && (table || code)
+                    && o.model.data_in(*id).is_empty()
+                    && o.model.functions_in(*id).is_empty()
+            })
+            .map(|(id, s)| (s.name.to_owned(), (id, s.size)))
+            .collect()
+    };
+    let (of_a, of_b) = (unnamed(a), unnamed(b));
+    let names: BTreeSet<&String> = of_a.keys().chain(of_b.keys()).collect();
+    let mut changes = Vec::new();
+    for name in names {
+        let (reason, kind) = match (of_a.get(name), of_b.get(name)) {
+            (Some((x, size_x)), Some((y, size_y))) => {
+                match comparer.whole_sections((*x, *size_x), (*y, *size_y)) {
+                    Ok(()) => continue,
+                    Err(difference) => (difference.text, data_kind(b, *y)),
+                }
+            }
+            (Some((x, _)), None) => ("not in v2".to_owned(), data_kind(a, *x)),
+            (None, Some((y, _))) => ("not in v1".to_owned(), data_kind(b, *y)),
+            (None, None) => continue,
+        };
+        changes.push(SectionChange { section: name.clone(), kind, reason });
+    }
+    changes.extend(unnamed_code(comparer));
+    changes
+}
+
+/// Code between functions that no symbol names, and that is not padding.
+fn unnamed_code(comparer: &Comparer<'_, '_>) -> Vec<SectionChange> {
+    let (of_a, of_b) = (gaps(comparer.a), gaps(comparer.b));
+    let names: BTreeSet<&String> = of_a.keys().chain(of_b.keys()).collect();
+    let none = Vec::new();
+    let mut changes = Vec::new();
+    for name in names {
+        let x = of_a.get(name).unwrap_or(&none);
+        let y = of_b.get(name).unwrap_or(&none);
+        let same = x.len() == y.len()
+            && x.iter().zip(y).all(|(p, q)| comparer.unnamed_code(*p, *q).is_ok());
+        if !same {
+            changes.push(SectionChange {
+                section: name.clone(),
+                kind: DataKind::Unknown,
+                reason: "code that no symbol names changed".to_owned(),
+            });
+        }
+    }
+    changes
+}
+
+/// Extents between the functions of a section that hold more than padding.
+fn gaps(object: &Object<'_>) -> BTreeMap<String, Vec<(SectionId, u64, u64)>> {
+    let mut found: BTreeMap<String, Vec<(SectionId, u64, u64)>> = BTreeMap::new();
+    for (id, section) in object.elf.sections() {
+        let mut at = 0;
+        let mut extents = Vec::new();
+        for f in object.model.functions_in(id).iter().filter_map(|f| object.function(*f)) {
+            if f.start > at {
+                extents.push((id, at, f.start));
+            }
+            at = at.max(f.end);
+        }
+        if at > 0 && at < section.size {
+            extents.push((id, at, section.size));
+        }
+        extents.retain(|(_, start, end)| !object.is_padding(id, *start, *end));
+        if !extents.is_empty() {
+            found.entry(section.name.to_owned()).or_default().extend(extents);
+        }
+    }
+    found
+}

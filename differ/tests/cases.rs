@@ -1,0 +1,250 @@
+//! Every `tests/cases/*.c` is compiled twice, the second time with `-DV2`, and the verdicts
+//! must be those that the file's comments expect:
+//!
+//! - `// flags: …` replaces the flags for both sides; `// flags-v2: …` adds to V2's
+//! - `// function NAME VERDICT [text the reason contains]`
+//! - `// data NAME CHANGE [text]`, `// layout KIND NAME VERDICT [text]`, `// section NAME [text]`
+//! - `// map V2NAME V1NAME`: what a symbol of v2 is called in v1
+//! - `// shift`: the same file, moved three lines down, must be unchanged
+//!
+//! What is not expected must not be there: functions without a line are unchanged.
+
+// The helpers of these tests may fail like the tests themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use dynamos_differ::verdict::{Comparison, DataChange, Verdict};
+use dynamos_differ::{Object, Pair};
+
+const FLAGS: &str = "-O2 -g -ffunction-sections -fdata-sections -fno-pie -mcmodel=kernel \
+    -mno-red-zone -pg -mrecord-mcount -mfentry -fno-jump-tables -fno-asynchronous-unwind-tables \
+    -mno-sse -fno-common -fcf-protection=none -Wno-unused";
+
+struct Case {
+    name: String,
+    flags: String,
+    flags_v2: String,
+    shift: bool,
+    expected: Vec<String>,
+}
+
+fn parse(path: &Path, source: &str) -> Case {
+    let mut case = Case {
+        name: path.file_stem().unwrap().to_string_lossy().into_owned(),
+        flags: FLAGS.to_owned(),
+        flags_v2: String::new(),
+        shift: false,
+        expected: Vec::new(),
+    };
+    for line in source.lines() {
+        let Some(directive) = line.strip_prefix("// ") else { continue };
+        if let Some(flags) = directive.strip_prefix("flags: ") {
+            case.flags = flags.to_owned();
+        } else if let Some(flags) = directive.strip_prefix("flags-v2: ") {
+            case.flags_v2 = flags.to_owned();
+        } else if directive == "shift" {
+            case.shift = true;
+        } else if ["function ", "data ", "layout ", "section ", "map "]
+            .iter()
+            .any(|p| directive.starts_with(p))
+        {
+            case.expected.push(directive.to_owned());
+        }
+    }
+    case
+}
+
+fn compile(dir: &Path, case: &Case, source: &str, v2: bool) -> Vec<u8> {
+    // One name for both sides, as `__FILE__` is the same in the two builds of a kernel.
+    let file = dir.join(format!("{}.c", case.name));
+    fs::write(&file, source).unwrap();
+    let object = dir.join("out.o");
+    let mut command = Command::new(std::env::var("CC").unwrap_or_else(|_| "gcc".to_owned()));
+    command.current_dir(dir).args(case.flags.split_whitespace());
+    if v2 {
+        command.arg("-DV2").args(case.flags_v2.split_whitespace());
+    }
+    command.arg("-c").arg(format!("{}.c", case.name)).arg("-o").arg(&object);
+    let output = command.output().expect("gcc runs");
+    assert!(output.status.success(), "{}: {}", case.name, String::from_utf8_lossy(&output.stderr));
+    fs::read(object).unwrap()
+}
+
+fn compare(v1: &[u8], v2: &[u8]) -> Comparison {
+    let a = Object::parse(v1, "v1.o").unwrap();
+    let b = Object::parse(v2, "v2.o").unwrap();
+    let comparison = Pair::compare(&a, &b).unwrap();
+    let again = Pair::compare(&a, &b).unwrap();
+    assert_eq!(
+        serde_json::to_string(&comparison).unwrap(),
+        serde_json::to_string(&again).unwrap(),
+        "the same input gave two outputs"
+    );
+    comparison
+}
+
+/// The comparison as lines in the form of the directives, changes only.
+fn facts(comparison: &Comparison) -> Vec<String> {
+    let word = |value: &dyn Fn() -> String| value().trim_matches('"').to_owned();
+    let mut lines = Vec::new();
+    for f in comparison.functions.iter().filter(|f| f.verdict != Verdict::Unchanged) {
+        let verdict = word(&|| serde_json::to_string(&f.verdict).unwrap());
+        lines.push(format!("function {} {verdict} {}", f.name, f.reason));
+    }
+    for d in comparison.data.iter().filter(|d| d.change != DataChange::Unchanged) {
+        let change = word(&|| serde_json::to_string(&d.change).unwrap());
+        lines.push(format!("data {} {change} {} users {:?}", d.name, d.reason, d.users));
+    }
+    for l in &comparison.layouts {
+        let kind = word(&|| serde_json::to_string(&l.kind).unwrap());
+        let verdict = word(&|| serde_json::to_string(&l.verdict).unwrap());
+        let members: Vec<String> =
+            l.members.iter().map(|m| format!("{} {}", m.name, m.changes.join("+"))).collect();
+        lines.push(format!("layout {kind} {} {verdict} {}", l.name, members.join(", ")));
+    }
+    for s in &comparison.sections {
+        lines.push(format!("section {} {}", s.section, s.reason));
+    }
+    lines.iter().map(|l| without_numbers(l)).collect()
+}
+
+/// `name.12` as `name.N` (the number is up to gcc), but for clones of functions.
+fn without_numbers(line: &str) -> String {
+    let word = |word: &str| match word.rsplit_once('.') {
+        Some((head, tail))
+            if !tail.is_empty()
+                && tail.bytes().all(|b| b.is_ascii_digit())
+                && !head.ends_with(".isra")
+                && !head.ends_with(".constprop") =>
+        {
+            format!("{head}.N")
+        }
+        _ => word.to_owned(),
+    };
+    line.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Two words name a fact, a third its verdict, the rest must be in the reason.
+fn meets(expectation: &str, fact: &str) -> bool {
+    let words = if expectation.starts_with("layout ") {
+        4
+    } else if expectation.starts_with("section ") {
+        2
+    } else {
+        3
+    };
+    let split = |s: &str| {
+        let parts: Vec<String> = s.splitn(words + 1, ' ').map(str::to_owned).collect();
+        let rest = parts.get(words).cloned().unwrap_or_default();
+        (parts.into_iter().take(words).collect::<Vec<_>>(), rest)
+    };
+    let ((head, text), (fact_head, reason)) = (split(expectation), split(fact));
+    head == fact_head && reason.contains(&text)
+}
+
+fn check_maps(case: &Case, v1: &[u8], v2: &[u8], comparison: &Comparison) -> Vec<String> {
+    let (a, b) = (Object::parse(v1, "v1.o").unwrap(), Object::parse(v2, "v2.o").unwrap());
+    let known: BTreeSet<(&str, &str)> = comparison
+        .symbol_map
+        .iter()
+        .map(|(y, x)| (b.elf.symbol(*y).unwrap().name, a.elf.symbol(*x).unwrap().name))
+        .collect();
+    case.expected
+        .iter()
+        .filter_map(|e| e.strip_prefix("map ")?.split_once(' '))
+        .filter(|pair| !known.contains(pair))
+        .map(|(y, x)| format!("no map {y} → {x} in {known:?}"))
+        .collect()
+}
+
+fn run(path: &Path) -> Vec<String> {
+    let source = fs::read_to_string(path).unwrap();
+    let case = parse(path, &source);
+    let dir = tempfile::tempdir().unwrap();
+    let v1 = compile(dir.path(), &case, &source, false);
+    let v2 = compile(dir.path(), &case, &source, true);
+    let comparison = compare(&v1, &v2);
+    let facts = facts(&comparison);
+    let expected: Vec<&String> = case.expected.iter().filter(|e| !e.starts_with("map ")).collect();
+    let mut problems = check_maps(&case, &v1, &v2, &comparison);
+    for fact in facts.iter().filter(|f| !expected.iter().any(|e| meets(e, f))) {
+        problems.push(format!("not expected: {fact}"));
+    }
+    for e in expected.iter().filter(|e| !facts.iter().any(|f| meets(e, f))) {
+        problems.push(format!("missing: {e}"));
+    }
+    if case.shift {
+        let moved = compile(dir.path(), &case, &format!("\n\n\n{source}"), false);
+        for fact in self::facts(&compare(&v1, &moved)) {
+            problems.push(format!("moved by three lines: {fact}"));
+        }
+    }
+    problems
+}
+
+#[test]
+fn cases() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let mut paths: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.sort();
+    let mut failed = String::new();
+    for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "c")) {
+        for problem in run(path) {
+            failed.push_str(&format!("{}: {problem}\n", path.file_name().unwrap().display()));
+        }
+    }
+    assert!(failed.is_empty(), "\n{failed}");
+}
+
+fn sample() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let source = "int g; static int t[] = {1, 2}; const char *f(int i) { g = t[i]; return \"x\"; }";
+    let case = parse(Path::new("sample.c"), "");
+    compile(dir.path(), &case, source, false)
+}
+
+#[test]
+fn other_files_are_refused_with_a_reason() {
+    let good = sample();
+    let error = |data: &[u8]| Object::parse(data, "bad.o").unwrap_err().to_string();
+    assert!(error(b"").starts_with("bad.o: "));
+    assert!(error(b"#!/bin/sh\n").contains("not a 64-bit little-endian ELF"));
+    let mut arm = good.clone();
+    arm[18] = 183;
+    assert!(error(&arm).contains("ELF machine 183"));
+    let mut executable = good.clone();
+    executable[16] = 2;
+    assert!(error(&executable).contains("not a relocatable object"));
+}
+
+#[test]
+fn truncated_and_flipped_objects_do_not_panic() {
+    let good = sample();
+    let reference = Object::parse(&good, "good.o").unwrap();
+    for len in (0..good.len()).step_by(97) {
+        assert!(Object::parse(&good[..len], "cut.o").is_err(), "cut at {len}");
+    }
+    for at in (0..good.len()).step_by(7) {
+        let mut bad = good.clone();
+        bad[at] ^= 0xff;
+        if let Ok(object) = Object::parse(&bad, "flipped.o") {
+            let _ = Pair::compare(&reference, &object);
+            let _ = Pair::compare(&object, &reference);
+        }
+    }
+}
+
+#[test]
+fn without_dwarf_layouts_are_said_to_be_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut case = parse(Path::new("plain.c"), "");
+    case.flags = FLAGS.replace("-g ", "");
+    let object = compile(dir.path(), &case, "int f(int x) { return x + 1; }", false);
+    let comparison = compare(&object, &object);
+    assert!(comparison.layouts_unknown.is_some());
+    assert!(comparison.is_unchanged());
+}
