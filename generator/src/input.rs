@@ -8,7 +8,6 @@ use kernel_trees::{Cache, Kernel, Manifest, Prepared, SourceId, check_kernel_tre
 
 use crate::changes::{self, Changes};
 use crate::patch;
-use crate::report::Reporter;
 
 /// One side, as named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +67,6 @@ impl Spec {
 /// What is compared, and for which kernel.
 #[derive(Debug)]
 pub struct Input {
-    /// V1, ready to build objects in.
-    pub v1: Prepared,
     /// V1's pristine sources.
     pub v1_root: PathBuf,
     /// What V2 changes.
@@ -78,19 +75,16 @@ pub struct Input {
     pub headers: PathBuf,
     /// Release of the kernel that is to run the update.
     pub release: String,
+    /// The configuration of that kernel.
+    config: PathBuf,
+    /// The package that V1 is, if it is Debian's.
+    kernel: Option<Kernel>,
     /// Holds the patched files, if V2 is a patch.
     _patched: Option<tempfile::TempDir>,
 }
 
-/// Provides both sides; `kernel` is the release to run the update where it does not follow from V1.
-pub fn resolve(
-    cache: &Cache,
-    v1: &Spec,
-    v2: &Spec,
-    kernel: Option<&str>,
-    reporter: &Reporter,
-) -> Result<Input> {
-    reporter.phase("provide", "providing both kernels");
+/// Finds both sides and what differs; `kernel` is the release to run the update where it does not follow from V1.
+pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Result<Input> {
     let manifest = Manifest::builtin()?;
     let target = target(&manifest, v1, kernel)?;
     let image = cache.image(target).context("the target kernel's image")?;
@@ -116,12 +110,25 @@ pub fn resolve(
             (changes, None)
         }
     };
-    reporter.phase("prepare", "preparing V1 for building objects");
-    let source = kernel.map_or(SourceId::Dir(&v1_root), SourceId::Deb);
-    let v1 = cache
-        .prepared(&source, &image.config, &target.release)
-        .context("preparing V1 with the target kernel's configuration")?;
-    Ok(Input { v1, v1_root, changes, headers, release: target.release.clone(), _patched: patched })
+    Ok(Input {
+        v1_root,
+        changes,
+        headers,
+        release: target.release.clone(),
+        config: image.config,
+        kernel: kernel.cloned(),
+        _patched: patched,
+    })
+}
+
+impl Input {
+    /// V1, ready to build objects in.
+    pub fn prepare(&self, cache: &Cache) -> Result<Prepared> {
+        let source = self.kernel.as_ref().map_or(SourceId::Dir(&self.v1_root), SourceId::Deb);
+        cache
+            .prepared(&source, &self.config, &self.release)
+            .context("preparing V1 with the target kernel's configuration")
+    }
 }
 
 fn target<'m>(manifest: &'m Manifest, v1: &Spec, kernel: Option<&str>) -> Result<&'m Kernel> {
