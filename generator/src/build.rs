@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use std::thread::available_parallelism;
+
 use anyhow::{Context, Result, bail};
 use kernel_trees::CompileCommand;
 use rayon::prelude::*;
@@ -20,8 +22,15 @@ pub struct Built {
 /// What makes the compiler give each function and variable a section of its own.
 const SPLIT: [&str; 2] = ["-ffunction-sections", "-fdata-sections"];
 
-/// Runs each command three times: twice where it is, once in the tree `v2`.
-pub fn build(commands: &[CompileCommand], v2: &Path) -> Result<Vec<Built>> {
+/// Runs each command three times: twice where it is, once in the tree `v2`; `at_once` compilers run at a time.
+pub fn build(commands: &[CompileCommand], v2: &Path, at_once: Option<usize>) -> Result<Vec<Built>> {
+    // One more than there are CPUs: for a single object there are three runs of equal length, and two CPUs
+    // would do two of them and then one.
+    let cpus = available_parallelism().map_or(1, usize::from);
+    let compilers = rayon::ThreadPoolBuilder::new()
+        .num_threads(at_once.unwrap_or(cpus + 1))
+        .build()
+        .context("cannot start the threads that run the compiler")?;
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let jobs: Vec<(String, CompileCommand, &[&str])> = commands
         .iter()
@@ -34,10 +43,11 @@ pub fn build(commands: &[CompileCommand], v2: &Path) -> Result<Vec<Built>> {
             ]
         })
         .collect();
-    let outputs: Vec<Vec<u8>> = jobs
-        .par_iter()
-        .map(|(name, command, flags)| compile(command, &scratch.path().join(name), flags))
-        .collect::<Result<_>>()?;
+    let outputs: Vec<Vec<u8>> = compilers.install(|| {
+        jobs.par_iter()
+            .map(|(name, command, flags)| compile(command, &scratch.path().join(name), flags))
+            .collect::<Result<_>>()
+    })?;
     let mut outputs = outputs.into_iter();
     commands
         .iter()

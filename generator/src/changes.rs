@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use kernel_trees::SourceIndex;
 use rayon::prelude::*;
 
 /// Files that differ, by path in the tree: the file with V2's content, or `None` if V2 does not have it.
@@ -73,7 +75,7 @@ pub fn role(path: &Path) -> Role {
     }
 }
 
-/// Files of V2 that differ from V1, by path in the tree.
+/// Files of V2 that differ from V1, by path in the tree; from the trees themselves.
 pub fn between(v1: &Path, v2: &Path) -> Result<Changes> {
     let (old, new) = rayon::join(|| walk(v1), || walk(v2));
     let (old, new) = (old?, new?);
@@ -84,9 +86,14 @@ pub fn between(v1: &Path, v2: &Path) -> Result<Changes> {
         .collect();
     let differing: Vec<PathBuf> = new
         .par_iter()
-        .map(|(path, size)| {
-            let differs = match old.get(path) {
-                Some(was) if was == size => !same_bytes(&v1.join(path), &v2.join(path))?,
+        .map(|(path, content)| {
+            let differs = match (old.get(path), content) {
+                (Some(Content::Link(was)), Content::Link(is)) => was != is,
+                (Some(Content::File(was)), Content::File(is)) if was.size == is.size => {
+                    // Hard links to one file have no second content.
+                    let one = (was.device, was.inode) == (is.device, is.inode);
+                    !one && !same_bytes(&v1.join(path), &v2.join(path))?
+                }
                 _ => true,
             };
             Ok(differs.then(|| path.clone()))
@@ -98,6 +105,16 @@ pub fn between(v1: &Path, v2: &Path) -> Result<Changes> {
         (path, content)
     }));
     Ok(changed)
+}
+
+/// The same, from the indexes of both trees; V2's is at `root`.
+pub fn between_indexed(v1: &SourceIndex, v2: &SourceIndex, root: &Path) -> Changes {
+    v1.differences(v2)
+        .into_iter()
+        .filter_map(|(old, new)| Some((old.or(new)?.path, new.is_some())))
+        .filter(|(path, _)| !path.ancestors().any(is_product))
+        .map(|(path, stays)| (path.to_path_buf(), stays.then(|| root.join(path))))
+        .collect()
 }
 
 /// The change as a unified diff of the files that have a part in the kernel, as `patch -p1` takes it.
@@ -121,35 +138,55 @@ pub fn diff(input: &crate::input::Input) -> Result<String> {
     Ok(text)
 }
 
-/// Sizes of the files of a tree that can matter, by path in the tree.
-fn walk(root: &Path) -> Result<BTreeMap<PathBuf, u64>> {
-    fn visit(root: &Path, below: &Path) -> Result<Vec<(PathBuf, u64)>> {
-        let directory = root.join(below);
-        let mut files = Vec::new();
-        let mut directories = Vec::new();
-        let entries = fs::read_dir(&directory)
-            .with_context(|| format!("cannot list {}", directory.display()))?;
-        for entry in entries {
-            let entry = entry.with_context(|| format!("cannot list {}", directory.display()))?;
-            let path = below.join(entry.file_name());
-            let kind =
-                entry.file_type().with_context(|| format!("cannot read {}", path.display()))?;
-            if is_product(&path) {
-                continue;
-            } else if kind.is_dir() {
-                directories.push(path);
-            } else if kind.is_file() {
-                let size =
-                    entry.metadata().with_context(|| format!("cannot read {}", path.display()))?;
-                files.push((path, size.len()));
-            }
-        }
-        let deeper: Vec<_> =
-            directories.par_iter().map(|path| visit(root, path)).collect::<Result<_>>()?;
-        files.extend(deeper.into_iter().flatten());
-        Ok(files)
-    }
+/// What tells whether two files may differ, without reading them.
+#[derive(Debug)]
+enum Content {
+    File(Identity),
+    /// A symlink; where it points to.
+    Link(PathBuf),
+}
+
+#[derive(Debug)]
+struct Identity {
+    size: u64,
+    device: u64,
+    inode: u64,
+}
+
+/// The files of a tree that can matter, by path in the tree.
+fn walk(root: &Path) -> Result<BTreeMap<PathBuf, Content>> {
     Ok(visit(root, Path::new(""))?.into_iter().collect())
+}
+
+fn visit(root: &Path, below: &Path) -> Result<Vec<(PathBuf, Content)>> {
+    let directory = root.join(below);
+    let mut files = Vec::new();
+    let mut directories = Vec::new();
+    let entries =
+        fs::read_dir(&directory).with_context(|| format!("cannot list {}", directory.display()))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {}", directory.display()))?;
+        let path = below.join(entry.file_name());
+        if is_product(&path) {
+            continue;
+        }
+        let unreadable = || format!("cannot read {}", entry.path().display());
+        let kind = entry.file_type().with_context(unreadable)?;
+        if kind.is_dir() {
+            directories.push(path);
+        } else if kind.is_symlink() {
+            let target = fs::read_link(entry.path()).with_context(unreadable)?;
+            files.push((path, Content::Link(target)));
+        } else if kind.is_file() {
+            let meta = entry.metadata().with_context(unreadable)?;
+            let identity = Identity { size: meta.len(), device: meta.dev(), inode: meta.ino() };
+            files.push((path, Content::File(identity)));
+        }
+    }
+    let deeper: Vec<_> =
+        directories.par_iter().map(|path| visit(root, path)).collect::<Result<_>>()?;
+    files.extend(deeper.into_iter().flatten());
+    Ok(files)
 }
 
 /// Whether a build leaves the file or directory, so that a built tree compares like a clean one.
@@ -194,6 +231,7 @@ fn same_bytes(a: &Path, b: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn roles() {
@@ -230,9 +268,22 @@ mod tests {
         write(v1.path(), "fs/gone.c", "gone");
         write(v2.path(), "fs/fresh.c", "fresh");
         write(v2.path(), "fs/built.o", "built");
+        write(v2.path(), "debian/rules", "x");
+        write(v2.path(), "fs/Documentation/deep/x.c", "x");
+        fs::write(v1.path().join("one"), "x").unwrap();
+        fs::hard_link(v1.path().join("one"), v2.path().join("one")).unwrap();
+        symlink("same.c", v1.path().join("fs/link.c")).unwrap();
+        symlink("fresh.c", v2.path().join("fs/link.c")).unwrap();
+        symlink("same.c", v1.path().join("fs/was-link.c")).unwrap();
+        write(v2.path(), "fs/was-link.c", "same");
         let changed = between(v1.path(), v2.path()).unwrap();
         let paths: Vec<_> = changed.keys().map(|path| path.to_str().unwrap()).collect();
-        assert_eq!(paths, ["fs/edited.c", "fs/fresh.c", "fs/gone.c"]);
+        let expected = ["fs/edited.c", "fs/fresh.c", "fs/gone.c", "fs/link.c", "fs/was-link.c"];
+        assert_eq!(paths, expected);
         assert_eq!(changed[Path::new("fs/gone.c")], None);
+
+        let index = |root: &Path| SourceIndex::of(root).unwrap();
+        let indexed = between_indexed(&index(v1.path()), &index(v2.path()), v2.path());
+        assert_eq!(indexed, changed);
     }
 }

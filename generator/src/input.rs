@@ -67,8 +67,6 @@ impl Spec {
 /// What is compared, and for which kernel.
 #[derive(Debug)]
 pub struct Input {
-    /// V1, ready to build objects in.
-    pub v1: Prepared,
     /// V1's pristine sources.
     pub v1_root: PathBuf,
     /// What V2 changes.
@@ -77,11 +75,15 @@ pub struct Input {
     pub headers: PathBuf,
     /// Release of the kernel that is to run the update.
     pub release: String,
+    /// The configuration of that kernel.
+    config: PathBuf,
+    /// The package that V1 is, if it is Debian's.
+    kernel: Option<Kernel>,
     /// Holds the patched files, if V2 is a patch.
     _patched: Option<tempfile::TempDir>,
 }
 
-/// Provides both sides; `kernel` is the release to run the update where it does not follow from V1.
+/// Finds both sides and what differs; `kernel` is the release to run the update where it does not follow from V1.
 pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Result<Input> {
     let manifest = Manifest::builtin()?;
     let target = target(&manifest, v1, kernel)?;
@@ -96,16 +98,37 @@ pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Res
             (patch::apply(&v1_root, file, target.path())?, Some(target))
         }
         other => {
-            let (_, v2_root) = side(cache, &manifest, other, "V2")?;
+            let (v2_kernel, v2_root) = side(cache, &manifest, other, "V2")?;
             check_config(&v2_root, &image.config, "V2")?;
-            (changes::between(&v1_root, &v2_root)?, None)
+            let changes = match (kernel, v2_kernel) {
+                (Some(v1), Some(v2)) => {
+                    let (v1, v2) = (cache.source_index(v1)?, cache.source_index(v2)?);
+                    changes::between_indexed(&v1, &v2, &v2_root)
+                }
+                _ => changes::between(&v1_root, &v2_root)?,
+            };
+            (changes, None)
         }
     };
-    let source = kernel.map_or(SourceId::Dir(&v1_root), SourceId::Deb);
-    let v1 = cache
-        .prepared(&source, &image.config, &target.release)
-        .context("preparing V1 with the target kernel's configuration")?;
-    Ok(Input { v1, v1_root, changes, headers, release: target.release.clone(), _patched: patched })
+    Ok(Input {
+        v1_root,
+        changes,
+        headers,
+        release: target.release.clone(),
+        config: image.config,
+        kernel: kernel.cloned(),
+        _patched: patched,
+    })
+}
+
+impl Input {
+    /// V1, ready to build objects in.
+    pub fn prepare(&self, cache: &Cache) -> Result<Prepared> {
+        let source = self.kernel.as_ref().map_or(SourceId::Dir(&self.v1_root), SourceId::Deb);
+        cache
+            .prepared(&source, &self.config, &self.release)
+            .context("preparing V1 with the target kernel's configuration")
+    }
 }
 
 fn target<'m>(manifest: &'m Manifest, v1: &Spec, kernel: Option<&str>) -> Result<&'m Kernel> {

@@ -5,6 +5,7 @@
 //! record of what must be in memory, `package` links the module, `validate` re-reads it, `review` tells a person.
 
 mod assemble;
+mod background;
 mod build;
 mod candidates;
 mod changes;

@@ -40,7 +40,7 @@ struct Cli {
     /// The most objects to compare because a header changed; with more, the header is refused.
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_objects: usize,
-    /// Compilers and comparisons to run at once, by default the number of CPUs.
+    /// Compilers and comparisons to run at once, by default about the number of CPUs.
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
     /// Say nothing but errors.
@@ -88,6 +88,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         output: cli.output,
         report_only: cli.report_only,
         max_objects: cli.max_objects,
+        jobs: cli.jobs,
         cache: cli.cache,
     };
     let reporter = Arc::new(report::Reporter::new(cli.quiet, cli.verbose));

@@ -94,7 +94,9 @@ impl Reporter {
 
 impl kernel_trees::Progress for Reporter {
     fn phase(&self, text: &str) {
-        Reporter::phase(self, "provide", text);
+        // What the cache does is part of the phase that needs it.
+        let current = self.state().current.as_ref().map(|(key, _)| key.clone());
+        Reporter::phase(self, current.as_deref().unwrap_or("provide"), text);
     }
 }
 

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use kernel_trees::Cache;
+use kernel_trees::{Cache, Kbuild, Prepared};
 
 use crate::assemble::{Assembly, assemble};
+use crate::background::Background;
 use crate::candidates::{self, Candidates};
 use crate::input::{self, Input, Spec};
 use crate::output::Output;
@@ -35,6 +36,8 @@ pub struct Request {
     pub report_only: bool,
     /// The most objects to compare because of a changed header.
     pub max_objects: usize,
+    /// Compilers to run at once, if not as many as the machine has use for.
+    pub jobs: Option<usize>,
     /// Root of the cache.
     pub cache: Option<PathBuf>,
 }
@@ -46,22 +49,28 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
 
     reporter.phase("provide", "providing both kernels");
     let input = input::resolve(&cache, &request.v1, &request.v2, request.kernel.as_deref())?;
+    // It takes as long as all the rest when it is not in the cache, and it is needed only for linking.
+    let wanted = !request.report_only && !input.changes.is_empty();
+    let module = wanted.then(|| build_module(&cache, &input));
+    reporter.phase("prepare", "preparing V1 for building objects");
+    let v1 = input.prepare(&cache)?;
     let mut plan = Plan {
         kernels: Kernels {
             v1: request.v1.label(),
             v2: request.v2.label(),
             release: input.release.clone(),
-            compiler: input.v1.compiler().into(),
+            compiler: v1.compiler().into(),
         },
         ..Plan::default()
     };
 
     reporter.phase("map", &format!("finding the objects of {} changed files", input.changes.len()));
-    let kbuild = input.v1.kbuild()?;
+    let kbuild = v1.kbuild()?;
     let found = candidates::find(&kbuild, &input, request.max_objects)?;
     plan.ignored.clone_from(&found.ignored);
     plan.refusals.clone_from(&found.refusals);
-    let judged = judge(&kbuild, &input, &found, reporter, &mut plan)?;
+    let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
+    let (judged, _removal) = job.judge(&found, reporter, &mut plan)?;
 
     let diff = changes::diff(&input)?;
     plan.name = update_name(request, &found)?;
@@ -72,8 +81,12 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
         let assembly = assemble(&judged.units, &exported, &plan.name, &input.release)?;
         tell(&mut plan, &assembly);
         plan.settle();
-        if plan.outcome == Outcome::Update && !request.report_only {
-            link(&cache, &input, &plan, &assembly, &diff, exported, &output, reporter)?;
+        if plan.outcome == Outcome::Update
+            && let Some(module) = module
+        {
+            reporter.phase("module", "waiting for dynamos.ko");
+            let module = module.wait().context("dynamos.ko was not built")??;
+            link(&input, &plan, &assembly, &diff, exported, &module, &output, reporter)?;
         }
     }
     reporter.end();
@@ -81,49 +94,66 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Builds and compares the candidates.
-fn judge(
-    kbuild: &kernel_trees::Kbuild,
-    input: &Input,
-    found: &Candidates,
-    reporter: &Reporter,
-    plan: &mut Plan,
-) -> Result<Judged> {
-    let objects: Vec<&str> = found.objects.keys().map(String::as_str).collect();
-    if objects.is_empty() {
-        return Ok(Judged::default());
+/// What it takes to build the candidates on both sides.
+struct Comparison<'a> {
+    v1: &'a Prepared,
+    kbuild: &'a Kbuild,
+    input: &'a Input,
+    jobs: Option<usize>,
+}
+
+impl Comparison<'_> {
+    /// Builds and compares the candidates. The view of V2 goes away meanwhile.
+    fn judge(
+        &self,
+        found: &Candidates,
+        reporter: &Reporter,
+        plan: &mut Plan,
+    ) -> Result<(Judged, Option<Background<()>>)> {
+        let objects: Vec<&str> = found.objects.keys().map(String::as_str).collect();
+        if objects.is_empty() {
+            return Ok((Judged::default(), None));
+        }
+        reporter.phase("commands", "asking Kbuild how they are compiled");
+        let commands = self.kbuild.compile_commands(&objects)?;
+        reporter.phase("view", "laying V2 over V1");
+        let changed: Vec<_> = self.input.changes.clone().into_iter().collect();
+        let view = self.v1.view(&changed)?;
+        reporter.phase("compile", &format!("compiling {} objects, both sides", objects.len()));
+        let built = build::build(&commands, view.root(), self.jobs)?;
+        let removal = Background::start(move || drop(view));
+        reporter.phase("compare", "comparing them");
+        Ok((verdicts::judge(found, &commands, &built, reporter, plan)?, Some(removal)))
     }
-    reporter.phase("commands", "asking Kbuild how they are compiled");
-    let commands = kbuild.compile_commands(&objects)?;
-    reporter.phase("view", "laying V2 over V1");
-    let changed: Vec<_> = input.changes.clone().into_iter().collect();
-    let view = input.v1.view(&changed)?;
-    reporter.phase("compile", &format!("compiling {} objects, both sides", objects.len()));
-    let built = build::build(&commands, view.root())?;
-    reporter.phase("compare", "comparing them");
-    verdicts::judge(found, &commands, &built, reporter, plan)
+}
+
+/// Starts the build of `dynamos.ko`.
+fn build_module(cache: &Cache, input: &Input) -> Background<Result<kmod_build::Built>> {
+    let (headers, release) = (input.headers.clone(), input.release.clone());
+    let cache = cache.root().to_path_buf();
+    Background::start(move || {
+        let request = kmod_build::Request {
+            headers: &headers,
+            release: &release,
+            cache: &cache,
+            sources: &kmod_build::source_directory(),
+        };
+        kmod_build::build(&request).context("building dynamos.ko")
+    })
 }
 
 /// Builds the update module and checks what came out.
 #[allow(clippy::too_many_arguments)] // one phase, called once
 fn link(
-    cache: &Cache,
     input: &Input,
     plan: &Plan,
     assembly: &Assembly,
     diff: &str,
     mut exported: BTreeSet<String>,
+    module: &kmod_build::Built,
     output: &Output,
     reporter: &Reporter,
 ) -> Result<()> {
-    reporter.phase("module", "building dynamos.ko");
-    let module = kmod_build::build(&kmod_build::Request {
-        headers: &input.headers,
-        release: &input.release,
-        cache: cache.root(),
-        sources: &kmod_build::source_directory(),
-    })
-    .context("building dynamos.ko")?;
     let symvers = std::fs::read_to_string(&module.symvers)
         .with_context(|| format!("cannot read {}", module.symvers.display()))?;
 

@@ -14,6 +14,7 @@
 mod cache;
 mod error;
 mod fetch;
+mod index;
 mod kbuild;
 mod manifest;
 mod prepare;
@@ -25,6 +26,7 @@ mod view;
 
 pub use cache::Cache;
 pub use error::{Error, Result};
+pub use index::{Difference, IndexEntry, SourceIndex};
 pub use kbuild::{CompileCommand, Kbuild, Link, ObjectOwner, Owner};
 pub use manifest::{Kernel, Manifest, Package, Part};
 pub use prepare::{Prepared, SourceId};

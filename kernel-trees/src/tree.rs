@@ -165,7 +165,7 @@ pub(crate) fn hash(root: &Path, filter: Filter) -> Result<String> {
         .map(|rel| hash_file(&root.join(rel)))
         .collect::<Result<_>>()?;
     let mut all = blake3::Hasher::new();
-    for (rel, (kind, hash)) in files.iter().zip(&hashes) {
+    for (rel, (kind, _, hash)) in files.iter().zip(&hashes) {
         all.update(rel.as_os_str().as_encoded_bytes());
         all.update(&[0, *kind]);
         all.update(hash.as_bytes());
@@ -173,15 +173,19 @@ pub(crate) fn hash(root: &Path, filter: Filter) -> Result<String> {
     Ok(all.finalize().to_hex().to_string())
 }
 
-fn hash_file(path: &Path) -> Result<(u8, blake3::Hash)> {
+/// What kind of file it is (`l`, `x`, `f`), and its content's size and hash; a symlink's
+/// content is where it points to.
+pub(crate) fn hash_file(path: &Path) -> Result<(u8, u64, blake3::Hash)> {
     use std::os::unix::fs::PermissionsExt;
     let meta = fs::symlink_metadata(path).at("examine", path)?;
     if meta.is_symlink() {
         let target = fs::read_link(path).at("read", path)?;
-        return Ok((b'l', blake3::hash(target.as_os_str().as_encoded_bytes())));
+        let target = target.as_os_str().as_encoded_bytes();
+        return Ok((b'l', target.len() as u64, blake3::hash(target)));
     }
     let kind = if meta.permissions().mode() & 0o100 == 0 { b'f' } else { b'x' };
-    Ok((kind, blake3::hash(&fs::read(path).at("read", path)?)))
+    let content = fs::read(path).at("read", path)?;
+    Ok((kind, content.len() as u64, blake3::hash(&content)))
 }
 
 #[cfg(test)]

@@ -30,7 +30,8 @@ pub struct Image {
 impl Cache {
     /// The pristine source tree. Never write into it: prepared trees are linked to it.
     pub fn source(&self, kernel: &Kernel) -> Result<PathBuf> {
-        self.entry("source", &key(kernel, Part::Source)?, |partial| {
+        let key = key(kernel, Part::Source)?;
+        self.entry("source", &key, |partial| {
             for deb in self.fetch(kernel, Part::Source)? {
                 let name = file_name(&deb);
                 self.progress().phase(&format!("unpacking {name}"));
@@ -41,7 +42,9 @@ impl Cache {
                 to_dir.args(["-xJ", "--strip-components=1", "--no-same-owner", "-C"]).arg(partial);
                 run::pipeline(vec![deb_contents(&deb), from_deb, to_dir], &name, partial)?;
             }
-            check_kernel_tree(partial)
+            check_kernel_tree(partial)?;
+            // Now, while the files are in memory.
+            self.make_index(&key, partial).map(drop)
         })
     }
 

@@ -9,7 +9,8 @@ use crate::error::{Error, IoContext, Result};
 use crate::prepare::Prepared;
 use crate::tree::{self, Transfer};
 
-/// A hard-linked clone of a prepared tree with changed files put over it. Removed when
+/// A hard-linked clone of a prepared tree, less what no object is compiled from, with
+/// changed files put over it. Removed when
 /// dropped; if the process dies, the next [`Cache::open`](crate::Cache::open) removes it.
 #[derive(Debug)]
 pub struct View {
@@ -33,12 +34,19 @@ impl Prepared {
         lock.lock().at("lock", &lock_path)?;
         // From here on dropping the view cleans up, also after an error.
         let view = View { root, _lock: lock };
-        tree::clone(&self.root(), &view.root, Transfer::Link, tree::everything)?;
+        tree::clone(&self.root(), &view.root, Transfer::Link, takes_part)?;
         for (path, content) in changed {
             view.replace(path, content.as_deref())?;
         }
         Ok(view)
     }
+}
+
+/// Leaves out a third of the files: the documentation and the other architectures.
+fn takes_part(relative: &Path, is_dir: bool) -> bool {
+    let other_architecture = relative.parent() == Some(Path::new("arch"))
+        && relative.file_name().is_some_and(|name| name != "x86");
+    !(is_dir && (other_architecture || relative == Path::new("Documentation")))
 }
 
 impl View {

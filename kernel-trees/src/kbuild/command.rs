@@ -98,7 +98,9 @@ impl Kbuild {
     /// the way, and removes the objects again: they would hide the commands.
     fn generate(&self, objects: &[&str]) -> Result<()> {
         let _lock = self.lock()?;
-        let built = run::output(&mut self.make_objects(objects), "generated sources", self.root());
+        let mut make = self.make_objects(objects);
+        make.arg("objtool-enabled="); // a prepared tree has no objtool
+        let built = run::output(&mut make, "generated sources", self.root());
         for object in objects {
             let path = self.root().join(object);
             tree::remove(&path)?;

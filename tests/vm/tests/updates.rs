@@ -116,6 +116,7 @@ fn two_updates_at_once() {
             output: output.clone(),
             report_only: false,
             max_objects: 64,
+            jobs: None,
             cache: None,
         });
         assert_eq!(plan.unwrap().name, name);

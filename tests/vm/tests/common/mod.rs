@@ -40,6 +40,7 @@ pub fn diff(v1: &str, v2: &str, output: &Path) -> anyhow::Result<Plan> {
         output: output.into(),
         report_only: false,
         max_objects: 64,
+        jobs: None,
         cache: None,
     })
 }
