@@ -248,3 +248,27 @@ fn without_dwarf_layouts_are_said_to_be_unknown() {
     assert!(comparison.layouts_unknown.is_some());
     assert!(comparison.is_unchanged());
 }
+
+/// Every byte of code and data that no relocation covers matters to some verdict.
+#[test]
+fn a_flipped_byte_of_code_or_data_is_seen() {
+    let good = sample();
+    let a = Object::parse(&good, "good.o").unwrap();
+    for section in &a.elf.sections {
+        let plain = [".text", ".rodata", ".data"].iter().any(|p| section.name.starts_with(p));
+        if !plain || !section.is_alloc() || section.data.is_empty() {
+            continue;
+        }
+        let base = section.data.as_ptr() as usize - good.as_ptr() as usize;
+        for at in 0..section.size {
+            if section.relocations.iter().any(|r| (r.offset..r.offset + r.width()).contains(&at)) {
+                continue;
+            }
+            let mut bad = good.clone();
+            bad[base + at as usize] ^= 0x11;
+            let b = Object::parse(&bad, "bad.o").unwrap();
+            let comparison = Pair::compare(&a, &b).unwrap();
+            assert!(!comparison.is_unchanged(), "{} byte {at:#x}", section.name);
+        }
+    }
+}
