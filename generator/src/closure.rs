@@ -114,7 +114,7 @@ impl Builder<'_> {
         let index = unit.find(name).with_context(|| format!("V2 has no function {name}"))?;
         let piece = self.code(index)?;
         let number = self.context.first_clone + self.closure.replaced.len();
-        let into = self.into_piece(index)?;
+        let into = self.offset_in_piece(index)?;
         if let Some(piece) = self.closure.object.pieces.get_mut(piece) {
             piece.symbols.push(PieceSymbol {
                 name: crate::package::clone_symbol(number),
@@ -131,7 +131,7 @@ impl Builder<'_> {
     }
 
     /// Offset of a symbol in the piece that holds it (call padding comes before a function).
-    fn into_piece(&self, index: usize) -> Result<u64> {
+    fn offset_in_piece(&self, index: usize) -> Result<u64> {
         let symbol = self.context.unit.symbol(index)?;
         let section = symbol.section.context("an undefined symbol cannot be copied")?;
         let (start, _) =

@@ -310,7 +310,8 @@ mod tests {
 
     #[test]
     fn retpolines_with_their_prefixes() {
-        let cases: [(&[u8], u32, &str, (u32, u16)); 4] = [
+        type Case = (&'static [u8], u32, &'static str, (u32, u16));
+        let cases: [Case; 4] = [
             (&[0xe8, 0, 0, 0, 0], 1, "rax", (0, 5)),
             (&[0x2e, 0xe8, 0, 0, 0, 0], 2, "r11", (0, 6)),
             (&[0x0f, 0x84, 0, 0, 0, 0], 2, "rdx", (0, 6)),
