@@ -86,10 +86,6 @@ pub fn close(context: &Known<'_>) -> Result<Closure> {
     Ok(builder.closure)
 }
 
-/// Flag in a jump entry's key that asks objtool to turn the jump into a NOP; objtool clears it
-/// (tools/objtool/check.c, `handle_jump_alt`).
-const JUMP_LABEL_HACK: i64 = 2;
-
 /// A piece whose fields are still to be resolved: where its bytes come from.
 #[derive(Clone, Copy, Debug)]
 struct Work {
@@ -539,11 +535,10 @@ impl Builder<'_> {
                     self.closure.refusals.push(Refusal::new(name, reason, "none yet"));
                     break;
                 }
-                let mut addend = relocation.addend;
-                if piece.section == "__jump_table" {
-                    addend &= !JUMP_LABEL_HACK;
-                }
-                found.push((placeholder, relocation.offset as u32, relocation.kind, addend));
+                // A jump entry's `JUMP_LABEL_HACK` stays, as in any module: dynamos.ko writes only over what the
+                // record says is there, and the kernel sets the bit anew (`jump_entry_set_init`).
+                let (offset, kind) = (relocation.offset as u32, relocation.kind);
+                found.push((placeholder, offset, kind, relocation.addend));
             }
             if found.is_empty() {
                 continue;

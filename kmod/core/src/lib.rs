@@ -14,6 +14,7 @@ extern crate alloc;
 
 mod budget;
 mod candidates;
+mod handler;
 pub mod insn;
 mod manager;
 mod matching;
@@ -27,6 +28,7 @@ mod update;
 
 pub use budget::Budget;
 pub use candidates::{Candidates, Names};
+pub use handler::{HANDLER_LEN, is_handler};
 pub use manager::{Manager, UpdateId};
 pub use matching::{Matched, Memory, Mismatch, What, match_function};
 pub use refusal::{Name, Refusal};

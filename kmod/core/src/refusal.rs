@@ -78,6 +78,8 @@ pub enum Refusal<'a> {
     TooFar { symbol: &'a str, kind: &'static str },
     /// A relocation lies outside the update.
     OutsideUpdate { symbol: &'a str },
+    /// Where a relocation is to be written there is no reference to the symbol's placeholder.
+    NoReference { symbol: &'a str },
     /// The record contradicts itself.
     Record(&'static str),
     /// The record asks for more work than an honest one.
@@ -148,6 +150,11 @@ impl fmt::Display for Refusal<'_> {
                 f,
                 "a relocation against `{symbol}` lies outside the update's own sections: make the \
                  update again"
+            ),
+            NoReference { symbol } => write!(
+                f,
+                "the update does not refer to `{symbol}` where its record says so (an instruction that the \
+                 kernel replaced on load, or a damaged file): make the update again"
             ),
             Blocked { waited_ms, interrupted, count, task, function } => {
                 write!(f, "{} after {waited_ms} ms: ", ended(*interrupted))?;

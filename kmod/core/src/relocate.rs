@@ -20,6 +20,7 @@ pub struct Patch {
     /// Where.
     pub address: u64,
     bytes: [u8; 8],
+    before: [u8; 8],
     len: usize,
 }
 
@@ -27,6 +28,11 @@ impl Patch {
     /// What.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or(&self.bytes)
+    }
+
+    /// What must stand there: the reference to the placeholder, as the loader wrote it.
+    pub fn before(&self) -> &[u8] {
+        self.before.get(..self.len).unwrap_or(&self.before)
     }
 }
 
@@ -53,24 +59,33 @@ pub fn relocate<'a>(
     if !writable.iter().any(|range| range.start <= place && end <= range.end) {
         return Err(Refusal::OutsideUpdate { symbol });
     }
-    let value = symbols
+    let placeholder = record.symbols().get(relocation.symbol).map(|symbol| symbol.placeholder);
+    let placeholder = placeholder.and_then(|index| addresses.get(index as usize));
+    let placeholder = *placeholder.ok_or(Refusal::Record("a relocation without a placeholder"))?;
+    let real = symbols
         .get(relocation.symbol as usize)
         .copied()
         .flatten()
-        .ok_or(Refusal::NoSymbol { symbol, object })?
-        .wrapping_add(relocation.addend.cast_unsigned());
-    let relative = value.wrapping_sub(place);
-    let (value, fits, kind) = match kind {
-        RelocationKind::Abs64 => (value, true, "64"),
+        .ok_or(Refusal::NoSymbol { symbol, object })?;
+    let addend = relocation.addend.cast_unsigned();
+    let (value, fits, kind_name) = field(kind, real.wrapping_add(addend), place);
+    if !fits {
+        return Err(Refusal::TooFar { symbol, kind: kind_name });
+    }
+    let (before, _, _) = field(kind, placeholder.wrapping_add(addend), place);
+    Ok(Patch { address: place, bytes: value.to_le_bytes(), before: before.to_le_bytes(), len })
+}
+
+/// What a field at `place` holds that refers to `target`, whether it fits, and what such a field is called.
+fn field(kind: RelocationKind, target: u64, place: u64) -> (u64, bool, &'static str) {
+    let relative = target.wrapping_sub(place);
+    match kind {
+        RelocationKind::Abs64 => (target, true, "64"),
         RelocationKind::Pc64 => (relative, true, "PC64"),
         RelocationKind::Pc32 => (relative, is_i32(relative), "PC32"),
-        RelocationKind::Abs32 => (value, u32::try_from(value).is_ok(), "32"),
-        RelocationKind::Abs32S => (value, is_i32(value), "32S"),
-    };
-    if !fits {
-        return Err(Refusal::TooFar { symbol, kind });
+        RelocationKind::Abs32 => (target, u32::try_from(target).is_ok(), "32"),
+        RelocationKind::Abs32S => (target, is_i32(target), "32S"),
     }
-    Ok(Patch { address: place, bytes: value.to_le_bytes(), len })
 }
 
 /// Whether `value` is a sign-extended 32-bit number.
@@ -91,7 +106,8 @@ mod tests {
         let mut writer = RecordWriter::default();
         let name = writer.str("target");
         let flags = symbol_flags::EXPORTED;
-        writer.symbols.push(Symbol { name, object: NONE, flags, placeholder: NONE });
+        writer.symbols.push(Symbol { name, object: NONE, flags, placeholder: 0 });
+        writer.addr_count = 1;
         let bytes = writer.finish("update", "6.1", "").unwrap();
         check(&Record::parse(&bytes).unwrap())
     }
@@ -102,6 +118,7 @@ mod tests {
             relocate(record, &relocation, &[Some(symbol)], &[BASE], &WRITABLE)
                 .map(|patch| {
                     assert_eq!(patch.address, BASE + u64::from(offset));
+                    assert_eq!(patch.before().len(), patch.bytes().len());
                     patch.bytes().to_vec()
                 })
                 .map_err(|refusal| refusal.to_string())
@@ -116,6 +133,27 @@ mod tests {
         assert_eq!(one(RelocationKind::Abs64, 0, near).unwrap(), (near - 4).to_le_bytes());
         assert_eq!(one(RelocationKind::Abs32S, 0, near).unwrap(), (near as u32 - 4).to_le_bytes());
         assert_eq!(one(RelocationKind::Abs32, 0, 0x104).unwrap(), 0x100u32.to_le_bytes());
+    }
+
+    #[test]
+    fn what_stood_there_refers_to_the_placeholder() {
+        let kind = RelocationKind::Pc32 as u32;
+        let relocation = Relocation { base: 0, offset: 0x10, kind, symbol: 0, addend: -4 };
+        with(|record| {
+            let patch = relocate(record, &relocation, &[Some(BASE)], &[BASE], &WRITABLE).unwrap();
+            // The placeholder is at BASE.
+            assert_eq!(patch.before(), (-0x14i32).to_le_bytes());
+        });
+        let bytes = {
+            let mut writer = RecordWriter::default();
+            let name = writer.str("target");
+            let flags = symbol_flags::EXPORTED;
+            writer.symbols.push(Symbol { name, object: NONE, flags, placeholder: NONE });
+            writer.finish("update", "6.1", "").unwrap()
+        };
+        let record = Record::parse(&bytes).unwrap();
+        let refusal = relocate(&record, &relocation, &[Some(BASE)], &[BASE], &WRITABLE);
+        assert!(matches!(refusal, Err(Refusal::Record(_))));
     }
 
     #[test]

@@ -6,7 +6,10 @@ use core::ops::ControlFlow;
 use core::time::Duration;
 
 use dynamos_abi::{Function, Record};
-use dynamos_core::{Blockers, Errno, Handler, Layer, Memory, Range, Resolved, State, UpdateId};
+use dynamos_core::{
+    Blockers, Errno, HANDLER_LEN, Handler, Layer, Memory, Range, Resolved, State, UpdateId,
+    is_handler,
+};
 
 use crate::ffi::errno::Errno as KernelErrno;
 use crate::ffi::memory::TryVec;
@@ -43,9 +46,18 @@ pub(crate) struct KernelLayer {
     redirects: Vec<Option<Redirection>>,
     watched: Watched,
     stack: StackBuffer,
+    /// What relocations have overwritten.
+    before: Vec<Written>,
     /// Whether the editions have run, and the record wants their code kept: nothing it needs is taken away.
     keep: bool,
     switch: Switch,
+}
+
+/// Bytes of the update before a relocation was written.
+struct Written {
+    address: u64,
+    bytes: [u8; 8],
+    len: usize,
 }
 
 /// What the last switch took.
@@ -87,6 +99,7 @@ impl KernelLayer {
             redirects,
             watched: Watched::default(),
             stack: StackBuffer::new()?,
+            before: Vec::new(),
             keep: false,
             switch: Switch::default(),
         })
@@ -139,6 +152,18 @@ impl KernelLayer {
         }
     }
 
+    /// Makes the update's references lead to its placeholders again, as when it was loaded. Nothing runs in it.
+    pub(crate) fn forget_references(&mut self) -> Result<(), KernelErrno> {
+        let module = self.own.as_ref().ok_or(KernelErrno::EBUSY)?;
+        while let Some(written) = self.before.last() {
+            let bytes = written.bytes.get(..written.len).ok_or(KernelErrno::EINVAL)?;
+            // SAFETY: what the loader wrote there; nothing leads to the update's code.
+            unsafe { kernel_memory::write(module, written.address, bytes) }?;
+            self.before.pop();
+        }
+        Ok(())
+    }
+
     fn own(&self) -> Result<&Module, Errno> {
         self.own.as_ref().ok_or(to_core(KernelErrno::EBUSY))
     }
@@ -169,17 +194,33 @@ pub(crate) fn sections(ranges: &Ranges) -> Result<Vec<Range>, KernelErrno> {
     Ok(sections)
 }
 
-/// Checks that `addresses` are the update's own, and that what will be jumped to is code.
-pub(crate) fn check_addresses(record: &Record<'_>, addresses: &[u64], ranges: &Ranges) -> bool {
-    let is_text = |index: u32| {
-        let address = addresses.get(index as usize);
-        address.is_some_and(|address| ranges.kind_of(*address, 1) == Some(RangeKind::Text))
+/// Checks that `addresses` are the update's own, and that each handler leads to the clone of its function.
+pub(crate) fn check_addresses(
+    record: &Record<'_>,
+    addresses: &[u64],
+    ranges: &Ranges,
+    active: ActiveFlag,
+) -> bool {
+    let text = |index: u32| {
+        let address = addresses.get(index as usize).copied();
+        address.filter(|address| ranges.kind_of(*address, 1) == Some(RangeKind::Text))
+    };
+    let leads = |index: u32, kind: Handler, clone: u64| {
+        let Some(address) = text(index) else { return false };
+        let mut code = [0; HANDLER_LEN];
+        let len = ranges.text().end.saturating_sub(address).min(HANDLER_LEN as u64);
+        let code = code.get_mut(..len as usize).unwrap_or_default();
+        kernel_memory::read(address, code).is_ok()
+            && is_handler(code, address, kind, clone, active.address())
     };
     let replaced = |function: &Function| function.flags & dynamos_abi::function_flags::REPLACE != 0;
     addresses.len() == record.addr_count() as usize
         && addresses.iter().all(|address| ranges.kind_of(*address, 0).is_some())
         && record.functions().iter().filter(replaced).all(|function| {
-            [function.clone, function.transition, function.steady].into_iter().all(is_text)
+            text(function.clone).is_some_and(|clone| {
+                leads(function.transition, Handler::Transition, clone)
+                    && leads(function.steady, Handler::Steady, clone)
+            })
         })
 }
 
@@ -211,6 +252,10 @@ impl Layer for KernelLayer {
     }
 
     fn write_text(&mut self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let mut written = Written { address, bytes: [0; 8], len: bytes.len() };
+        let before = written.bytes.get_mut(..bytes.len()).ok_or(INVALID)?;
+        kernel_memory::read(address, before).map_err(to_core)?;
+        self.before.try_push(written).map_err(to_core)?;
         // SAFETY: a relocation of the update's record, written before anything leads to the update's code.
         unsafe { kernel_memory::write(self.own()?, address, bytes) }.map_err(to_core)
     }

@@ -116,8 +116,8 @@ fn check(descriptor: &Descriptor<'static>, module: &Module) -> Result<Record<'st
     if Root::ATTRIBUTES.iter().any(|attribute| printable(attribute.name) == name) {
         return Err(Refusal::BadName { name }.into());
     }
-    if !check_addresses(&record, descriptor.addresses(), &module.ranges()) {
-        return Err(Refused::Descriptor("its addresses do not fit the record or the module"));
+    if !check_addresses(&record, descriptor.addresses(), &module.ranges(), descriptor.active()?) {
+        return Err(Refused::Descriptor("its addresses or handlers do not fit the record"));
     }
     Ok(record)
 }
@@ -214,7 +214,8 @@ impl Work {
         let update = Update::new(&record)?;
         STATE.lock().registry.manager.restart(id, &record)?;
         self.update = update;
-        let result = self.layer.hold().map_err(Refused::Kernel).and_then(|()| self.start(id));
+        let ready = self.layer.hold().and_then(|()| self.layer.forget_references());
+        let result = ready.map_err(Refused::Kernel).and_then(|()| self.start(id));
         if result.is_err() && self.update.state() != State::Reverting {
             self.layer.release();
             let registry = &mut STATE.lock().registry;

@@ -12,7 +12,7 @@ use clap::Args;
 use kernel_trees::{Cache, Manifest, Prepared, SourceId};
 use serde_json::{Value, json};
 
-use super::{load_average, write_json};
+use super::load_average;
 use crate::{cargo, setup, workspace};
 
 const V1: &str = "6.1.192-1";
@@ -31,9 +31,6 @@ pub struct Arguments {
     /// How often to measure each case; the run of median length is shown.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Write the results to this file too.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
 }
 
 /// One run of the tool.
@@ -45,7 +42,7 @@ struct Run {
 }
 
 /// Runs the benchmark.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub fn run(arguments: &Arguments) -> Result<Value> {
     setup::ensure(&setup::all())?;
     let tool = build_tool()?;
     let cache =
@@ -71,10 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     kbuild.sort_by(f64::total_cmp);
     let kbuild = *kbuild.get(kbuild.len() / 2).context("nothing was measured")?;
     show(&cases, kbuild, load);
-    if let Some(file) = &arguments.json {
-        write_json(file, &results(&cases, kbuild, load, arguments.runs))?;
-    }
-    Ok(())
+    Ok(results(&cases, kbuild, load, arguments.runs))
 }
 
 fn build_tool() -> Result<PathBuf> {
@@ -103,11 +97,15 @@ impl Bench {
         ensure!(status.success(), "dynamos-diff failed ({status}); its own message is above");
         let text = std::fs::read_to_string(&timings).context("dynamos-diff wrote no timings")?;
         let value: Value = serde_json::from_str(&text)?;
-        let phases = value["phases"].as_object().context("the timings have no phases")?;
+        let phases =
+            value.get("phases").and_then(Value::as_object).context("the timings have no phases")?;
         Ok(Run {
             seconds,
             phases: phases.iter().map(|(k, v)| (k.clone(), v.as_f64().unwrap_or(0.0))).collect(),
-            peak_memory_bytes: value["peak_memory_bytes"].as_u64().context("no peak memory")?,
+            peak_memory_bytes: value
+                .get("peak_memory_bytes")
+                .and_then(Value::as_u64)
+                .context("the timings have no peak memory")?,
         })
     }
 

@@ -7,7 +7,7 @@ use crate::budget::Budget;
 use crate::candidates::Names;
 use crate::refusal::{Name, Refusal};
 use crate::relocate::{Range, relocate};
-use crate::resolve::{Resolved, function_name, resolve};
+use crate::resolve::{Resolved, function_name, names_of, resolve};
 
 /// How long a switch may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,6 +207,12 @@ impl<'a> Update<'a> {
         for relocation in self.record.relocations().iter() {
             let patch =
                 relocate(&self.record, &relocation, &resolved.symbols, addresses, writable)?;
+            let mut found = [0; 8];
+            let found = found.get_mut(..patch.before().len()).unwrap_or_default();
+            if !layer.read(patch.address, found) || found != patch.before() {
+                let symbol = names_of(&self.record, relocation.symbol).0;
+                return Err(Refusal::NoReference { symbol });
+            }
             layer
                 .write_text(patch.address, patch.bytes())
                 .map_err(|errno| self.failed(Step::SectionsRelocated, errno))?;

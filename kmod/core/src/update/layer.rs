@@ -170,7 +170,8 @@ pub trait Layer: Memory {
     fn pin_target(&mut self, object: u32) -> Result<(), Errno>;
     /// Undoes [`Layer::pin_target`].
     fn unpin_target(&mut self, object: u32);
-    /// Writes to the update's own sections, whatever their protection.
+    /// Writes to the update's own sections, whatever their protection. The references to placeholders must be
+    /// back before the update is activated again.
     fn write_text(&mut self, address: u64, bytes: &[u8]) -> Result<(), Errno>;
     /// Hands static keys and static calls of the update to the kernel.
     fn late_sections(&mut self) -> Result<(), Errno>;

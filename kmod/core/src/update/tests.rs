@@ -179,6 +179,7 @@ fn record() -> Vec<u8> {
     build.function("anchor", 0, &[0xc3], &[]);
     let symbol = build.symbol("counter", symbol_flags::NEEDED);
     let kind = RelocationKind::Abs64 as u32;
+    build.0.symbols.last_mut().unwrap().placeholder = 2;
     build.0.relocations.push(Relocation { base: 1, offset: 8, kind, symbol, addend: 0 });
     build.finish("pipe_fix")
 }
@@ -192,6 +193,7 @@ fn kernel() -> Kernel {
     }
     kernel.put(CODE + 0x1000, &[0xc3]);
     kernel.name(FUNCTIONS, &[CODE + 0x1000]);
+    kernel.put(ADDRESSES[1] + 8, &ADDRESSES[2].to_le_bytes());
     kernel.name(FUNCTIONS + 1, &[CODE + 0x2000]);
     kernel
 }
@@ -368,6 +370,21 @@ fn calls_out_of_order_are_refused() {
             "update `pipe_fix` is active, and cannot become gone from that: revert it first"
         );
         assert!(sim.is_fully_active());
+    });
+}
+
+#[test]
+fn only_a_reference_to_the_placeholder_is_overwritten() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        let mut sim = sim();
+        sim.memory.put(ADDRESSES[1] + 8, &(ADDRESSES[2] + 1).to_le_bytes());
+        let mut update = Update::new(record).unwrap();
+        update.pin(&mut sim).unwrap();
+        update.prepare(&mut sim, &kernel(), &mut Budget::new(10_000)).unwrap();
+        let refusal = update.activate(&mut sim, &ADDRESSES, &WRITABLE, LIMITS).unwrap_err();
+        assert!(matches!(refusal, Refusal::NoReference { symbol: "counter" }), "{refusal}");
+        assert_eq!((sim.written, update.state()), (0, State::Registered));
     });
 }
 

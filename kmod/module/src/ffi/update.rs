@@ -54,6 +54,12 @@ impl ActiveFlag {
         unsafe { self.0.as_ref() }.store(u8::from(active), Ordering::SeqCst);
     }
 
+    /// Where it is, as the handlers refer to it.
+    #[must_use]
+    pub fn address(self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+
     /// Where calls go.
     #[must_use]
     pub fn get(self) -> bool {

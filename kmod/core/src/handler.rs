@@ -1,0 +1,118 @@
+//! Whether a redirection handler is what it should be.
+
+use crate::update::Handler;
+
+/// The longest handler.
+pub const HANDLER_LEN: usize = 24;
+
+/// `endbr64`, and the NOP that the kernel puts in its place where nothing jumps (`apply_seal_endbr`).
+const ENTRIES: [&[u8]; 2] = [&[0xf3, 0x0f, 0x1e, 0xfa], &[0x66, 0x0f, 0x1f, 0x00]];
+/// `add $8, %rsp`.
+const DROP: &[u8] = &[0x48, 0x83, 0xc4, 0x08];
+/// `cmpb $0, …(%rip)`, before the displacement.
+const COMPARE: &[u8] = &[0x80, 0x3d];
+/// The immediate of the comparison, and `je` over the drop and the jump.
+const EQUAL: &[u8] = &[0x00, 0x74, 0x09];
+/// `jmp`.
+const JUMP: &[u8] = &[0xe9];
+
+/// Whether `code`, which is at `address`, is the handler of that kind that leads to the edition at `clone` and asks
+/// the flag at `active`: `handlers.S` as docs/architecture.md shows it. A record that mixes up two functions'
+/// handlers would send the calls of one to the edition of the other.
+pub fn is_handler(code: &[u8], address: u64, kind: Handler, clone: u64, active: u64) -> bool {
+    let mut cursor = Cursor { rest: code, address };
+    let entered = ENTRIES.into_iter().any(|entry| cursor.take(entry));
+    let asks = match kind {
+        Handler::Steady => true,
+        // The displacement counts from the end of the instruction, after the immediate.
+        Handler::Transition => {
+            cursor.take(COMPARE) && cursor.target(1) == Some(active) && cursor.take(EQUAL)
+        }
+    };
+    entered && asks && cursor.take(DROP) && cursor.take(JUMP) && cursor.target(0) == Some(clone)
+}
+
+/// Code that is read in order.
+struct Cursor<'a> {
+    rest: &'a [u8],
+    address: u64,
+}
+
+impl Cursor<'_> {
+    /// Passes `bytes`, if they come next.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        let Some(rest) = self.rest.strip_prefix(bytes) else { return false };
+        self.rest = rest;
+        self.address = self.address.wrapping_add(bytes.len() as u64);
+        true
+    }
+
+    /// Passes a relative field; what it refers to, if the instruction ends `more` bytes after the field.
+    fn target(&mut self, more: u64) -> Option<u64> {
+        let (field, rest) = self.rest.split_first_chunk::<4>()?;
+        self.rest = rest;
+        self.address = self.address.wrapping_add(4);
+        let distance = i64::from(i32::from_le_bytes(*field)).cast_unsigned();
+        Some(self.address.wrapping_add(more).wrapping_add(distance))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: u64 = 0xffff_ffff_c000_0000;
+    const CLONE: u64 = AT + 0x100;
+    const ACTIVE: u64 = AT + 0x1000;
+
+    /// As the assembler writes them.
+    fn handler(kind: Handler) -> Vec<u8> {
+        let mut code = vec![0xf3, 0x0f, 0x1e, 0xfa];
+        if kind == Handler::Transition {
+            code.extend([0x80, 0x3d]);
+            code.extend((0x1000u32 - 11).to_le_bytes());
+            code.extend([0, 0x74, 9]);
+        }
+        code.extend([0x48, 0x83, 0xc4, 8, 0xe9]);
+        let end = code.len() as u32 + 4;
+        code.extend((0x100 - end).to_le_bytes());
+        code.extend([0xcc; 3]);
+        code
+    }
+
+    #[test]
+    fn each_kind_is_itself_only() {
+        for kind in [Handler::Steady, Handler::Transition] {
+            let code = handler(kind);
+            assert!(is_handler(&code, AT, kind, CLONE, ACTIVE));
+            assert!(!is_handler(&code, AT, kind, CLONE + 16, ACTIVE));
+            assert!(!is_handler(&code, AT + 16, kind, CLONE, ACTIVE));
+            assert_eq!(is_handler(&code, AT, kind, CLONE, ACTIVE + 1), kind == Handler::Steady);
+            let other = match kind {
+                Handler::Steady => Handler::Transition,
+                Handler::Transition => Handler::Steady,
+            };
+            assert!(!is_handler(&code, AT, other, CLONE, ACTIVE));
+        }
+    }
+
+    #[test]
+    fn every_byte_counts() {
+        for kind in [Handler::Steady, Handler::Transition] {
+            let code = handler(kind);
+            for at in 0..code.len() - 3 {
+                let mut code = code.clone();
+                code[at] ^= 1;
+                assert!(!is_handler(&code, AT, kind, CLONE, ACTIVE), "byte {at}");
+                assert!(!is_handler(&code[..at], AT, kind, CLONE, ACTIVE));
+            }
+        }
+    }
+
+    #[test]
+    fn a_sealed_entry_is_one_too() {
+        let mut code = handler(Handler::Steady);
+        code[..4].copy_from_slice(&[0x66, 0x0f, 0x1f, 0x00]);
+        assert!(is_handler(&code, AT, Handler::Steady, CLONE, ACTIVE));
+    }
+}

@@ -1,0 +1,139 @@
+//! `cargo xtask bench redirect`: what a redirected call costs, beside kernel livepatch in the same guest.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use dynamos_vm::{Image, Vm, static_binary};
+use kernel_trees::{Cache, Manifest};
+use serde_json::{Map, Value, json};
+
+use crate::{setup, workspace};
+
+/// Calls that `callbench.c` makes for each figure.
+const CALLS: f64 = 1000.0;
+const VERSIONS: [&str; 2] = ["6.1.192-1", "6.12.107"];
+
+/// Measures on both kernels, prints the table and gives the figures:
+/// `{"kernels": {RELEASE: {"plain_instructions_per_call": …}}}`.
+pub fn run() -> Result<Value> {
+    setup::ensure(&setup::all())?;
+    let mut kernels = Map::new();
+    println!(
+        "{:<24} {:>7} {:>10} {:>8} {:>8}",
+        "instructions per call", "plain", "livepatch", "dynamos", "extra"
+    );
+    for version in VERSIONS {
+        let (release, costs) = measure(version)?;
+        let cost = |what: &str| costs.get(what).copied().unwrap_or(f64::NAN);
+        println!(
+            "{release:<24} {:>7.1} {:>10.1} {:>8.1} {:>8.1}",
+            cost("plain"),
+            cost("livepatch"),
+            cost("dynamos"),
+            cost("dynamos") - cost("plain")
+        );
+        let figures = ["plain", "livepatch", "dynamos", "reverted"]
+            .map(|what| (format!("{what}_instructions_per_call"), json!(cost(what))));
+        kernels.insert(release, Value::Object(figures.into_iter().collect()));
+    }
+    Ok(json!({ "kernels": kernels }))
+}
+
+/// The release and, for each state of the function, the instructions a call takes.
+fn measure(version: &str) -> Result<(String, BTreeMap<String, f64>)> {
+    let manifest = Manifest::builtin()?;
+    let kernel = manifest.find(version)?;
+    let cache =
+        Cache::open(None)?.with_progress(std::sync::Arc::new(kernel_trees::Stderr::default()));
+    let image = cache.image(kernel)?;
+    let scratch = workspace().join("target/bench").join(&image.release);
+    let _ = std::fs::remove_dir_all(&scratch);
+    std::fs::create_dir_all(&scratch)?;
+    let update = update(&cache.source(kernel)?, version, &scratch)?;
+    let modules = modules(&cache.headers(kernel)?, &scratch)?;
+
+    let script = "
+        count() {
+            insmod /callbench.ko label=$1
+            rmmod callbench
+            dmesg | grep \"callbench: $1 \" | sed 's/.*callbench: [a-z]* \\([0-9]*\\) .*/\\1/' | result $1
+        }
+        count plain
+        insmod /callpatch.ko
+        while [ $(cat /sys/kernel/livepatch/callpatch/transition) != 0 ]; do usleep 100000; done
+        count livepatch
+        echo 0 >/sys/kernel/livepatch/callpatch/enabled
+        while [ -e /sys/kernel/livepatch/callpatch ]; do usleep 100000; done
+        rmmod callpatch
+        dynamos load /update
+        count dynamos
+        dynamos unload dynamos_time --revert
+        count reverted";
+    let outcome = Vm::new(&Image::in_root(&image.dir, &image.release))
+        .file(modules.join("callbench.ko"), "/callbench.ko")
+        .file(modules.join("callpatch.ko"), "/callpatch.ko")
+        .file(static_binary("dynamos", "dynamos")?, "/bin/dynamos")
+        .file(update, "/update")
+        .script(script)
+        .cpus(1) // 6.1 does not bring up a second one when instructions are counted
+        .icount(0)
+        .timeout(Duration::from_secs(600))
+        .run()?;
+    let mut costs = BTreeMap::new();
+    for (what, cycles) in &outcome.results {
+        let cycles: f64 = cycles.trim().parse().with_context(|| format!("{what}: {cycles:?}"))?;
+        costs.insert(what.clone(), cycles / CALLS);
+    }
+    ensure!(costs.len() == 4, "the guest gave {} of 4 figures", costs.len());
+    Ok((image.release, costs))
+}
+
+/// An update that changes `jiffies_to_msecs` as the livepatch does.
+fn update(source: &Path, version: &str, scratch: &Path) -> Result<PathBuf> {
+    const FILE: &str = "kernel/time/time.c";
+    const OLD: &str = "\treturn (MSEC_PER_SEC / HZ) * j;\n";
+    const NEW: &str = "\treturn (MSEC_PER_SEC / HZ) * j + 1;\n";
+    let old = std::fs::read_to_string(source.join(FILE))?;
+    ensure!(old.contains(OLD), "{FILE} of {version} does not have the line to change");
+    let new = old.replacen(OLD, NEW, 1);
+    let diff = similar::TextDiff::from_lines(&old, &new);
+    let patch = scratch.join("change.patch");
+    let names = (format!("a/{FILE}"), format!("b/{FILE}"));
+    std::fs::write(&patch, diff.unified_diff().header(&names.0, &names.1).to_string())?;
+    let mut build = crate::cargo(&["build", "--release", "--quiet", "--bin", "dynamos-diff"]);
+    ensure!(build.status().context("cannot start cargo")?.success(), "dynamos-diff does not build");
+    let update = scratch.join("update");
+    let status = Command::new(workspace().join("target/release/dynamos-diff"))
+        .arg(format!("deb:{version}"))
+        .arg(&patch)
+        .args(["--quiet", "-o"])
+        .arg(&update)
+        .status()
+        .context("cannot start dynamos-diff")?;
+    ensure!(status.success(), "dynamos-diff failed ({status})");
+    Ok(update)
+}
+
+/// Builds the measuring module and the livepatch.
+fn modules(headers: &Path, scratch: &Path) -> Result<PathBuf> {
+    let directory = scratch.join("modules");
+    std::fs::create_dir_all(&directory)?;
+    for file in ["Kbuild", "callbench.c", "callpatch.c"] {
+        let from = workspace().join("xtask/bench/redirect").join(file);
+        std::fs::copy(&from, directory.join(file))
+            .with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    let output = Command::new("make")
+        .arg("-C")
+        .arg(headers)
+        .arg(format!("M={}", directory.display()))
+        .args(["CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"])
+        .output()
+        .context("cannot run make")?;
+    let log = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "the measuring modules do not build:\n{log}");
+    Ok(directory)
+}
