@@ -13,6 +13,15 @@ impl<T: Send + 'static> Background<T> {
     pub fn start(work: impl FnOnce() -> T + Send + 'static) -> Self {
         Background(Some(spawn(work)))
     }
+
+    /// Starts `work` with no other thread to help it, so that it keeps out of the phases' way: their
+    /// parallel loops would otherwise wait for its.
+    pub fn alone(work: impl FnOnce() -> T + Send + 'static) -> Self {
+        Background::start(move || match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
+            Ok(pool) => pool.install(work),
+            Err(_) => work(),
+        })
+    }
 }
 
 impl<T> Background<T> {

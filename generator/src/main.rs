@@ -52,7 +52,7 @@ struct Cli {
     /// Directory for downloads and prepared trees, by default $DYNAMOS_CACHE or ~/.cache/dynamos.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Write the time each phase took, in seconds, to this file as JSON.
+    /// Write the time each phase took, in seconds, and the peak memory to this file as JSON.
     #[arg(long, value_name = "FILE")]
     timings: Option<PathBuf>,
 }

@@ -78,7 +78,7 @@ impl Reporter {
         }
     }
 
-    /// Writes `{"phases": {KEY: SECONDS, …}}`.
+    /// Writes `{"phases": {KEY: SECONDS, …}, "peak_memory_bytes": N}`; the memory is this process's own.
     pub fn write_timings(&self, file: &Path) -> Result<()> {
         self.end();
         let mut phases = serde_json::Map::new();
@@ -86,10 +86,22 @@ impl Reporter {
             let sum = phases.get(key).and_then(serde_json::Value::as_f64).unwrap_or(0.0) + seconds;
             phases.insert(key.clone(), sum.into());
         }
-        let text = serde_json::to_string_pretty(&serde_json::json!({ "phases": phases }))?;
+        let timings =
+            serde_json::json!({ "phases": phases, "peak_memory_bytes": peak_memory_bytes()? });
+        let text = serde_json::to_string_pretty(&timings)?;
         std::fs::write(file, text + "\n")
             .with_context(|| format!("cannot write {}", file.display()))
     }
+}
+
+/// The most memory this process ever had (`VmHWM`, proc(5)).
+fn peak_memory_bytes() -> Result<u64> {
+    let status =
+        std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let kib = status.lines().find_map(|line| {
+        line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    });
+    Ok(kib.context("/proc/self/status has no VmHWM")? * 1024)
 }
 
 impl kernel_trees::Progress for Reporter {

@@ -121,7 +121,7 @@ impl Comparison<'_> {
         let view = self.v1.view(&changed)?;
         reporter.phase("compile", &format!("compiling {} objects, both sides", objects.len()));
         let built = build::build(&commands, view.root(), self.jobs)?;
-        let removal = Background::start(move || drop(view));
+        let removal = Background::alone(move || drop(view));
         reporter.phase("compare", "comparing them");
         Ok((verdicts::judge(found, &commands, &built, reporter, plan)?, Some(removal)))
     }

@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask …`. A command is a variant of [`Command`] and a file
 //! of its name.
 
+mod bench;
 mod demo;
 mod setup;
 mod test;
@@ -18,6 +19,8 @@ enum Command {
     Setup,
     /// Fix a real bug of Debian's kernel 6.1.0-55 while it runs, in a virtual machine.
     Demo(demo::Arguments),
+    /// Measure.
+    Bench(bench::Arguments),
     /// Check the formatting and the lints, and run every test, those in virtual machines too.
     Test,
 }
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Setup => setup::ensure(&setup::all()),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Test => test::run(),
     };
     match done {

@@ -21,7 +21,10 @@ const VERSIONS: [&str; 2] = ["6.1.192-1", "6.12.107"];
 pub fn run() -> Result<Value> {
     setup::ensure(&setup::all())?;
     let mut kernels = Map::new();
-    println!("{:<24} {:>7} {:>10} {:>8} {:>8}", "instructions per call", "plain", "livepatch", "dynamos", "extra");
+    println!(
+        "{:<24} {:>7} {:>10} {:>8} {:>8}",
+        "instructions per call", "plain", "livepatch", "dynamos", "extra"
+    );
     for version in VERSIONS {
         let (release, costs) = measure(version)?;
         let cost = |what: &str| costs.get(what).copied().unwrap_or(f64::NAN);
@@ -43,7 +46,8 @@ pub fn run() -> Result<Value> {
 fn measure(version: &str) -> Result<(String, BTreeMap<String, f64>)> {
     let manifest = Manifest::builtin()?;
     let kernel = manifest.find(version)?;
-    let cache = Cache::open(None)?.with_progress(std::sync::Arc::new(kernel_trees::Stderr::default()));
+    let cache =
+        Cache::open(None)?.with_progress(std::sync::Arc::new(kernel_trees::Stderr::default()));
     let image = cache.image(kernel)?;
     let scratch = workspace().join("target/bench").join(&image.release);
     let _ = std::fs::remove_dir_all(&scratch);
