@@ -47,12 +47,12 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     let output = Output::begin(&request.output)?;
     let cache = Cache::open(request.cache.as_deref())?.with_progress(reporter.clone());
 
-    reporter.phase("provide", "providing both kernels");
+    begin(reporter, "provide", "providing both kernels")?;
     let input = input::resolve(&cache, &request.v1, &request.v2, request.kernel.as_deref())?;
     // It takes as long as all the rest when it is not in the cache, and it is needed only for linking.
     let wanted = !request.report_only && !input.changes.is_empty();
     let module = wanted.then(|| build_module(&cache, &input));
-    reporter.phase("prepare", "preparing V1 for building objects");
+    begin(reporter, "prepare", "preparing V1 for building objects")?;
     let v1 = input.prepare(&cache)?;
     let mut plan = Plan {
         kernels: Kernels {
@@ -64,7 +64,11 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
         ..Plan::default()
     };
 
-    reporter.phase("map", &format!("finding the objects of {} changed files", input.changes.len()));
+    begin(
+        reporter,
+        "map",
+        &format!("finding the objects of {} changed files", input.changes.len()),
+    )?;
     let kbuild = v1.kbuild()?;
     let found = candidates::find(&kbuild, &input, request.max_objects)?;
     plan.ignored.clone_from(&found.ignored);
@@ -76,7 +80,7 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     plan.name = update_name(request, &found)?;
     plan.settle();
     if plan.outcome == Outcome::Update {
-        reporter.phase("assemble", "assembling the clones");
+        begin(reporter, "assemble", "assembling the clones")?;
         let exported = exported(&input)?;
         let assembly = assemble(&judged.units, &exported, &plan.name, &input.release)?;
         tell(&mut plan, &assembly);
@@ -84,14 +88,22 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
         if plan.outcome == Outcome::Update
             && let Some(module) = module
         {
-            reporter.phase("module", "waiting for dynamos.ko");
+            begin(reporter, "module", "waiting for dynamos.ko")?;
             let module = module.wait().context("dynamos.ko was not built")??;
             link(&input, &plan, &assembly, &diff, exported, &module, &output, reporter)?;
         }
     }
-    reporter.end();
+    begin(reporter, "write", "writing the update")?;
     output.finish(&plan, &diff)?;
+    reporter.end();
     Ok(plan)
+}
+
+/// Begins a phase, unless Ctrl-C was pressed: what is under way then is dropped and cleans up after itself.
+fn begin(reporter: &Reporter, key: &str, text: &str) -> Result<()> {
+    anyhow::ensure!(!crate::interrupted(), "interrupted");
+    reporter.phase(key, text);
+    Ok(())
 }
 
 /// What it takes to build the candidates on both sides.
@@ -114,15 +126,15 @@ impl Comparison<'_> {
         if objects.is_empty() {
             return Ok((Judged::default(), None));
         }
-        reporter.phase("commands", "asking Kbuild how they are compiled");
+        begin(reporter, "commands", "asking Kbuild how they are compiled")?;
         let commands = self.kbuild.compile_commands(&objects)?;
-        reporter.phase("view", "laying V2 over V1");
+        begin(reporter, "view", "laying V2 over V1")?;
         let changed: Vec<_> = self.input.changes.clone().into_iter().collect();
         let view = self.v1.view(&changed)?;
-        reporter.phase("compile", &format!("compiling {} objects, both sides", objects.len()));
+        begin(reporter, "compile", &format!("compiling {} objects, both sides", objects.len()))?;
         let built = build::build(&commands, view.root(), self.jobs)?;
         let removal = Background::alone(move || drop(view));
-        reporter.phase("compare", "comparing them");
+        begin(reporter, "compare", "comparing them")?;
         Ok((verdicts::judge(found, &commands, &built, reporter, plan)?, Some(removal)))
     }
 }
@@ -157,7 +169,7 @@ fn link(
     let symvers = std::fs::read_to_string(&module.symvers)
         .with_context(|| format!("cannot read {}", module.symvers.display()))?;
 
-    reporter.phase("link", "linking the update module");
+    begin(reporter, "link", "linking the update module")?;
     let sources = output.path().join("source");
     package::write_sources(
         &sources,
@@ -175,7 +187,7 @@ fn link(
     let ko = package::link(&sources, scratch.path(), &input.headers, &plan.name)?;
     let ko = std::fs::read(&ko).with_context(|| format!("cannot read {}", ko.display()))?;
 
-    reporter.phase("validate", "checking the update module");
+    begin(reporter, "validate", "checking the update module")?;
     exported.extend(symbols_of(&symvers));
     let expected = Expected {
         name: &plan.name,

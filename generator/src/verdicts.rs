@@ -259,7 +259,10 @@ fn layout_reason(layout: &LayoutChange) -> String {
             parts.push(format!("{} → {}", named(&old.target), named(&new.target)));
         }
     }
-    for member in layout.members.iter().take(8) {
+    // What moved did so because of the others.
+    let mut members: Vec<_> = layout.members.iter().collect();
+    members.sort_by_key(|member| member.changes == ["moved"]);
+    for member in members.into_iter().take(8) {
         let name = if member.name.is_empty() { "(unnamed)" } else { &member.name };
         parts.push(format!("{name} {}", member.changes.join(" and ")));
     }
