@@ -47,7 +47,7 @@ pub(crate) fn load(sysfs: &Sysfs, update: &Path, timeout: Option<Duration>) -> R
         load_dynamos(sysfs, &path, deadline)?;
     }
 
-    let name = file.name.clone();
+    let (name, release) = (file.name.clone(), file.release.clone());
     let before = sysfs.refusals();
     let answer = insert(sysfs, file, deadline)?;
     let Answer::No(errno) = answer else {
@@ -56,6 +56,14 @@ pub(crate) fn load(sysfs: &Sysfs, update: &Path, timeout: Option<Duration>) -> R
     };
     let said = sysfs.refusals_since(&before, &name);
     if said.is_empty() {
+        let running = rustix::system::uname().release().to_string_lossy().into_owned();
+        if errno == Errno::NOEXEC && release.as_ref().is_some_and(|release| *release != running) {
+            let release = release.unwrap_or_default();
+            return Err(Failure::refused(format!(
+                "{} was made for the kernel {release}, and {running} is running; make the update for that",
+                path.display()
+            )));
+        }
         return Err(errno::of_insertion(errno, &path.display().to_string(), sysfs));
     }
     Err(Failure::refused(format!("{name} is refused: {} ({errno})", said.join("; "))))
@@ -84,6 +92,8 @@ struct ModuleFile {
     /// The name the kernel will know it by.
     name: String,
     depends: Vec<String>,
+    /// The kernel it was made for.
+    release: Option<String>,
 }
 
 impl ModuleFile {
@@ -113,7 +123,9 @@ impl ModuleFile {
             .flat_map(|(_, names)| names.split(','))
             .map(str::to_owned)
             .collect();
-        Ok(ModuleFile { file, path: path.to_owned(), name, depends })
+        let vermagic = info.iter().find(|(key, _)| key == "vermagic");
+        let release = vermagic.and_then(|(_, text)| text.split(' ').next()).map(str::to_owned);
+        Ok(ModuleFile { file, path: path.to_owned(), name, depends, release })
     }
 }
 

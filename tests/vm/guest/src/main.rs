@@ -49,6 +49,13 @@ enum Command {
     DropCaches,
     /// Hold a system call at its entry while its process installs a seccomp filter: `bypassed` or `filtered`.
     SeccompRace,
+    /// Keep a process at the entry of a system call until a file exists.
+    HoldCall {
+        /// Made when the process is there.
+        held: PathBuf,
+        /// What to wait for.
+        until: PathBuf,
+    },
     /// The process that `seccomp-race` holds.
     #[command(hide = true)]
     SeccompVictim {
@@ -78,6 +85,7 @@ struct Sums {
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::SeccompRace => println!("{}", seccomp::race()?),
+        Command::HoldCall { held, until } => seccomp::hold_call(&held, &until)?,
         Command::SeccompVictim { scratch } => seccomp::victim(&scratch)?,
         Command::Kbytes { symbol, length, module } => {
             println!("{}", kcore::hex(&symbol, module.as_deref(), length)?);

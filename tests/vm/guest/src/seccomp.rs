@@ -69,6 +69,31 @@ fn hold(victim: &mut Child, scratch: &Path) -> Result<&'static str> {
     }
 }
 
+/// Keeps a child at the entry of a system call until `until` exists; makes `held` when it is there.
+pub fn hold_call(held: &Path, until: &Path) -> Result<()> {
+    let mut child = Command::new("/bin/busybox")
+        .args(["sh", "-c", "while :; do usleep 1000; done"])
+        .spawn()
+        .context("cannot start the child")?;
+    let pid = Pid::from_raw(child.id().try_into().context("the child's id")?);
+    ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD).context("cannot trace the child")?;
+    ptrace::interrupt(pid)?;
+    wait(pid)?;
+    loop {
+        ptrace::syscall(pid, None)?;
+        if matches!(wait(pid)?, WaitStatus::PtraceSyscall(_)) {
+            break;
+        }
+    }
+    std::fs::write(held, "")?;
+    while !until.exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
 fn wait(thread: Pid) -> Result<WaitStatus> {
     let status =
         waitpid(thread, Some(WaitPidFlag::__WALL)).context("cannot wait for the victim")?;
