@@ -70,7 +70,7 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     plan.ignored.clone_from(&found.ignored);
     plan.refusals.clone_from(&found.refusals);
     let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
-    let (judged, _removal) = job.judge(&found, reporter, &mut plan)?;
+    let (judged, removal) = job.judge(&found, reporter, &mut plan)?;
 
     let diff = changes::diff(&input)?;
     plan.name = update_name(request, &found)?;
@@ -89,6 +89,8 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
             link(&input, &plan, &assembly, &diff, exported, &module, &output, reporter)?;
         }
     }
+    reporter.phase("cleanup", "removing the view of V2");
+    drop(removal);
     reporter.end();
     output.finish(&plan, &diff)?;
     Ok(plan)
