@@ -44,10 +44,11 @@ pub struct Request {
 
 /// Compares both sides and makes the update. The plan tells what came of it; it is in the output as well.
 pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
+    // Opening the cache may take a while: it removes what killed runs left.
+    reporter.phase("provide", "providing both kernels");
     let output = Output::begin(&request.output)?;
     let cache = Cache::open(request.cache.as_deref())?.with_progress(reporter.clone());
 
-    reporter.phase("provide", "providing both kernels");
     let input = input::resolve(&cache, &request.v1, &request.v2, request.kernel.as_deref())?;
     // It takes as long as all the rest when it is not in the cache, and it is needed only for linking.
     let wanted = !request.report_only && !input.changes.is_empty();
