@@ -24,6 +24,8 @@ pub type PieceId = usize;
 /// A run of bytes that goes into one output section as a whole.
 #[derive(Clone, Debug)]
 pub struct Piece {
+    /// What it is a copy of, for messages.
+    pub what: String,
     /// Name of the output section; pieces of one name are appended to one another.
     pub section: String,
     /// `SHF_*` flags of the section.

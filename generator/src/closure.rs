@@ -193,7 +193,7 @@ impl Builder<'_> {
         let unit = self.context.unit;
         let symbol = unit.symbol(symbol)?;
         let named = PieceSymbol {
-            name: symbol.name.clone(),
+            name: self.name_in_update(&symbol.name),
             offset: symbol.value - start,
             size: symbol.size,
             function: symbol.function,
@@ -201,9 +201,21 @@ impl Builder<'_> {
         };
         let piece = self.copy_range(section_index, start, end, output)?;
         if let Some(piece) = self.closure.object.pieces.get_mut(piece) {
+            piece.what.clone_from(&symbol.name);
             piece.symbols.push(named);
         }
         Ok(piece)
+    }
+
+    /// A clone's name differs from edition 0's, so that both can be told apart: `f.clone`, and `f.clone.cold` for
+    /// what objtool finds as the cold part of it by name.
+    fn name_in_update(&self, name: &str) -> String {
+        let (base, part) = name.find(".cold").map_or((name, ""), |at| name.split_at(at));
+        if self.context.replaced.contains_key(base) {
+            format!("{base}.clone{part}")
+        } else {
+            name.into()
+        }
     }
 
     fn copy_range(
@@ -222,6 +234,7 @@ impl Builder<'_> {
         // What is copied has its own place, so sharing of equal strings is no longer the linker's business.
         let merge = u64::from(elf::SHF_MERGE | elf::SHF_STRINGS | elf::SHF_GROUP);
         let piece = self.closure.object.add(Piece {
+            what: "constant data".into(),
             section: output,
             flags: section.flags & !merge,
             kind: section.kind,
@@ -268,9 +281,7 @@ impl Builder<'_> {
     /// Name of the function or variable in a piece, for messages.
     fn owner_name(&self, piece: PieceId) -> String {
         let piece = self.closure.object.pieces.get(piece);
-        piece
-            .and_then(|piece| piece.symbols.first())
-            .map_or_else(|| "constant data".into(), |symbol| symbol.name.clone())
+        piece.map_or_else(String::new, |piece| piece.what.clone())
     }
 
     /// What a field is to refer to in the update, and how far into it. `None`: refused.
@@ -377,10 +388,10 @@ impl Builder<'_> {
         if let Some(&known) = self.edition0.get(v1_name) {
             return known;
         }
-        // A clone has the name already, and objtool finds a function's cold part by name.
-        let taken = self.context.replaced.values().any(|name| name == v1_name)
-            || self.context.replaced.contains_key(v1_name);
-        let name = if taken { format!("edition0.{v1_name}") } else { v1_name.to_string() };
+        // Names of the kernel must stay unique: a kprobe asks for a function by name. But objtool knows the parts
+        // of a static call by their names.
+        let by_name = v1_name.starts_with("__SCT__") || v1_name.starts_with("__SCK__");
+        let name = if by_name { v1_name.to_string() } else { format!("edition0.{v1_name}") };
         let index = self.closure.object.placeholders.len();
         self.closure.object.placeholders.push(Placeholder { name, kind });
         self.edition0.insert(v1_name.into(), index);
@@ -500,6 +511,7 @@ impl Builder<'_> {
             }
         }
         let piece = Piece {
+            what: owner.into(),
             section: table.name.clone(),
             flags: table.flags & !u64::from(elf::SHF_GROUP | elf::SHF_LINK_ORDER),
             kind: table.kind,

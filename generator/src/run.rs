@@ -44,6 +44,8 @@ pub struct Request {
 
 /// Compares both sides and makes the update. The plan tells what came of it; it is in the output as well.
 pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
+    // Opening the cache may take a while: it removes what killed runs left.
+    reporter.phase("provide", "providing both kernels");
     let output = Output::begin(&request.output)?;
     let cache = Cache::open(request.cache.as_deref())?.with_progress(reporter.clone());
 
@@ -74,7 +76,7 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     plan.ignored.clone_from(&found.ignored);
     plan.refusals.clone_from(&found.refusals);
     let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
-    let (judged, _removal) = job.judge(&found, reporter, &mut plan)?;
+    let (judged, removal) = job.judge(&found, reporter, &mut plan)?;
 
     let diff = changes::diff(&input)?;
     plan.name = update_name(request, &found)?;
@@ -93,6 +95,8 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
             link(&input, &plan, &assembly, &diff, exported, &module, &output, reporter)?;
         }
     }
+    begin(reporter, "cleanup", "removing the view of V2")?;
+    drop(removal);
     begin(reporter, "write", "writing the update")?;
     output.finish(&plan, &diff)?;
     reporter.end();

@@ -180,9 +180,9 @@ fn median(runs: &[Run]) -> Result<Run> {
 
 fn show(cases: &[(&str, Run); 2], kbuild: f64, load: f64) {
     /// In the order in which they happen.
-    const PHASES: [&str; 11] = [
+    const PHASES: [&str; 12] = [
         "provide", "prepare", "map", "commands", "view", "compile", "compare", "assemble",
-        "module", "link", "validate",
+        "module", "link", "validate", "cleanup",
     ];
     let [(one, prepared), (two, unprepared)] = cases;
     let row = |name: &str, unit: &str, value: &dyn Fn(&Run) -> f64| {
