@@ -49,7 +49,6 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     let output = Output::begin(&request.output)?;
     let cache = Cache::open(request.cache.as_deref())?.with_progress(reporter.clone());
 
-    begin(reporter, "provide", "providing both kernels")?;
     let input = input::resolve(&cache, &request.v1, &request.v2, request.kernel.as_deref())?;
     // It takes as long as all the rest when it is not in the cache, and it is needed only for linking.
     let wanted = !request.report_only && !input.changes.is_empty();
