@@ -165,8 +165,8 @@ fn not_covered(page: &mut String, plan: &Plan) {
         page,
         "- State that the old code has already got wrong stays as it is: the update changes what the functions do \
          from now on.\n\
-         - Bytes that the kernel patches at boot are checked for being one of the forms the kernel writes there; \
-         paravirtual call sites are not compared.\n\
+         - Bytes that the kernel patches at boot are checked for being one of the forms the kernel writes there; of \
+         paravirtual calls it is not checked where they go.\n\
          - While a task sleeps in one of the functions, loading waits, up to its time limit, and then gives up \
          without a trace."
     );
