@@ -11,6 +11,9 @@ use kernel_trees::{Cache, Manifest};
 const TOOL: &str = env!("CARGO_BIN_EXE_dynamos-diff");
 const V1: &str = "6.1.192-1";
 
+/// What happens to the text of a file.
+type Edit<'a> = &'a dyn Fn(&str) -> String;
+
 /// A directory for one test.
 struct Bench {
     scratch: tempfile::TempDir,
@@ -26,7 +29,7 @@ impl Bench {
     }
 
     /// A patch of V1's sources: files with their edits.
-    fn patch(&self, edits: &[(&str, &dyn Fn(&str) -> String)]) -> PathBuf {
+    fn patch(&self, edits: &[(&str, Edit<'_>)]) -> PathBuf {
         let mut text = String::new();
         for (file, edit) in edits {
             let old = std::fs::read_to_string(source().join(file)).unwrap();
@@ -153,7 +156,7 @@ fn files_that_do_not_matter_are_ignored_with_the_reason() {
     let bench = Bench::new();
     let comment = |text: &str| format!("{text}/* more */\n");
     let files = ["mm/kasan/quarantine.c", "arch/arm64/kernel/smp.c", "tools/perf/perf.c"];
-    let patch = bench.patch(&files.map(|file| (file, &comment as &dyn Fn(&str) -> String)));
+    let patch = bench.patch(&files.map(|file| (file, &comment as Edit<'_>)));
     let (plan, _) = bench.plan(&patch, 1);
     let ignored = plan["ignored"].as_array().unwrap();
     for file in files {
