@@ -25,6 +25,9 @@ const NOT_OWN: [&str; 4] = ["prepare", "compile", "module", "link"];
 /// What may not be prepared: the kinds of cache entries that are only downloaded and unpacked.
 const UNPACKED: [&str; 5] = ["download", "source", "index", "image", "headers"];
 
+/// Rust's `core` library for kernels: it belongs to the compiler and is built once for it, not for each kernel.
+const LIBRARY: &str = "kmod/rust-library";
+
 /// Options of the benchmark.
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -57,14 +60,20 @@ pub fn run(arguments: &Arguments) -> Result<Value> {
     bench.diff(bench.cache.root())?;
     let kbuild_tree = bench.kbuild_tree()?;
     let load = load_average()?;
-    let (mut prepared, mut unprepared, mut kbuild) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut prepared, mut unprepared, mut first) = (Vec::new(), Vec::new(), Vec::new());
+    let mut kbuild = Vec::new();
     for number in 1..=arguments.runs {
         eprintln!("run {number} of {}", arguments.runs);
         prepared.push(bench.diff(bench.cache.root())?);
         kbuild.push(kbuild_tree.compile()? + kbuild_tree.compile()?);
-        unprepared.push(bench.diff(&bench.unprepared_cache()?)?);
+        unprepared.push(bench.diff(&bench.unprepared_cache(&[LIBRARY])?)?);
+        first.push(bench.diff(&bench.unprepared_cache(&[])?)?);
     }
-    let cases = [("prepared", median(&prepared)?), ("unprepared", median(&unprepared)?)];
+    let cases = [
+        ("prepared", median(&prepared)?),
+        ("unprepared", median(&unprepared)?),
+        ("first", median(&first)?),
+    ];
     kbuild.sort_by(f64::total_cmp);
     let kbuild = *kbuild.get(kbuild.len() / 2).context("nothing was measured")?;
     show(&cases, kbuild, load);
@@ -109,14 +118,17 @@ impl Bench {
         })
     }
 
-    /// A cache with unpacked packages and nothing else; in the place of the last one.
-    fn unprepared_cache(&self) -> Result<PathBuf> {
+    /// A cache with unpacked packages, what is named in `more`, and nothing else; in the place of the last one.
+    fn unprepared_cache(&self, more: &[&str]) -> Result<PathBuf> {
         let root = self.scratch.join("cache");
         if root.exists() {
             std::fs::remove_dir_all(&root).context("cannot remove the last run's cache")?;
         }
         std::fs::create_dir(&root).context("cannot make a cache")?;
-        for kind in UNPACKED {
+        for kind in UNPACKED.iter().chain(more) {
+            if let Some(parent) = root.join(kind).parent() {
+                std::fs::create_dir_all(parent).context("cannot make a cache")?;
+            }
             symlink(self.cache.root().join(kind), root.join(kind)).context("cannot link")?;
         }
         Ok(root)
@@ -178,17 +190,19 @@ fn median(runs: &[Run]) -> Result<Run> {
     runs.get(runs.len() / 2).cloned().context("nothing was measured")
 }
 
-fn show(cases: &[(&str, Run); 2], kbuild: f64, load: f64) {
+fn show(cases: &[(&str, Run)], kbuild: f64, load: f64) {
     /// In the order in which they happen.
     const PHASES: [&str; 12] = [
         "provide", "prepare", "map", "commands", "view", "compile", "compare", "assemble",
         "module", "link", "validate", "cleanup",
     ];
-    let [(one, prepared), (two, unprepared)] = cases;
     let row = |name: &str, unit: &str, value: &dyn Fn(&Run) -> f64| {
-        println!("{name:<28} {:>10.2} {:>10.2} {unit}", value(prepared), value(unprepared));
+        let values: String =
+            cases.iter().map(|(_, run)| format!(" {:>10.2}", value(run))).collect();
+        println!("{name:<28}{values} {unit}");
     };
-    println!("{:<28} {one:>10} {two:>10}", "");
+    let names: String = cases.iter().map(|(name, _)| format!(" {name:>10}")).collect();
+    println!("{:<28}{names}", "");
     for phase in PHASES {
         let own = if NOT_OWN.contains(&phase) { "" } else { " (own)" };
         row(&format!("{phase}{own}"), "s", &|run| run.phases.get(phase).copied().unwrap_or(0.0));
@@ -196,13 +210,13 @@ fn show(cases: &[(&str, Run); 2], kbuild: f64, load: f64) {
     row("in all", "s", &|run| run.seconds);
     row("own work", "s", &Run::own_seconds);
     row("peak memory", "MB", &|run| run.peak_memory_bytes as f64 / 1e6);
-    println!("{:<28} {kbuild:>10.2} {:>10} s", format!("2 × make {OBJECT}"), "");
+    println!("{:<28} {kbuild:>10.2} s", format!("2 × make {OBJECT}"));
     row("… in that unit", "×", &|run| run.seconds / kbuild);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     println!("{cpus} CPUs, load average at the start {load:.2}");
 }
 
-fn results(cases: &[(&str, Run); 2], kbuild: f64, load: f64, runs: u32) -> Value {
+fn results(cases: &[(&str, Run)], kbuild: f64, load: f64, runs: u32) -> Value {
     let case = |run: &Run| {
         json!({
             "seconds": run.seconds,
