@@ -17,6 +17,7 @@ mod candidates;
 pub mod insn;
 mod manager;
 mod matching;
+pub mod policy;
 mod refusal;
 mod relocate;
 mod resolve;
