@@ -18,6 +18,7 @@ mod handler;
 pub mod insn;
 mod manager;
 mod matching;
+pub mod policy;
 mod refusal;
 mod relocate;
 mod resolve;
