@@ -249,6 +249,20 @@ fn without_dwarf_layouts_are_said_to_be_unknown() {
     assert!(comparison.is_unchanged());
 }
 
+/// A type in a unit of its own is referred to by signature, which is not followed; it is not `void` either.
+#[test]
+fn type_units_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut case = parse(Path::new("units.c"), "");
+    case.flags = format!("{FLAGS} -fdebug-types-section");
+    let source =
+        "struct s { int a; struct { long b[8]; } in; }; struct s *f(struct s *p) { return p + 1; }";
+    let object = compile(dir.path(), &case, source, false);
+    let object = Object::parse(&object, "units.o").unwrap();
+    let error = Pair::compare(&object, &object).unwrap_err().to_string();
+    assert!(error.contains("DWARF"), "{error}");
+}
+
 /// Every byte of code and data that no relocation covers matters to some verdict.
 #[test]
 fn a_flipped_byte_of_code_or_data_is_seen() {

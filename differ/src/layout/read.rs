@@ -56,12 +56,16 @@ impl<'u, 'a> Unit<'u, 'a> {
         Ok(entry.attr_value(at)?.and_then(|v| v.udata_value()))
     }
 
+    /// The type an entry refers to; `None` is `void`. A type in another unit (link-time optimisation, type units)
+    /// is not followed, and must not be taken for `void` either.
     fn type_of(&self, entry: &Entry<'_, 'a>) -> Result<Option<UnitOffset>> {
-        Ok(match entry.attr_value(gimli::DW_AT_type)? {
-            Some(AttributeValue::UnitRef(offset)) => Some(offset),
-            Some(AttributeValue::DebugInfoRef(offset)) => offset.to_unit_offset(&self.unit.header),
+        let Some(attribute) = entry.attr(gimli::DW_AT_type)? else { return Ok(None) };
+        let within = match attribute.value() {
+            AttributeValue::UnitRef(offset) => Some(offset),
+            AttributeValue::DebugInfoRef(offset) => offset.to_unit_offset(&self.unit.header),
             _ => None,
-        })
+        };
+        within.map(Some).ok_or(gimli::Error::UnsupportedAttributeForm)
     }
 
     fn definition(&mut self, entry: &Entry<'_, 'a>, kind: LayoutKind) -> Result<Definition> {
