@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod mutate;
 mod setup;
 mod test;
 
@@ -21,6 +22,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Measure.
     Bench(bench::Arguments),
+    /// Change single functions of real kernel files and check the differ's verdicts.
+    Mutate(mutate::Arguments),
     /// Check the formatting and the lints, and run every test, those in virtual machines too.
     Test,
 }
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::ensure(&setup::all()),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Mutate(arguments) => mutate::run(&arguments),
         Command::Test => test::run(),
     };
     match done {
