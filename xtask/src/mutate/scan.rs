@@ -137,7 +137,14 @@ pub fn functions<'s>(source: &'s str, tokens: &[Token<'s>]) -> Vec<Function<'s>>
     let mut open: Option<usize> = None;
     for (index, token) in tokens.iter().enumerate() {
         match (token.text, open) {
-            ("{", None) if at_line_start(token) => open = Some(index),
+            // An initialiser's brace may stand at the start of a line as well.
+            ("{", None)
+                if at_line_start(token)
+                    && declarator(source, tokens.get(boundary..index).unwrap_or_default())
+                        .is_some() =>
+            {
+                open = Some(index);
+            }
             ("}", Some(brace)) if at_line_start(token) => {
                 let head = tokens.get(boundary..brace).unwrap_or_default();
                 if let (Some((name, parameters)), Some(first)) =
