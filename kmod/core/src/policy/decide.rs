@@ -24,6 +24,9 @@ pub trait Context {
     fn argument(&self, index: usize) -> u64;
 }
 
+/// 2⁶⁴ divided by the golden ratio, made odd.
+pub(super) const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Where a process lies among all, of 2³²: `percent(P)` takes those below P %.
 ///
 /// The same for all threads of a process and for as long as it lives; `execve` keeps it, a child has its own.
@@ -32,8 +35,6 @@ pub trait Context {
 /// Two multiplications with the bytes turned round between them, because the second spreads what the first
 /// gathered in the high bits: as few instructions as can be, since a handler does this on every call.
 pub fn share(tgid: u32, started: u64, seed: u64) -> u32 {
-    /// 2⁶⁴ divided by the golden ratio, made odd.
-    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mixed = (seed ^ started).wrapping_add(u64::from(tgid)).wrapping_mul(SPREAD);
     (mixed.swap_bytes().wrapping_mul(SPREAD) >> 32) as u32
 }

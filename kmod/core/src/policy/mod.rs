@@ -21,6 +21,7 @@ pub mod compile;
 mod decide;
 #[cfg(any(test, feature = "compile"))]
 pub mod language;
+pub mod native;
 mod program;
 #[cfg(test)]
 mod tests;

@@ -4,8 +4,8 @@
 
 mod bytes;
 mod errors;
-mod model;
-mod properties;
+pub(super) mod model;
+pub(super) mod properties;
 
 use model::{Call, World};
 
@@ -38,7 +38,7 @@ fn yes(text: &str, call: &Call) -> bool {
     decide(text, call).0
 }
 
-fn call() -> Call {
+pub(super) fn call() -> Call {
     Call {
         pid: 7,
         tgid: 5,
