@@ -78,7 +78,8 @@ pub struct Place {
     /// Where to jump if it stays with edition 0.
     pub leave: u64,
     /// What to call where `preempt_enable()` would call the scheduler. It preserves *every* register, as the
-    /// kernel's `preempt_schedule_notrace_thunk` does.
+    /// kernel's static call trampoline `__SCT__preempt_schedule_notrace` does: that leads to a thunk which saves
+    /// them, or returns at once where the kernel was booted without preemption.
     pub resched: u64,
 }
 
