@@ -73,3 +73,19 @@ fn compile(command: &CompileCommand, output: &Path, flags: &[&str]) -> Result<Ve
     }
     std::fs::read(output).with_context(|| format!("cannot read {}", output.display()))
 }
+
+/// Whether every command's source compiles in the tree `root`, without making objects; the inner error is what
+/// the compiler says.
+pub fn syntax(commands: &[CompileCommand], root: &Path) -> Result<Result<(), String>> {
+    for command in commands {
+        let output = command
+            .in_tree(root)
+            .compile_to(Path::new("/dev/null"), &["-fsyntax-only"])
+            .output()
+            .with_context(|| format!("cannot run {}", command.compiler))?;
+        if !output.status.success() {
+            return Ok(Err(String::from_utf8_lossy(&output.stderr).into_owned()));
+        }
+    }
+    Ok(Ok(()))
+}

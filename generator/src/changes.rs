@@ -118,9 +118,9 @@ pub fn between_indexed(v1: &SourceIndex, v2: &SourceIndex, root: &Path) -> Chang
 }
 
 /// The change as a unified diff of the files that have a part in the kernel, as `patch -p1` takes it.
-pub fn diff(input: &crate::input::Input) -> Result<String> {
+pub fn diff(v1_root: &Path, changes: &Changes) -> Result<String> {
     let mut text = String::new();
-    for (path, content) in &input.changes {
+    for (path, content) in changes {
         if matches!(role(path), Role::Irrelevant(_)) {
             continue;
         }
@@ -129,7 +129,7 @@ pub fn diff(input: &crate::input::Input) -> Result<String> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
         };
-        let old = read(&input.v1_root.join(path))?;
+        let old = read(&v1_root.join(path))?;
         let new = content.as_deref().map_or_else(|| Ok(String::new()), read)?;
         let (before, after) = (format!("a/{}", path.display()), format!("b/{}", path.display()));
         let lines = similar::TextDiff::from_lines(&old, &new);

@@ -11,7 +11,10 @@ mod candidates;
 mod changes;
 mod clones;
 mod closure;
+pub mod fixes;
 mod input;
+mod link;
+mod needed;
 mod output;
 mod package;
 mod patch;
@@ -27,7 +30,7 @@ mod validate;
 mod verdicts;
 
 pub use input::Spec;
-pub use plan::Plan;
+pub use plan::{Outcome, Plan, Refusal};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use run::{Request, run};

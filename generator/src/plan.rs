@@ -159,6 +159,9 @@ pub struct Refusal {
     pub reason: String,
     /// What would lift the refusal.
     pub remedy: String,
+    /// Whether carrying live state over would lift it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub state_transfer: bool,
 }
 
 impl Refusal {
@@ -168,7 +171,14 @@ impl Refusal {
         reason: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Refusal { name: name.into(), reason: reason.into(), remedy: remedy.into() }
+        let (name, reason, remedy) = (name.into(), reason.into(), remedy.into());
+        Refusal { name, reason, remedy, state_transfer: false }
+    }
+
+    /// A refusal that state transfer would lift.
+    pub fn of_state(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        let remedy = "change the fix so that it leaves this as it is, or wait for state transfer";
+        Refusal { state_transfer: true, ..Refusal::new(name, reason, remedy) }
     }
 }
 

@@ -1,21 +1,18 @@
 //! The main job: one function, one line a phase.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kernel_trees::{Cache, Kbuild, Prepared};
 
-use crate::assemble::{Assembly, assemble};
 use crate::background::Background;
 use crate::candidates::{self, Candidates};
 use crate::input::{self, Input, Spec};
+use crate::link::Target;
 use crate::output::Output;
-use crate::package::{self, Sources};
 use crate::plan::{Kernels, Outcome, Plan};
 use crate::report::Reporter;
-use crate::validate::{Expected, validate};
 use crate::verdicts::{self, Judged};
 use crate::{build, changes};
 
@@ -77,21 +74,22 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
     let (judged, removal) = job.judge(&found, reporter, &mut plan)?;
 
-    let diff = changes::diff(&input)?;
+    let diff = changes::diff(&input.v1_root, &input.changes)?;
     plan.name = update_name(request, &found)?;
     plan.settle();
     if plan.outcome == Outcome::Update {
         begin(reporter, "assemble", "assembling the clones")?;
-        let exported = exported(&input)?;
-        let assembly = assemble(&judged.units, &exported, &plan.name, &input.release)?;
-        tell(&mut plan, &assembly);
-        plan.settle();
+        let target = Target::of(&input)?;
+        let assembly = target.assemble(&judged, &mut plan)?;
         if plan.outcome == Outcome::Update
             && let Some(module) = module
         {
             begin(reporter, "module", "waiting for dynamos.ko")?;
             let module = module.wait().context("dynamos.ko was not built")??;
-            link(&input, &plan, &assembly, &diff, exported, &module, &output, reporter)?;
+            begin(reporter, "link", "linking the update module")?;
+            let ko = target.link(&plan.name, &assembly, &diff, &module, &output)?;
+            begin(reporter, "validate", "checking the update module")?;
+            target.deliver(&plan.name, &ko, &assembly, &module, &output)?;
         }
     }
     begin(reporter, "cleanup", "removing the view of V2")?;
@@ -143,7 +141,7 @@ impl Comparison<'_> {
 }
 
 /// Starts the build of `dynamos.ko`.
-fn build_module(cache: &Cache, input: &Input) -> Background<Result<kmod_build::Built>> {
+pub(crate) fn build_module(cache: &Cache, input: &Input) -> Background<Result<kmod_build::Built>> {
     let (headers, release) = (input.headers.clone(), input.release.clone());
     let cache = cache.root().to_path_buf();
     Background::start(move || {
@@ -157,84 +155,6 @@ fn build_module(cache: &Cache, input: &Input) -> Background<Result<kmod_build::B
     })
 }
 
-/// Builds the update module and checks what came out.
-#[allow(clippy::too_many_arguments)] // one phase, called once
-fn link(
-    input: &Input,
-    plan: &Plan,
-    assembly: &Assembly,
-    diff: &str,
-    mut exported: BTreeSet<String>,
-    module: &kmod_build::Built,
-    output: &Output,
-    reporter: &Reporter,
-) -> Result<()> {
-    let symvers = std::fs::read_to_string(&module.symvers)
-        .with_context(|| format!("cannot read {}", module.symvers.display()))?;
-
-    begin(reporter, "link", "linking the update module")?;
-    let sources = output.path().join("source");
-    package::write_sources(
-        &sources,
-        &Sources {
-            name: &plan.name,
-            release: &input.release,
-            clones: &assembly.clones,
-            functions: assembly.functions.len(),
-            record: &assembly.record,
-            symvers: &symvers,
-            diff,
-        },
-    )?;
-    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let ko = package::link(&sources, scratch.path(), &input.headers, &plan.name)?;
-    let ko = std::fs::read(&ko).with_context(|| format!("cannot read {}", ko.display()))?;
-
-    begin(reporter, "validate", "checking the update module")?;
-    exported.extend(symbols_of(&symvers));
-    let expected = Expected {
-        name: &plan.name,
-        release: &input.release,
-        record: &assembly.record,
-        exported: &exported,
-    };
-    validate(&ko, &expected)
-        .context("the module that was made is not right; please report this")?;
-    output.put("update.ko", &ko)?;
-    let dynamos = std::fs::read(&module.ko)
-        .with_context(|| format!("cannot read {}", module.ko.display()))?;
-    output.put("dynamos.ko", &dynamos)
-}
-
-/// Adds to the plan what the assembly found out.
-fn tell(plan: &mut Plan, assembly: &Assembly) {
-    for function in &mut plan.functions {
-        let key = (function.object.clone(), function.name.clone());
-        function.matched_bytes = assembly.matched.get(&key).copied().unwrap_or(0);
-    }
-    plan.symbols.clone_from(&assembly.symbols);
-    plan.escapes.clone_from(&assembly.escapes);
-    plan.refusals.extend(assembly.refusals.iter().cloned());
-}
-
-/// Names exported to every module, from the headers' `Module.symvers`. Exports in a namespace are left out: the
-/// loader gives them only to modules that import it.
-fn exported(input: &Input) -> Result<BTreeSet<String>> {
-    let path = input.headers.join("Module.symvers");
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(symbols_of(&text).collect())
-}
-
-/// Columns of `Module.symvers`: CRC, symbol, module, type, namespace (Documentation/kbuild/modules.rst, 6.3).
-fn symbols_of(symvers: &str) -> impl Iterator<Item = String> + '_ {
-    symvers.lines().filter_map(|line| {
-        let mut columns = line.split('\t').skip(1);
-        let name = columns.next()?;
-        columns.nth(2).is_none_or(str::is_empty).then(|| name.to_string())
-    })
-}
-
 /// The update's name: as asked for, or made of the first object.
 fn update_name(request: &Request, found: &Candidates) -> Result<String> {
     let name = match &request.name {
@@ -245,6 +165,12 @@ fn update_name(request: &Request, found: &Candidates) -> Result<String> {
             format!("dynamos_{stem}").replace(|c: char| !c.is_ascii_alphanumeric(), "_")
         }
     };
+    check_name(&name)?;
+    Ok(name)
+}
+
+/// Whether an update may be called `name`.
+pub(crate) fn check_name(name: &str) -> Result<()> {
     // MODULE_NAME_LEN is 64 - sizeof(long) (include/linux/moduleparam.h).
     let valid = name.len() < 56
         && name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -257,5 +183,5 @@ fn update_name(request: &Request, found: &Candidates) -> Result<String> {
         "--name {name}: a kernel module's name has lower-case letters, digits and underscores, starts with a letter \
          and has at most 55 of them"
     );
-    Ok(name)
+    Ok(())
 }

@@ -120,7 +120,7 @@ impl Rows<'_> {
         }
         for section in &comparison.sections {
             if !is_harmless(section.kind) && section.kind != DataKind::ReadOnly {
-                self.refuse(&section.section, &section.reason, "leave this change out of V2");
+                self.refuse_state(&section.section, &section.reason);
             }
         }
         self.layouts(comparison);
@@ -191,24 +191,20 @@ impl Rows<'_> {
             differs && !is_harmless(data.kind) && !is_temporary(data)
         };
         if refused {
-            let reason = match data.change {
-                DataChange::New => {
-                    format!(
-                        "is new in {}, which the kernel reads only when it starts",
-                        data.section
-                    )
-                }
-                _ => format!(
-                    "{verdict}: {}; the running kernel's copy is not touched yet, and its users are {}",
-                    data.reason,
-                    users(&data.users)
-                ),
-            };
-            self.refuse(
-                &data.name,
-                &reason,
-                "change the fix so that it leaves this data as it is, or wait for state transfer",
-            );
+            let users = users(&data.users);
+            if data.change == DataChange::New {
+                let reason = format!(
+                    "is new in {}, which the kernel reads only when it starts",
+                    data.section
+                );
+                self.refuse(&data.name, &reason, "change the fix so that it does without");
+            } else {
+                let reason = format!(
+                    "{verdict}: {}; the running kernel's copy is not touched yet, and its users are {users}",
+                    data.reason
+                );
+                self.refuse_state(&data.name, &reason);
+            }
         }
     }
 
@@ -227,11 +223,14 @@ impl Rows<'_> {
             };
             if layout.verdict == LayoutVerdict::Changed {
                 let name = format!("{} {}", row.kind, row.name);
-                let remedy = "change the fix so that it leaves this type as it is, or wait for state transfer";
-                self.refuse(&name, &format!("its layout changed: {}", row.reason), remedy);
+                self.refuse_state(&name, &format!("its layout changed: {}", row.reason));
             }
             self.plan.layouts.push(row);
         }
+    }
+
+    fn refuse_state(&mut self, name: &str, reason: &str) {
+        self.plan.refusals.push(Refusal::of_state(name, reason));
     }
 
     fn refuse(&mut self, name: &str, reason: &str, remedy: &str) {

@@ -57,7 +57,7 @@ impl View {
 
     /// Puts another file in the place of `path`, or deletes it. Never writes through
     /// the old file: it belongs to the prepared tree as well.
-    fn replace(&self, path: &Path, content: Option<&Path>) -> Result<()> {
+    pub fn replace(&self, path: &Path, content: Option<&Path>) -> Result<()> {
         let inside = path.components().all(|c| matches!(c, Component::Normal(_)));
         if !inside || path.as_os_str().is_empty() {
             return Err(Error::OutsideTree { path: path.to_owned() });

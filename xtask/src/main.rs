@@ -2,6 +2,7 @@
 //! of its name.
 
 mod bench;
+mod corpus;
 mod demo;
 mod mutate;
 mod setup;
@@ -22,6 +23,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Measure.
     Bench(bench::Arguments),
+    /// Make an update of every changed source between two Debian kernels, load and revert them.
+    Corpus(corpus::Arguments),
     /// Change single functions of real kernel files and check the differ's verdicts.
     Mutate(mutate::Arguments),
     /// Check the formatting and the lints, and run every test, those in virtual machines too.
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::ensure(&setup::all()),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Corpus(arguments) => corpus::run(&arguments),
         Command::Mutate(arguments) => mutate::run(&arguments),
         Command::Test => test::run(),
     };

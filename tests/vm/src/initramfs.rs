@@ -1,6 +1,6 @@
 //! Builds the guest's root file system.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -18,10 +18,16 @@ const INIT: &str = include_str!("scripts/init.sh");
 /// `result NAME VALUE`, or `result NAME` with the value on its input.
 const RESULT: &str = include_str!("scripts/result.sh");
 
+/// `load-module NAME`: see `Vm::offer`.
+const LOAD_MODULE: &str = include_str!("scripts/load-module.sh");
+
 /// What goes into the guest.
 #[derive(Debug)]
 pub(crate) struct Contents<'a> {
+    /// Loaded before the script, in this order.
     pub(crate) modules: &'a [Module],
+    /// Name → what `load-module NAME` loads, in this order.
+    pub(crate) offered: BTreeMap<String, Vec<Module>>,
     pub(crate) files: &'a [(PathBuf, String)],
     pub(crate) script: &'a str,
 }
@@ -44,10 +50,19 @@ impl Contents<'_> {
         archive.file("init", 0o755, INIT.as_bytes());
         archive.file("bin/result", 0o755, RESULT.as_bytes());
         archive.file("script", 0o755, self.script.as_bytes());
-        let order: String = self.modules.iter().map(|m| format!("{}\n", m.name)).collect();
-        archive.file("modules/order", 0o644, order.as_bytes());
-        for module in self.modules {
-            archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.content);
+        archive.file("bin/load-module", 0o755, LOAD_MODULE.as_bytes());
+        let order = |modules: &[Module]| -> String {
+            modules.iter().map(|m| format!("{}\n", m.name)).collect()
+        };
+        archive.file("modules/order", 0o644, order(self.modules).as_bytes());
+        let mut all: BTreeMap<&str, &Module> = BTreeMap::new();
+        for (name, modules) in &self.offered {
+            archive.file(&format!("modules/{name}.order"), 0o644, order(modules).as_bytes());
+            all.extend(modules.iter().map(|module| (module.name.as_str(), module)));
+        }
+        all.extend(self.modules.iter().map(|module| (module.name.as_str(), module)));
+        for (name, module) in all {
+            archive.file(&format!("modules/{name}.ko"), 0o644, &module.content);
         }
         for (host, guest) in self.files {
             let path = guest.trim_start_matches('/');

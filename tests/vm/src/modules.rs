@@ -130,7 +130,7 @@ fn before(list: &str) -> Vec<String> {
     words
 }
 
-fn normal(name: &str) -> String {
+pub(crate) fn normal(name: &str) -> String {
     name.replace('-', "_")
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::image::Image;
 use crate::initramfs::Contents;
-use crate::modules::Index;
+use crate::modules::{self, Index};
 use crate::qemu::{self, Ended, Machine};
 use crate::report::{self, Report};
 use crate::results::Messages;
@@ -20,6 +20,7 @@ const TAIL: usize = 40;
 pub struct Vm {
     image: Image,
     modules: Vec<String>,
+    offered: Vec<String>,
     files: Vec<(PathBuf, String)>,
     script: String,
     machine: Machine,
@@ -52,6 +53,7 @@ impl Vm {
         Vm {
             image: image.clone(),
             modules: Vec::new(),
+            offered: Vec::new(),
             files: Vec::new(),
             script: String::new(),
             machine: Machine::default(),
@@ -68,6 +70,14 @@ impl Vm {
     #[must_use]
     pub fn module(mut self, name: &str) -> Vm {
         self.modules.push(name.to_owned());
+        self
+    }
+
+    /// Has a module of the image at hand, with its dependencies: the script loads it with
+    /// `load-module NAME`, which may fail (no such hardware).
+    #[must_use]
+    pub fn offer(mut self, name: &str) -> Vm {
+        self.offered.push(name.to_owned());
         self
     }
 
@@ -183,7 +193,13 @@ impl Vm {
         }
         wanted.extend(self.modules.iter().map(String::as_str));
         let modules = index.closure(wanted)?;
-        let contents = Contents { modules: &modules, files: &self.files, script: &self.script };
+        let offered = self
+            .offered
+            .iter()
+            .map(|name| Ok((modules::normal(name), index.closure([name.as_str()])?)))
+            .collect::<Result<_, Error>>()?;
+        let contents =
+            Contents { modules: &modules, offered, files: &self.files, script: &self.script };
 
         let mut machine = self.machine.clone();
         let panics = self.panic_on_oops.unwrap_or(self.expected.is_empty());

@@ -1,0 +1,298 @@
+//! A release as a series of fixes: each changed source is a fix of its own, with the header changes it needs.
+//!
+//! For measuring how much of a release can be updated (`cargo xtask corpus`). A header change that comes with a fix
+//! may concern other objects too; those are not compared here, and the plan says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use kernel_trees::{Cache, CompileCommand, Kbuild, Link, ObjectOwner, Owner, Prepared, View};
+use rayon::prelude::*;
+
+use crate::build::{self, Built};
+use crate::candidates::{Candidate, Candidates};
+use crate::changes::{self, Changes, Role, role};
+use crate::input::{self, Input, Spec};
+use crate::link::Target;
+use crate::needed::Headers;
+use crate::output::Output;
+use crate::plan::{IgnoredFile, Kernels, Outcome, Plan, Refusal};
+use crate::report::Reporter;
+use crate::{run, verdicts};
+
+/// All fixes between two kernels.
+#[derive(Debug)]
+pub struct Series {
+    input: Input,
+    kernels: Kernels,
+    v1: Prepared,
+    kbuild: Kbuild,
+    target: Target,
+    module: kmod_build::Built,
+    headers: Headers,
+    commands: BTreeMap<String, CompileCommand>,
+}
+
+/// One changed source that the configuration builds.
+#[derive(Clone, Debug)]
+pub struct Fix {
+    /// Its path in the tree.
+    pub source: PathBuf,
+    /// The objects made of it.
+    objects: Vec<ObjectOwner>,
+}
+
+impl Fix {
+    /// `vmlinux`, or the modules that it is part of.
+    pub fn owners(&self) -> BTreeSet<String> {
+        self.objects.iter().map(|object| owner(&object.link)).collect()
+    }
+}
+
+fn owner(link: &Link) -> String {
+    match link {
+        Link::BuiltIn => "vmlinux".into(),
+        Link::Module { name, .. } => name.clone(),
+    }
+}
+
+impl Series {
+    /// Provides both kernels and `dynamos.ko`.
+    pub fn open(cache: &Cache, v1: &Spec, v2: &Spec) -> Result<Series> {
+        let input = input::resolve(cache, v1, v2, None)?;
+        let module = run::build_module(cache, &input);
+        let prepared = input.prepare(cache)?;
+        let kbuild = prepared.kbuild()?;
+        let kernels = Kernels {
+            v1: v1.label(),
+            v2: v2.label(),
+            release: input.release.clone(),
+            compiler: prepared.compiler().into(),
+        };
+        let included = |path: &Path| match role(path) {
+            Role::Header => Ok(true),
+            Role::Source => Ok(matches!(kbuild.owner_of(path)?, Owner::NotAnObjectSource)),
+            _ => anyhow::Ok(false),
+        };
+        let mut headers = Changes::new();
+        for (path, content) in &input.changes {
+            if included(path)? {
+                headers.insert(path.clone(), content.clone());
+            }
+        }
+        Ok(Series {
+            target: Target::of(&input)?,
+            headers: Headers::read(&input.v1_root, headers)?,
+            module: module.wait().context("dynamos.ko was not built")??,
+            v1: prepared,
+            commands: BTreeMap::new(),
+            kernels,
+            kbuild,
+            input,
+        })
+    }
+
+    /// Every changed source that the configuration builds, by path.
+    pub fn fixes(&self) -> Result<Vec<Fix>> {
+        let mut fixes = Vec::new();
+        for (path, content) in &self.input.changes {
+            let is_c = path.extension().is_some_and(|extension| extension == "c");
+            let stays = content.is_some() && self.input.v1_root.join(path).is_file();
+            if !is_c || !stays || role(path) != Role::Source {
+                continue;
+            }
+            if let Owner::Objects { objects, .. } = self.kbuild.owner_of(path)? {
+                fixes.push(Fix { source: path.clone(), objects });
+            }
+        }
+        Ok(fixes)
+    }
+
+    /// Asks Kbuild how the objects of `fixes` are compiled, all at once.
+    pub fn learn(&mut self, fixes: &[Fix]) -> Result<()> {
+        let objects: BTreeSet<&str> =
+            fixes.iter().flat_map(|fix| &fix.objects).map(|o| o.object.as_str()).collect();
+        let objects: Vec<&str> = objects.into_iter().collect();
+        for some in objects.chunks(64) {
+            for command in self.kbuild.compile_commands(some)? {
+                self.commands.insert(command.object.clone(), command);
+            }
+        }
+        Ok(())
+    }
+
+    /// A place to make fixes in, one after the other. Fixes must be learned before.
+    pub fn workplace(&self) -> Result<Workplace<'_>> {
+        Ok(Workplace { series: self, view: self.v1.view(&[])? })
+    }
+}
+
+/// A view of V1 that becomes V2 of one fix after the other.
+#[derive(Debug)]
+pub struct Workplace<'a> {
+    series: &'a Series,
+    view: View,
+}
+
+impl Workplace<'_> {
+    /// Makes the update called `name` of one fix, in `output`, and gives its plan.
+    pub fn make(&self, fix: &Fix, name: &str, output: &Path) -> Result<Plan> {
+        run::check_name(name)?;
+        let output = Output::begin(output)?;
+        let mut laid = Laid { place: self, changes: Changes::new() };
+        laid.lay(&fix.source)?;
+        let mut plan =
+            Plan { name: name.into(), kernels: self.series.kernels.clone(), ..Plan::default() };
+        match laid.compile(fix)? {
+            Ok(built) => self.judge(fix, &laid.changes, &built, &mut plan, &output)?,
+            Err(error) => plan.refusals.push(Refusal::new(
+                fix.source.display().to_string(),
+                format!("does not compile without other changes of V2: {error}"),
+                "make the update of all that belongs to the fix",
+            )),
+        }
+        plan.settle();
+        let diff = changes::diff(&self.series.input.v1_root, &laid.changes)?;
+        output.finish(&plan, &diff)?;
+        Ok(plan)
+    }
+
+    fn judge(
+        &self,
+        fix: &Fix,
+        laid: &Changes,
+        built: &[Built],
+        plan: &mut Plan,
+        output: &Output,
+    ) -> Result<()> {
+        let series = self.series;
+        let because: BTreeSet<String> =
+            laid.keys().map(|path| path.display().to_string()).collect();
+        let mut found = Candidates::default();
+        for object in &fix.objects {
+            let candidate = Candidate { owner: owner(&object.link), because: because.clone() };
+            found.objects.insert(object.object.clone(), candidate);
+        }
+        plan.ignored = because
+            .iter()
+            .filter(|path| Path::new(path) != fix.source)
+            .map(|path| IgnoredFile {
+                path: path.clone(),
+                reason: format!(
+                    "taken along for {}; other objects that include it are not compared",
+                    fix.source.display()
+                ),
+            })
+            .collect();
+        let quiet = Reporter::new(true, false);
+        let judged = verdicts::judge(&found, &self.commands(fix)?, built, &quiet, plan)?;
+        plan.settle();
+        if plan.outcome != Outcome::Update {
+            return Ok(());
+        }
+        let assembly = series.target.assemble(&judged, plan)?;
+        if plan.outcome == Outcome::Update {
+            let diff = changes::diff(&series.input.v1_root, laid)?;
+            let ko = series.target.link(&plan.name, &assembly, &diff, &series.module, output)?;
+            series.target.deliver(&plan.name, &ko, &assembly, &series.module, output)?;
+        }
+        Ok(())
+    }
+
+    fn commands(&self, fix: &Fix) -> Result<Vec<CompileCommand>> {
+        let of = |object: &ObjectOwner| {
+            let command = self.series.commands.get(&object.object);
+            command.cloned().with_context(|| format!("{} was not learned", object.object))
+        };
+        fix.objects.iter().map(of).collect()
+    }
+}
+
+/// What lies over V1 in a workplace; taken off when dropped.
+struct Laid<'a> {
+    place: &'a Workplace<'a>,
+    changes: Changes,
+}
+
+impl Laid<'_> {
+    /// Lays V2's file over V1's.
+    fn lay(&mut self, path: &Path) -> Result<()> {
+        let content = self.place.series.input.changes.get(path).context("an unchanged file")?;
+        self.changes.insert(path.into(), content.clone());
+        self.place.view.replace(path, content.as_deref())?;
+        Ok(())
+    }
+
+    /// Compiles the fix, with ever more of the changed headers, until the compiler is content. The inner error
+    /// is the compiler's.
+    fn compile(&mut self, fix: &Fix) -> Result<Result<Vec<Built>, String>> {
+        let commands = self.place.commands(fix)?;
+        let view = self.place.view.root();
+        let mut complaint = String::new();
+        loop {
+            match build::syntax(&commands, view)? {
+                Ok(()) => return Ok(Ok(build::build(&commands, view, Some(1))?)),
+                Err(log) => {
+                    if complaint.is_empty() {
+                        complaint = first_error(&log);
+                    }
+                    let source = &fix.source;
+                    let series = self.place.series;
+                    let more =
+                        series.headers.for_errors(&log, source, &self.changes, &series.kbuild)?;
+                    if more.is_empty() {
+                        return Ok(Err(complaint));
+                    }
+                    for header in more {
+                        self.lay(&header)?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Laid<'_> {
+    fn drop(&mut self) {
+        let v1 = &self.place.series.input.v1_root;
+        for path in self.changes.keys() {
+            let old = v1.join(path);
+            let content = old.is_file().then_some(old.as_path());
+            // A view that cannot be restored would taint the next fix; its file is gone then, so that fails.
+            if self.place.view.replace(path, content).is_err() {
+                let _ = std::fs::remove_file(self.place.view.root().join(path));
+            }
+        }
+    }
+}
+
+/// The first error in the compiler's log, without the place, which may name the machine's directories.
+fn first_error(log: &str) -> String {
+    let error = log.lines().find_map(|line| line.split_once("error: ").map(|(_, text)| text));
+    error.unwrap_or("the compiler failed").to_string()
+}
+
+/// Several fixes at once, each with a name and an output directory: results as they come, by `done`.
+pub fn make_all(
+    series: &Series,
+    fixes: &[(Fix, String, PathBuf)],
+    jobs: usize,
+    done: &(dyn Fn(usize, Result<Plan>, f64) + Sync),
+) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs.max(1)).build()?;
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    pool.install(|| {
+        (0..jobs.max(1)).into_par_iter().try_for_each(|_| {
+            let place = series.workplace()?;
+            loop {
+                anyhow::ensure!(!crate::interrupted(), "interrupted");
+                let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let Some((fix, name, output)) = fixes.get(index) else { return Ok(()) };
+                let since = std::time::Instant::now();
+                let plan = place.make(fix, name, output);
+                done(index, plan, since.elapsed().as_secs_f64());
+            }
+        })
+    })
+}

@@ -1,0 +1,115 @@
+//! From verdicts to the update module, for one kernel: assembles the clones, links them, and checks what came out.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::assemble::{Assembly, assemble};
+use crate::input::Input;
+use crate::output::Output;
+use crate::package::{self, Sources};
+use crate::plan::Plan;
+use crate::validate::{Expected, validate};
+use crate::verdicts::Judged;
+
+/// The kernel that is to run an update, as far as linking needs it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The headers that modules for it are built against.
+    headers: PathBuf,
+    /// `uname -r`.
+    release: String,
+    /// Names exported to every module.
+    exported: BTreeSet<String>,
+}
+
+impl Target {
+    /// The target of `input`. Exports in a namespace are left out: the loader gives them only to modules that
+    /// import it.
+    pub fn of(input: &Input) -> Result<Target> {
+        let path = input.headers.join("Module.symvers");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Target {
+            headers: input.headers.clone(),
+            release: input.release.clone(),
+            exported: symbols_of(&text).collect(),
+        })
+    }
+
+    /// Assembles the clones; what that finds out goes into the plan, whose outcome may become a refusal.
+    pub fn assemble(&self, judged: &Judged, plan: &mut Plan) -> Result<Assembly> {
+        let assembly = assemble(&judged.units, &self.exported, &plan.name, &self.release)?;
+        for function in &mut plan.functions {
+            let key = (function.object.clone(), function.name.clone());
+            function.matched_bytes = assembly.matched.get(&key).copied().unwrap_or(0);
+        }
+        plan.symbols.clone_from(&assembly.symbols);
+        plan.escapes.clone_from(&assembly.escapes);
+        plan.refusals.extend(assembly.refusals.iter().cloned());
+        plan.settle();
+        Ok(assembly)
+    }
+
+    /// Writes `source/` into the output and builds the update module from it.
+    pub fn link(
+        &self,
+        name: &str,
+        assembly: &Assembly,
+        diff: &str,
+        module: &kmod_build::Built,
+        output: &Output,
+    ) -> Result<Vec<u8>> {
+        let symvers = std::fs::read_to_string(&module.symvers)
+            .with_context(|| format!("cannot read {}", module.symvers.display()))?;
+        let sources = output.path().join("source");
+        package::write_sources(
+            &sources,
+            &Sources {
+                name,
+                release: &self.release,
+                clones: &assembly.clones,
+                functions: assembly.functions.len(),
+                record: &assembly.record,
+                symvers: &symvers,
+                diff,
+            },
+        )?;
+        let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let ko = package::link(&sources, scratch.path(), &self.headers, name)?;
+        std::fs::read(&ko).with_context(|| format!("cannot read {}", ko.display()))
+    }
+
+    /// Checks the update module `ko` and puts it and `dynamos.ko` into the output.
+    pub fn deliver(
+        &self,
+        name: &str,
+        ko: &[u8],
+        assembly: &Assembly,
+        module: &kmod_build::Built,
+        output: &Output,
+    ) -> Result<()> {
+        let symvers = std::fs::read_to_string(&module.symvers)
+            .with_context(|| format!("cannot read {}", module.symvers.display()))?;
+        let mut exported = self.exported.clone();
+        exported.extend(symbols_of(&symvers));
+        let (release, record) = (&self.release, &assembly.record);
+        let expected = Expected { name, release, record, exported: &exported };
+        validate(ko, &expected)
+            .context("the module that was made is not right; please report this")?;
+        output.put("update.ko", ko)?;
+        let dynamos = std::fs::read(&module.ko)
+            .with_context(|| format!("cannot read {}", module.ko.display()))?;
+        output.put("dynamos.ko", &dynamos)
+    }
+}
+
+/// Columns of `Module.symvers`: CRC, symbol, module, type, namespace (Documentation/kbuild/modules.rst, 6.3).
+fn symbols_of(symvers: &str) -> impl Iterator<Item = String> + '_ {
+    symvers.lines().filter_map(|line| {
+        let mut columns = line.split('\t').skip(1);
+        let name = columns.next()?;
+        columns.nth(2).is_none_or(str::is_empty).then(|| name.to_string())
+    })
+}
