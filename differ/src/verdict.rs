@@ -33,6 +33,18 @@ pub enum Verdict {
     Refused,
 }
 
+/// When a function runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lifetime {
+    /// At any time.
+    Always,
+    /// While the kernel or module starts (`__init`).
+    Start,
+    /// While the module is unloaded (`__exit`).
+    End,
+}
+
 /// The verdict on one function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FunctionVerdict {
@@ -52,6 +64,8 @@ pub struct FunctionVerdict {
     pub cause: Option<Cause>,
     /// The function inlined at the first difference, if it is not the function's own code.
     pub inlined: Option<String>,
+    /// When it runs; in v1, if it is there.
+    pub lifetime: Lifetime,
 }
 
 /// What became of a data object.
@@ -226,6 +240,7 @@ fn functions(comparer: &Comparer<'_, '_>) -> Vec<FunctionVerdict> {
                 reason: "not in v2".to_owned(),
                 cause: None,
                 inlined: None,
+                lifetime: lifetime(a, x),
             },
         });
     }
@@ -243,6 +258,7 @@ fn functions(comparer: &Comparer<'_, '_>) -> Vec<FunctionVerdict> {
             reason: obstacle.map_or("not in v1".to_owned(), |o| format!("new, but {o}")),
             cause: None,
             inlined: None,
+            lifetime: lifetime(b, y),
         });
     }
     verdicts.sort_by(|p, q| (&p.name, p.v1, p.v2).cmp(&(&q.name, q.v1, q.v2)));
@@ -262,6 +278,7 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
         reason: String::new(),
         cause: None,
         inlined: None,
+        lifetime: lifetime(a, x),
     };
     match comparer.functions(x, y) {
         Ok(()) if old == new => {}
@@ -282,6 +299,17 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
         }
     }
     verdict
+}
+
+fn lifetime(object: &Object<'_>, id: FunctionId) -> Lifetime {
+    let section = object.function(id).map_or("", |f| object.section_name(f.section));
+    if section.starts_with(".init.text") {
+        Lifetime::Start
+    } else if section.starts_with(".exit.text") {
+        Lifetime::End
+    } else {
+        Lifetime::Always
+    }
 }
 
 fn inlined(

@@ -232,7 +232,10 @@ impl Laid<'_> {
         let mut complaint = String::new();
         loop {
             match build::syntax(&commands, view)? {
-                Ok(()) => return Ok(Ok(build::build(&commands, view, Some(1))?)),
+                Ok(()) => {
+                    self.take_off_what_is_not_needed(fix, &commands)?;
+                    return Ok(Ok(build::build(&commands, view, Some(1))?));
+                }
                 Err(log) => {
                     if complaint.is_empty() {
                         complaint = first_error(&log);
@@ -253,14 +256,37 @@ impl Laid<'_> {
     }
 }
 
+impl Laid<'_> {
+    /// Headers that came along only because the errors did not say which one is missing.
+    fn take_off_what_is_not_needed(&mut self, fix: &Fix, commands: &[CompileCommand]) -> Result<()> {
+        let headers: Vec<PathBuf> =
+            self.changes.keys().filter(|path| **path != fix.source).cloned().collect();
+        if headers.len() < 2 {
+            return Ok(());
+        }
+        for header in headers {
+            self.take_off(&header)?;
+            if build::syntax(commands, self.place.view.root())?.is_err() {
+                self.lay(&header)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// V1's file again.
+    fn take_off(&mut self, path: &Path) -> Result<()> {
+        let old = self.place.series.input.v1_root.join(path);
+        self.place.view.replace(path, old.is_file().then_some(old.as_path()))?;
+        self.changes.remove(path);
+        Ok(())
+    }
+}
+
 impl Drop for Laid<'_> {
     fn drop(&mut self) {
-        let v1 = &self.place.series.input.v1_root;
-        for path in self.changes.keys() {
-            let old = v1.join(path);
-            let content = old.is_file().then_some(old.as_path());
+        for path in self.changes.keys().cloned().collect::<Vec<_>>() {
             // A view that cannot be restored would taint the next fix; its file is gone then, so that fails.
-            if self.place.view.replace(path, content).is_err() {
+            if self.take_off(&path).is_err() {
                 let _ = std::fs::remove_file(self.place.view.root().join(path));
             }
         }

@@ -61,12 +61,6 @@ impl Headers {
         laid: &Changes,
         kbuild: &Kbuild,
     ) -> Result<Vec<PathBuf>> {
-        let named: BTreeSet<&str> = log
-            .lines()
-            .filter(|line| line.contains("error: "))
-            .flat_map(|line| line.split('\'').skip(1).step_by(2))
-            .flat_map(words)
-            .collect();
         let missing: Vec<&str> = log.lines().filter_map(missing_file).collect();
         let is_missing = |path: &&PathBuf| missing.iter().any(|file| path.ends_with(file));
         let fresh: Vec<PathBuf> = self
@@ -80,33 +74,53 @@ impl Headers {
             return Ok(fresh);
         }
         for index in [&self.added, &self.near] {
-            let headers = named.iter().filter_map(|word| index.get(*word)).flatten();
-            let found = self.reachable(headers.cloned().collect(), source, laid, kbuild)?;
+            let mut found = BTreeSet::new();
+            for line in log.lines().filter(|line| line.contains("error: ")) {
+                found.extend(self.asked_for(line, index, source, laid, kbuild)?);
+            }
             if !found.is_empty() {
-                return Ok(found);
+                return Ok(found.into_iter().collect());
             }
         }
-        self.reachable(self.changes.keys().cloned().collect(), source, laid, kbuild)
+        self.reachable(self.changes.keys(), source, laid, kbuild)
+    }
+
+    /// The headers that an error asks for: of the words it quotes, the one that fewest headers have tells most.
+    fn asked_for(
+        &self,
+        error: &str,
+        index: &Words,
+        source: &Path,
+        laid: &Changes,
+        kbuild: &Kbuild,
+    ) -> Result<Vec<PathBuf>> {
+        let mut best: Vec<PathBuf> = Vec::new();
+        for word in error.split('\'').skip(1).step_by(2).flat_map(words) {
+            let Some(headers) = index.get(word) else { continue };
+            let found = self.reachable(headers, source, laid, kbuild)?;
+            if !found.is_empty() && (best.is_empty() || found.len() < best.len()) {
+                best = found;
+            }
+        }
+        Ok(best)
     }
 
     /// Those of `headers` that the source may include and that are not laid yet.
-    fn reachable(
+    fn reachable<'h>(
         &self,
-        headers: BTreeSet<PathBuf>,
+        headers: impl IntoIterator<Item = &'h PathBuf>,
         source: &Path,
         laid: &Changes,
         kbuild: &Kbuild,
     ) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for header in headers {
-            let is_new = |path: &Path| laid.keys().all(|known| known != path);
-            if !is_new(&header) {
+            if laid.contains_key(header) {
                 continue;
             }
-            let includers = kbuild.includers(std::slice::from_ref(&header))?;
-            // V1's tree does not know who includes a header that is new in V2.
-            if includers.is_empty() || includers.iter().any(|path| path == source) {
-                found.push(header);
+            let includers = kbuild.includers(std::slice::from_ref(header))?;
+            if includers.iter().any(|path| path == source) {
+                found.push(header.clone());
             }
         }
         Ok(found)

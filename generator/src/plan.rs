@@ -85,7 +85,8 @@ pub struct FunctionPlan {
     pub name: String,
     /// Object that holds it.
     pub object: String,
-    /// `changed`, `new`, `removed`, `renamed`, `refused`.
+    /// `changed`, `new`, `removed`, `renamed`, `refused`, or `stays`: differs, but runs only while the kernel or
+    /// module starts or ends.
     pub verdict: String,
     /// Why.
     pub reason: String,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use dynamos_differ::layout::{LayoutChange, LayoutVerdict};
-use dynamos_differ::verdict::{DataChange, DataKind, DataVerdict, FunctionVerdict, Verdict};
+use dynamos_differ::verdict::{DataChange, DataKind, DataVerdict, FunctionVerdict, Lifetime, Verdict};
 use dynamos_differ::{Comparison, Object, Pair};
 use kernel_trees::CompileCommand;
 use rayon::prelude::*;
@@ -84,6 +84,17 @@ fn known(comparison: &Comparison, v1: &Unit, v2: &Unit) -> Result<BTreeMap<Strin
     Ok(known)
 }
 
+/// Whether a changed function may stay as it is. Code that ran at the start is gone; if nothing else changes, so is
+/// the change. Code that runs at the end of a module runs after the update has gone, when V1's functions are back:
+/// an update holds its targets.
+fn stays(function: &FunctionVerdict, alone: bool) -> bool {
+    match function.lifetime {
+        Lifetime::Always => false,
+        Lifetime::Start => alone || function.v1.is_none(),
+        Lifetime::End => true,
+    }
+}
+
 /// Whether a constant is the compiler's own (`CSWTCH.12`, `__func__.3`), which no one else can refer to.
 fn is_temporary(data: &DataVerdict) -> bool {
     let base = data.name.split_once('.').map(|(base, _)| base);
@@ -108,8 +119,9 @@ impl Rows<'_> {
         comparison: &Comparison,
     ) -> BTreeMap<String, String> {
         let mut replaced = BTreeMap::new();
+        let alone = comparison.functions.iter().all(|f| f.verdict != Verdict::Changed);
         for function in &comparison.functions {
-            self.function(function);
+            self.function(function, alone);
             if function.verdict == Verdict::Changed {
                 let old = function.old_name.as_ref().unwrap_or(&function.name);
                 replaced.insert(function.name.clone(), old.clone());
@@ -135,8 +147,12 @@ impl Rows<'_> {
         replaced
     }
 
-    fn function(&mut self, function: &FunctionVerdict) {
+    /// `alone`: no function of the object is replaced.
+    fn function(&mut self, function: &FunctionVerdict, alone: bool) {
+        let refused = function.verdict == Verdict::Refused;
+        let stays = refused && stays(function, alone);
         let verdict = match function.verdict {
+            _ if stays => "stays",
             Verdict::Unchanged => return,
             Verdict::Changed => "changed",
             Verdict::New => "new",
@@ -151,7 +167,13 @@ impl Rows<'_> {
             reason: function.reason.clone(),
             matched_bytes: 0,
         });
-        if function.verdict == Verdict::Refused {
+        if refused && function.lifetime == Lifetime::Start && !stays {
+            let reason = format!(
+                "{}; what V2 does there would have to be done to the running kernel",
+                function.reason
+            );
+            self.refuse_state(&function.name, &reason);
+        } else if refused && !stays {
             let remedy = "change the fix so that it leaves this function as it is, or restart the machine with \
                           the new kernel";
             self.refuse(&function.name, &function.reason, remedy);

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use dynamos_abi::{NONE, Record, Symbol, symbol_flags};
 
 use crate::refusal::Refusal;
+use crate::sort::sort;
 
 /// Addresses by name.
 pub trait Names {
@@ -39,7 +40,7 @@ impl<'a> Candidates<'a> {
                 by_name.push((record.str(symbol.name), index));
             }
         }
-        by_name.sort_unstable();
+        sort(&mut by_name);
         Ok(Candidates {
             record: *record,
             by_name,
@@ -83,7 +84,7 @@ impl<'a> Candidates<'a> {
         if self.failed {
             return Err(Refusal::OutOfMemory);
         }
-        self.found.sort_unstable();
+        sort(&mut self.found);
         self.found.dedup();
         let count = self.record.symbols().len();
         self.ranges.try_reserve_exact(count as usize).map_err(|_| Refusal::OutOfMemory)?;

@@ -22,6 +22,7 @@ pub mod policy;
 mod refusal;
 mod relocate;
 mod resolve;
+mod sort;
 mod stack;
 #[cfg(test)]
 mod testing;
@@ -35,6 +36,7 @@ pub use matching::{Matched, Memory, Mismatch, What, match_function};
 pub use refusal::{Name, Refusal};
 pub use relocate::{Patch, Range, relocate};
 pub use resolve::{Resolved, resolve};
+pub use sort::{sort, sort_by_key};
 pub use stack::{Touch, first_touch, normalise};
 pub use update::{
     Blocked, Blockers, Errno, Handler, Layer, Limits, Place, State, Step, Steps, Update,

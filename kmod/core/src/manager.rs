@@ -6,6 +6,7 @@ use dynamos_abi::{Record, function_flags};
 
 use crate::refusal::{Name, Refusal};
 use crate::resolve::{Resolved, function_name};
+use crate::sort::sort;
 use crate::update::State;
 
 /// Names an update for as long as the manager lives.
@@ -90,7 +91,7 @@ impl Manager {
             entry.replaces.try_reserve(1).map_err(|_| Refusal::OutOfMemory)?;
             entry.replaces.push(*address);
         }
-        entry.replaces.sort_unstable();
+        sort(&mut entry.replaces);
         entry.state = State::Registered;
         Ok(())
     }

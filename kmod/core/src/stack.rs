@@ -1,6 +1,7 @@
 //! Whether a task is in the code to be switched.
 
 use crate::relocate::Range;
+use crate::sort::sort_by_key;
 
 /// Where a stack touches code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub fn first_touch(trace: &[u64], ranges: &[Range]) -> Option<Touch> {
 
 /// Sorts ranges for [`first_touch`]; `false` if two overlap or one is empty or turned round.
 pub fn normalise(ranges: &mut [Range]) -> bool {
-    ranges.sort_unstable_by_key(|range| range.start);
+    sort_by_key(ranges, |range| range.start);
     ranges.iter().all(|range| range.start < range.end)
         && ranges.windows(2).all(|pair| matches!(pair, [a, b] if a.end <= b.start))
 }

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use dynamos_abi::Record;
+use dynamos_core::sort;
 
 use crate::ffi::errno::Errno;
 use crate::ffi::kernel_memory;
@@ -54,7 +55,7 @@ impl Placeholders {
                 all.try_push((*address, *real))?;
             }
         }
-        all.sort_unstable();
+        sort(&mut all);
         Ok(Self(all))
     }
 

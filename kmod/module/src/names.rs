@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::ffi::CStr;
 
 use dynamos_abi::{NONE, Record, symbol_flags};
-use dynamos_core::{Candidates, Range};
+use dynamos_core::{Candidates, Range, sort};
 
 use crate::ffi::errno::Errno;
 use crate::ffi::memory::TryVec;
@@ -30,7 +30,7 @@ pub(crate) fn collect(
         let owner = owner.map_or("", |object| record.str(object.name));
         strings.try_push((c_string(owner)?, c_string(record.str(symbol.name))?))?;
     }
-    strings.sort_unstable();
+    sort(&mut strings);
     strings.dedup();
     let mut queries = Vec::new();
     for (object, name) in &strings {

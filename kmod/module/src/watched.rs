@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use dynamos_abi::{Record, function_flags};
-use dynamos_core::{Blocked, Place, Range, first_touch, normalise};
+use dynamos_core::{Blocked, Place, Range, first_touch, normalise, sort_by_key};
 
 use crate::ffi::errno::Errno;
 use crate::ffi::memory::TryVec;
@@ -49,7 +49,7 @@ impl Watched {
                 }
             }
         }
-        watched.marks.sort_unstable_by_key(|(address, _)| *address);
+        sort_by_key(&mut watched.marks, |(address, _)| *address);
         if normalise(&mut watched.ranges) { Ok(watched) } else { Err(Errno::EINVAL) }
     }
 

@@ -17,6 +17,7 @@ use crate::budget::Budget;
 use crate::candidates::Names;
 use crate::matching::{Matched, Memory, Mismatch, What, match_function};
 use crate::refusal::Refusal;
+use crate::sort::sort;
 
 /// The outcome: everything a record speaks of, found and proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -357,7 +358,7 @@ impl<'a, 'k> Resolver<'a, 'k> {
             functions.push(address);
             by_address.push((address, index));
         }
-        by_address.sort_unstable();
+        sort(&mut by_address);
         for pair in by_address.windows(2) {
             if let [(first, one), (second, other)] = *pair
                 && first == second

@@ -4,6 +4,8 @@ use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::ffi::{CStr, c_char, c_int, c_ulong, c_void};
 
+use dynamos_core::sort;
+
 use super::errno::Errno;
 use super::memory::TryVec;
 use super::text::SliceWriter;
@@ -68,7 +70,7 @@ pub fn find_all(queries: &[Query<'_>]) -> Result<Vec<Match>, Errno> {
             start += run.len();
         }
         if found.lost == 0 {
-            found.matches.sort_unstable();
+            sort(&mut found.matches);
             found.matches.dedup();
             return Ok(found.matches);
         }
@@ -116,7 +118,7 @@ impl Found {
         for (index, query) in queries.iter().enumerate() {
             order.try_push((query.name, start + index))?;
         }
-        order.sort_unstable();
+        sort(&mut order);
         let mut add = |name: &CStr, address: c_ulong| {
             let from = order.partition_point(|(wanted, _)| (*wanted).cmp(name) == Ordering::Less);
             let same = order.get(from..).unwrap_or_default();
