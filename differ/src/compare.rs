@@ -19,6 +19,7 @@ use crate::special::{Class, Entry};
 mod content;
 mod explain;
 mod instruction;
+mod line_text;
 
 /// What kind of thing differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
