@@ -28,6 +28,7 @@ mod verdicts;
 
 pub use input::Spec;
 pub use plan::Plan;
+pub use unit::Unit;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use run::{Request, run};
