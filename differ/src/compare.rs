@@ -21,6 +21,8 @@ mod explain;
 mod instruction;
 mod line_text;
 
+pub(crate) use line_text::string_at;
+
 /// What kind of thing differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -11,7 +11,7 @@ use crate::object_file::Object;
 type In<'x> = (&'x Insn, &'x Body, (SectionId, u64, u64));
 
 impl Comparer<'_, '_> {
-    pub(super) fn instruction(&self, (x, body_x, at_x): In<'_>, (y, body_y, at_y): In<'_>) -> Same {
+    pub(crate) fn instruction(&self, (x, body_x, at_x): In<'_>, (y, body_y, at_y): In<'_>) -> Same {
         let differs = |cause| {
             let text = format!("{} vs {}", show(self.a, x), show(self.b, y));
             Err(Difference::new(cause, text))

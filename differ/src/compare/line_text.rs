@@ -21,7 +21,9 @@ impl Comparer<'_, '_> {
         in_x: In<'_>,
         in_y: In<'_>,
     ) -> bool {
-        let (Some(text_x), Some(text_y)) = (text(self.a, x), text(self.b, y)) else { return false };
+        let (Some(text_x), Some(text_y)) = (string_at(self.a, x), string_at(self.b, y)) else {
+            return false;
+        };
         let (pieces_x, pieces_y) = (split(&text_x), split(&text_y));
         pieces_x.len() == pieces_y.len()
             && pieces_x.iter().zip(&pieces_y).all(|pair| match pair {
@@ -42,7 +44,8 @@ impl Comparer<'_, '_> {
     }
 }
 
-fn text(object: &Object<'_>, place: Place) -> Option<String> {
+/// The string at a place, if it is one that no symbol names.
+pub(crate) fn string_at(object: &Object<'_>, place: Place) -> Option<String> {
     let Place::Anonymous { section, offset } = place else { return None };
     string(object, extent(object, section, offset)?)
 }

@@ -9,7 +9,7 @@ use dynamos_fuzz_entries::TARGETS;
 
 #[test]
 fn corpus_and_regressions() {
-    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
     for (name, run) in TARGETS {
         let mut count = 0;
         for kind in ["corpus", "regressions"] {
