@@ -11,6 +11,7 @@ mod candidates;
 mod changes;
 mod clones;
 mod closure;
+pub mod explain;
 mod input;
 mod output;
 mod package;
@@ -28,10 +29,10 @@ mod verdicts;
 
 pub use input::Spec;
 pub use plan::Plan;
-pub use unit::Unit;
 use std::sync::atomic::{AtomicBool, Ordering};
+pub use unit::Unit;
 
-pub use run::{Request, run};
+pub use run::{Request, explain, run};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 

@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod mutate;
 mod setup;
 mod test;
@@ -24,6 +25,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Change single functions of real kernel files and check the differ's verdicts.
     Mutate(mutate::Arguments),
+    /// Feed the loaders and the matcher mutated input (cargo-fuzz).
+    Fuzz(fuzz::Arguments),
     /// Check the formatting and the lints, and run every test, those in virtual machines too.
     Test,
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutate(arguments) => mutate::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Test => test::run(),
     };
     match done {

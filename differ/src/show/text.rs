@@ -80,8 +80,10 @@ fn format(insn: &Insn, names: Vec<(Field, String)>) -> String {
     options.set_rip_relative_addresses(true);
     let mut text = String::new();
     formatter.format(&insn.code, &mut text);
-    for name in all.iter().filter(|name| !text.contains(name.as_str())) {
-        text.push_str(&format!(" <{name}>"));
+    for name in all {
+        if !text.contains(&name) {
+            text.push_str(&format!(" <{name}>"));
+        }
     }
     if insn.unclear {
         text.push_str(" (a relocation that fits no operand)");

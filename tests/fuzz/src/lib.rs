@@ -141,13 +141,8 @@ pub fn matcher(data: &[u8]) {
     let addresses = vec![kernel::BASE; record.addr_count().min(1 << 16) as usize];
     let writable = [Range { start: kernel::BASE, end: kernel::BASE + (1 << 20) }];
     for relocation in record.relocations().iter() {
-        let _ = dynamos_core::relocate(
-            &record,
-            &relocation,
-            &resolved.symbols,
-            &addresses,
-            &writable,
-        );
+        let _ =
+            dynamos_core::relocate(&record, &relocation, &resolved.symbols, &addresses, &writable);
     }
 }
 
