@@ -19,6 +19,8 @@ pub struct Unit {
     pub symbols: Vec<Symbol>,
     /// Defined functions and variables of each section: start → symbol index; the widest at each start.
     starts: BTreeMap<(usize, u64), usize>,
+    /// Bytes that the sections hold.
+    size: u64,
 }
 
 /// A section.
@@ -137,7 +139,8 @@ impl Unit {
                 && header.e_machine(LittleEndian) == elf::EM_X86_64,
             "{name} is not a relocatable x86-64 object"
         );
-        let mut unit = Unit { sections: Vec::new(), symbols: Vec::new(), starts: BTreeMap::new() };
+        let mut unit =
+            Unit { sections: Vec::new(), symbols: Vec::new(), starts: BTreeMap::new(), size: 0 };
         for section in file.sections() {
             unit.add_section(&section).with_context(|| name.to_string())?;
         }
@@ -168,9 +171,8 @@ impl Unit {
             bytes.clear();
         }
         // Headers of many sections may name the same bytes of the file.
-        let all = self.sections.iter().map(|section| section.bytes.len() as u64).sum::<u64>();
-        let all = all.saturating_add(bytes.len() as u64);
-        ensure!(all <= MAX_SIZE, "the sections hold more than 1 GiB");
+        self.size = self.size.saturating_add(bytes.len() as u64);
+        ensure!(self.size <= MAX_SIZE, "the sections hold more than 1 GiB");
         let mut relocations = Vec::new();
         for (offset, relocation) in section.relocations() {
             if name.starts_with(".debug") {
