@@ -9,6 +9,7 @@ mod kernel;
 use dynamos_abi::Record;
 use dynamos_core::{Budget, Range};
 use dynamos_differ::{Object, Pair};
+#[cfg(feature = "unit")]
 use dynamos_generator::Unit;
 use object::write;
 
@@ -18,9 +19,10 @@ use crate::kernel::Kernel;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: &[Target] = &[
     ("differ", differ),
     ("dwarf", dwarf),
+    #[cfg(feature = "unit")]
     ("unit", unit),
     ("record", record),
     ("matcher", matcher),
@@ -84,6 +86,7 @@ fn with_sections(parts: &[&[u8]]) -> Option<Vec<u8>> {
 }
 
 /// The generator's loader, and what it asks an object.
+#[cfg(feature = "unit")]
 pub fn unit(data: &[u8]) {
     let Ok(unit) = Unit::parse(data, "input.o") else { return };
     for (index, section) in unit.sections.iter().enumerate() {
