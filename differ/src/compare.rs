@@ -19,6 +19,9 @@ use crate::special::{Class, Entry};
 mod content;
 mod explain;
 mod instruction;
+mod line_text;
+
+pub(crate) use line_text::string_at;
 
 /// What kind of thing differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

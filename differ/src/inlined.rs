@@ -18,10 +18,14 @@ impl Inlined {
         let dwarf = debug.dwarf();
         let mut all = Self::default();
         let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
+        // A list of ranges belongs to one function; more ranges than bytes mean that hostile
+        // functions share theirs.
+        let sections = [".debug_info", ".debug_rnglists", ".debug_ranges"];
+        let limit = sections.iter().map(|name| debug.section(name).len()).sum();
         let mut units = dwarf.units();
         while let Some(header) = units.next().map_err(bad)? {
             let unit = dwarf.unit(header).map_err(bad)?;
-            all.read_unit(&dwarf, &unit).map_err(bad)?;
+            all.read_unit(&dwarf, &unit, limit).map_err(bad)?;
         }
         all.ranges.sort();
         Ok(all)
@@ -31,6 +35,7 @@ impl Inlined {
         &mut self,
         dwarf: &gimli::Dwarf<Reader<'_>>,
         unit: &gimli::Unit<Reader<'_>>,
+        limit: usize,
     ) -> gimli::Result<()> {
         let mut depth = 0;
         let mut entries = unit.entries();
@@ -43,6 +48,9 @@ impl Inlined {
             let mut ranges = dwarf.die_ranges(unit, entry)?;
             while let Some(range) = ranges.next()? {
                 if range.begin < range.end {
+                    if self.ranges.len() >= limit {
+                        return Err(gimli::Error::UnsupportedOffset);
+                    }
                     self.ranges.push((range.begin, range.end, depth, name.clone()));
                 }
             }

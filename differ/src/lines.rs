@@ -64,6 +64,11 @@ impl<'e> Debug<'e> {
         gimli::Dwarf::load(load).unwrap_or_else(|()| gimli::Dwarf::default_empty())
     }
 
+    /// A section as relocated, by its name; empty if it is not there.
+    pub fn section(&self, name: &str) -> &[u8] {
+        self.sections.iter().find(|(id, _)| id.name() == name).map_or(&[], |(_, data)| data)
+    }
+
     /// Whether the object has any DWARF at all.
     pub fn is_empty(&self) -> bool {
         !self.sections.iter().any(|(id, _)| *id == gimli::SectionId::DebugInfo)

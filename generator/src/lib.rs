@@ -11,6 +11,7 @@ mod candidates;
 mod changes;
 mod clones;
 mod closure;
+pub mod explain;
 pub mod fixes;
 mod input;
 mod link;
@@ -32,8 +33,9 @@ mod verdicts;
 pub use input::Spec;
 pub use plan::{Outcome, Plan, Refusal};
 use std::sync::atomic::{AtomicBool, Ordering};
+pub use unit::Unit;
 
-pub use run::{Request, run};
+pub use run::{Request, explain, run};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 

@@ -1,5 +1,7 @@
 //! `dynamos-diff V1 V2 -o UPDATE`: compares two kernels and makes an update.
 
+mod print;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use dynamos_generator::{Request, Spec, report};
 /// which is applied to V1.
 ///
 /// Exit codes: 0 an update was made, 1 nothing to do, 2 error, 3 refused (plan.json and review.md say why).
+/// With --explain: 0 something shown differs, 1 nothing does, 2 error, also if nothing has that name.
 #[derive(Debug, Parser)]
 #[command(name = "dynamos-diff", version, max_term_width = 100)]
 struct Cli {
@@ -23,8 +26,11 @@ struct Cli {
     /// The kernel that should, or a patch of V1.
     v2: String,
     /// Directory to put the update in; made, or replaced if it holds an update.
-    #[arg(short, long, value_name = "UPDATE")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "UPDATE", required_unless_present = "explain")]
+    output: Option<PathBuf>,
+    /// Show the function or type NAME of both sides, side by side, and make no update.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["output", "report_only", "name"])]
+    explain: Vec<String>,
     /// Git repository that revisions are looked up in.
     #[arg(long, value_name = "DIR")]
     repo: Option<PathBuf>,
@@ -85,13 +91,20 @@ fn run(cli: Cli) -> Result<ExitCode> {
         v2: Spec::parse(&cli.v2, cli.repo.as_deref()).context("V2")?,
         kernel: cli.kernel,
         name: cli.name,
-        output: cli.output,
+        output: cli.output.unwrap_or_default(),
         report_only: cli.report_only,
         max_objects: cli.max_objects,
         jobs: cli.jobs,
         cache: cli.cache,
     };
     let reporter = Arc::new(report::Reporter::new(cli.quiet, cli.verbose));
+    if !cli.explain.is_empty() {
+        let explained = dynamos_generator::explain(&request, &cli.explain, &reporter);
+        if let Some(file) = &cli.timings {
+            reporter.write_timings(file)?;
+        }
+        return print::explained(&explained?);
+    }
     let result = dynamos_generator::run(&request, &reporter);
     if let Some(file) = &cli.timings {
         reporter.write_timings(file)?;

@@ -64,6 +64,16 @@ impl Reporter {
         }
     }
 
+    /// Says something that must not be missed.
+    pub fn warn(&self, text: &str) {
+        if !self.quiet {
+            match &self.state().bar {
+                Some(bar) => bar.println(text),
+                None => eprintln!("{text}"),
+            }
+        }
+    }
+
     /// Ends the current phase.
     pub fn end(&self) {
         let mut state = self.state();

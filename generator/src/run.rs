@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use kernel_trees::{Cache, Kbuild, Prepared};
+use kernel_trees::{Cache, CompileCommand, Kbuild, Prepared};
 
 use crate::background::Background;
 use crate::candidates::{self, Candidates};
+use crate::explain::{Explained, Side};
 use crate::input::{self, Input, Spec};
 use crate::link::Target;
 use crate::output::Output;
@@ -123,9 +124,18 @@ impl Comparison<'_> {
         reporter: &Reporter,
         plan: &mut Plan,
     ) -> Result<(Judged, Option<Background<()>>)> {
+        let Some((commands, built, removal)) = self.build(found, reporter)? else {
+            return Ok((Judged::default(), None));
+        };
+        begin(reporter, "compare", "comparing them")?;
+        Ok((verdicts::judge(found, &commands, &built, reporter, plan)?, Some(removal)))
+    }
+
+    /// Builds the candidates, if there are any.
+    fn build(&self, found: &Candidates, reporter: &Reporter) -> Result<Option<Objects>> {
         let objects: Vec<&str> = found.objects.keys().map(String::as_str).collect();
         if objects.is_empty() {
-            return Ok((Judged::default(), None));
+            return Ok(None);
         }
         begin(reporter, "commands", "asking Kbuild how they are compiled")?;
         let commands = self.kbuild.compile_commands(&objects)?;
@@ -134,10 +144,51 @@ impl Comparison<'_> {
         let view = self.v1.view(&changed)?;
         begin(reporter, "compile", &format!("compiling {} objects, both sides", objects.len()))?;
         let built = build::build(&commands, view.root(), self.jobs)?;
-        let removal = Background::alone(move || drop(view));
-        begin(reporter, "compare", "comparing them")?;
-        Ok((verdicts::judge(found, &commands, &built, reporter, plan)?, Some(removal)))
+        Ok(Some((commands, built, Background::alone(move || drop(view)))))
     }
+}
+
+/// How the candidates are compiled, what came out, and the removal of V2's view, under way.
+type Objects = (Vec<CompileCommand>, Vec<build::Built>, Background<()>);
+
+/// Shows functions and types of that name, both sides, instead of making an update.
+pub fn explain(
+    request: &Request,
+    names: &[String],
+    reporter: &Arc<Reporter>,
+) -> Result<Vec<Explained>> {
+    reporter.phase("provide", "providing both kernels");
+    let cache = Cache::open(request.cache.as_deref())?.with_progress(reporter.clone());
+    let input = input::resolve(&cache, &request.v1, &request.v2, request.kernel.as_deref())?;
+    begin(reporter, "prepare", "preparing V1 for building objects")?;
+    let v1 = input.prepare(&cache)?;
+    begin(
+        reporter,
+        "map",
+        &format!("finding the objects of {} changed files", input.changes.len()),
+    )?;
+    let kbuild = v1.kbuild()?;
+    let found = candidates::find(&kbuild, &input, request.max_objects)?;
+    for refusal in &found.refusals {
+        reporter.warn(&format!("not looked at: {}: {}", refusal.name, refusal.reason));
+    }
+    let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
+    let Some((commands, built, removal)) = job.build(&found, reporter)? else {
+        return Ok(names.iter().map(|name| Explained::nothing(name)).collect());
+    };
+    begin(reporter, "compare", "comparing them")?;
+    let root = v1.root();
+    let explained = crate::explain::explain(&commands, &built, names, &|side, file| {
+        let path = match (side, input.changes.get(file)) {
+            (Side::V2, Some(changed)) => changed.clone()?,
+            _ => root.join(file),
+        };
+        std::fs::read_to_string(path).ok()
+    })?;
+    begin(reporter, "cleanup", "removing the view of V2")?;
+    drop(removal);
+    reporter.end();
+    Ok(explained)
 }
 
 /// Starts the build of `dynamos.ko`.

@@ -19,6 +19,8 @@ pub struct Unit {
     pub symbols: Vec<Symbol>,
     /// Defined functions and variables of each section: start → symbol index; the widest at each start.
     starts: BTreeMap<(usize, u64), usize>,
+    /// Bytes that the sections hold.
+    size: u64,
 }
 
 /// A section.
@@ -123,6 +125,9 @@ pub struct Field {
     pub resolved: bool,
 }
 
+/// The most that the sections of one object may hold.
+const MAX_SIZE: u64 = 1 << 30;
+
 impl Unit {
     /// Reads an object file; `name` is for messages.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Unit> {
@@ -134,7 +139,8 @@ impl Unit {
                 && header.e_machine(LittleEndian) == elf::EM_X86_64,
             "{name} is not a relocatable x86-64 object"
         );
-        let mut unit = Unit { sections: Vec::new(), symbols: Vec::new(), starts: BTreeMap::new() };
+        let mut unit =
+            Unit { sections: Vec::new(), symbols: Vec::new(), starts: BTreeMap::new(), size: 0 };
         for section in file.sections() {
             unit.add_section(&section).with_context(|| name.to_string())?;
         }
@@ -153,7 +159,10 @@ impl Unit {
         let name = section.name().context("a section has no readable name")?.to_string();
         let kind = header.sh_type(LittleEndian);
         let mut bytes = if kind == elf::SHT_NOBITS {
-            ensure!(section.size() < 1 << 30, "section {name} is larger than 1 GiB");
+            ensure!(section.size() <= MAX_SIZE, "section {name} is larger than 1 GiB");
+            let flags = header.sh_flags(LittleEndian);
+            let code = flags & u64::from(elf::SHF_EXECINSTR) != 0;
+            ensure!(!code, "section {name} is code without contents");
             vec![0; section.size() as usize]
         } else {
             section.data().with_context(|| format!("section {name} cannot be read"))?.to_vec()
@@ -161,6 +170,9 @@ impl Unit {
         if name.starts_with(".debug") {
             bytes.clear();
         }
+        // Headers of many sections may name the same bytes of the file.
+        self.size = self.size.saturating_add(bytes.len() as u64);
+        ensure!(self.size <= MAX_SIZE, "the sections hold more than 1 GiB");
         let mut relocations = Vec::new();
         for (offset, relocation) in section.relocations() {
             if name.starts_with(".debug") {
@@ -278,7 +290,8 @@ impl Unit {
         let offset = (symbol.value as i64).wrapping_add(relocation.addend).wrapping_add(bias);
         // A pointer just past a named variable still means that variable.
         if symbol.named && offset >= symbol.value as i64 {
-            return Ok(Place::In(relocation.symbol, offset as u64 - symbol.value));
+            let into = offset.wrapping_sub(symbol.value as i64);
+            return Ok(Place::In(relocation.symbol, into as u64));
         }
         let offset = u64::try_from(offset).with_context(|| {
             format!("a relocation points before {}", self.section(section).map_or("", |s| &s.name))
@@ -319,7 +332,6 @@ impl Unit {
         }
         for instruction in ends.values() {
             let Some(target) = instruction.branch else { continue };
-            let field = instruction.end - 4;
             let relocated = within.relocations.iter().any(|relocation| {
                 (instruction.start..instruction.end).contains(&relocation.offset)
             });
@@ -337,7 +349,7 @@ impl Unit {
                 None => Place::Raw(section, target),
             };
             fields.push(Field {
-                offset: field - start,
+                offset: instruction.end - 4 - start,
                 kind: elf::R_X86_64_PLT32,
                 place,
                 bias: 4,

@@ -4,6 +4,7 @@
 mod bench;
 mod corpus;
 mod demo;
+mod fuzz;
 mod mutate;
 mod setup;
 mod test;
@@ -27,6 +28,8 @@ enum Command {
     Corpus(corpus::Arguments),
     /// Change single functions of real kernel files and check the differ's verdicts.
     Mutate(mutate::Arguments),
+    /// Feed the loaders and the matcher mutated input (cargo-fuzz).
+    Fuzz(fuzz::Arguments),
     /// Check the formatting and the lints, and run every test, those in virtual machines too.
     Test,
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Corpus(arguments) => corpus::run(&arguments),
         Command::Mutate(arguments) => mutate::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Test => test::run(),
     };
     match done {

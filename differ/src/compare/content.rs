@@ -256,7 +256,7 @@ impl Comparer<'_, '_> {
 
 /// Where unnamed content ends: at its NUL, at the end of its merge entry, or where the next
 /// thing begins that anything refers to.
-fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<Extent> {
+pub(super) fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<Extent> {
     let section = object.elf.sections.get(id.0 as usize)?;
     let start = u64::try_from(offset).ok()?;
     if start >= section.size {
@@ -288,7 +288,7 @@ fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<Extent> {
 }
 
 /// The text of a piece of a string section.
-fn string(object: &Object<'_>, (id, start, end): Extent) -> Option<String> {
+pub(super) fn string(object: &Object<'_>, (id, start, end): Extent) -> Option<String> {
     let section = object.elf.sections.get(id.0 as usize)?;
     if !section.is_strings() || !section.relocations_in(start, end).is_empty() {
         return None;

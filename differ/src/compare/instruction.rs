@@ -11,7 +11,7 @@ use crate::object_file::Object;
 type In<'x> = (&'x Insn, &'x Body, (SectionId, u64, u64));
 
 impl Comparer<'_, '_> {
-    pub(super) fn instruction(&self, (x, body_x, at_x): In<'_>, (y, body_y, at_y): In<'_>) -> Same {
+    pub(crate) fn instruction(&self, (x, body_x, at_x): In<'_>, (y, body_y, at_y): In<'_>) -> Same {
         let differs = |cause| {
             let text = format!("{} vs {}", show(self.a, x), show(self.b, y));
             Err(Difference::new(cause, text))
@@ -61,8 +61,15 @@ impl Comparer<'_, '_> {
                         }
                         return differs(Cause::Instruction);
                     }
-                    self.place(p.place, q.place, true)
-                        .map_err(|d| self.explain(d, (x, p.place), (y, q.place)))?;
+                    let lines = || {
+                        self.same_but_for_lines(p.place, q.place, (body_x, at_x), (body_y, at_y))
+                    };
+                    match self.place(p.place, q.place, true) {
+                        Err(d) if d.cause == Cause::String && lines() => {}
+                        other => {
+                            other.map_err(|d| self.explain(d, (x, p.place), (y, q.place)))?;
+                        }
+                    }
                 }
                 _ => return differs(Cause::Instruction),
             }

@@ -1,5 +1,6 @@
 //! Reading the types of one DWARF unit.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use gimli::{AttributeValue, DebuggingInformationEntry, Result, UnitOffset};
@@ -12,10 +13,18 @@ type Entry<'u, 'a> = DebuggingInformationEntry<'u, 'u, Reader<'a>>;
 /// Types nest no deeper than this in any sane program; DWARF that claims so is cyclic.
 const MAX_DEPTH: usize = 64;
 
+/// What reading the types of one unit may cost, in characters of text. Types that refer to each
+/// other can double it at each step; the largest units of a kernel need a hundredth of this.
+const MAX_COST: u64 = 1 << 27;
+
+/// What a member costs besides its text.
+const MEMBER_COST: u64 = 64;
+
 struct Unit<'u, 'a> {
     dwarf: &'u gimli::Dwarf<Reader<'a>>,
     unit: &'u gimli::Unit<Reader<'a>>,
     names: HashMap<UnitOffset, String>,
+    left: Cell<u64>,
 }
 
 /// All named struct, union, enum and typedef definitions of a unit.
@@ -23,7 +32,7 @@ pub(super) fn unit<'a>(
     dwarf: &gimli::Dwarf<Reader<'a>>,
     unit: &gimli::Unit<Reader<'a>>,
 ) -> Result<Vec<(TypeName, Definition)>> {
-    let mut reader = Unit { dwarf, unit, names: HashMap::new() };
+    let mut reader = Unit { dwarf, unit, names: HashMap::new(), left: Cell::new(MAX_COST) };
     let mut found = Vec::new();
     let mut entries = unit.entries();
     while let Some((_, entry)) = entries.next_dfs()? {
@@ -115,6 +124,13 @@ impl<'u, 'a> Unit<'u, 'a> {
         Ok(found)
     }
 
+    /// Takes from what this unit may cost.
+    fn spend(&self, cost: u64) -> Result<()> {
+        let left = self.left.get().checked_sub(cost).ok_or(gimli::Error::UnsupportedOffset)?;
+        self.left.set(left);
+        Ok(())
+    }
+
     /// Appends the members of a struct or union, flattened as C sees them.
     fn members(
         &mut self,
@@ -138,6 +154,7 @@ impl<'u, 'a> Unit<'u, 'a> {
             let own = self.name(entry)?;
             let type_offset = self.type_of(entry)?;
             let start = base_bits.wrapping_add(self.member_offset(entry)?);
+            self.spend(MEMBER_COST + prefix.len() as u64)?;
             let name = match &own {
                 Some(own) => format!("{prefix}{own}"),
                 None => prefix.trim_end_matches('.').to_owned(),
@@ -151,12 +168,13 @@ impl<'u, 'a> Unit<'u, 'a> {
             }
             let bits = self.unsigned(entry, gimli::DW_AT_bit_size)?;
             let size = self.size(type_offset, 0)?.wrapping_mul(8);
+            let type_name = self.type_name(type_offset, depth + 1)?;
             found.push(Member {
                 name,
                 bit_offset: start,
                 bit_size: bits.unwrap_or(size),
                 bitfield: bits.is_some(),
-                type_name: self.type_name(type_offset, 0)?,
+                type_name,
             });
         }
         Ok(())
@@ -223,6 +241,7 @@ impl<'u, 'a> Unit<'u, 'a> {
         let mut children = tree.root()?.children();
         while let Some(child) = children.next()? {
             let entry = child.entry();
+            self.spend(MEMBER_COST)?;
             if entry.tag() == gimli::DW_TAG_subrange_type {
                 let count = self.unsigned(entry, gimli::DW_AT_count)?;
                 let upper = self.unsigned(entry, gimli::DW_AT_upper_bound)?;
@@ -236,6 +255,7 @@ impl<'u, 'a> Unit<'u, 'a> {
     fn type_name(&mut self, offset: Option<UnitOffset>, depth: usize) -> Result<String> {
         let Some(offset) = offset else { return Ok("void".to_owned()) };
         if let Some(name) = self.names.get(&offset) {
+            self.spend(name.len() as u64)?;
             return Ok(name.clone());
         }
         if depth > MAX_DEPTH {
@@ -288,6 +308,7 @@ impl<'u, 'a> Unit<'u, 'a> {
                 None => self.type_name(inner, depth + 1)?,
             },
         };
+        self.spend(name.len() as u64)?;
         self.names.insert(offset, name.clone());
         Ok(name)
     }

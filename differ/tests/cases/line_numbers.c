@@ -2,6 +2,9 @@
 // shift
 // function real changed instruction
 // function near_miss changed instruction 2: mov $0x1e,%edi vs mov $0x23,%edi
+// function text_not_line changed string
+// function text_reworded changed string
+// function text_elsewhere changed string
 #define BUG_FLAGS(flags) \
 	asm volatile("1: ud2\n.pushsection __bug_table,\"aw\"\n2: .long 1b - .\n.long %c0 - .\n" \
 		     ".word %c1\n.word %c2\n.org 2b+12\n.popsection" \
@@ -14,6 +17,14 @@ struct ddebug {
 void sleepy(const char *file, int line);
 void debug(struct ddebug *d, const char *fmt);
 int number(int);
+#define STRINGIFY_(x) #x
+#define STRINGIFY(x) STRINGIFY_(x)
+#define FILE_LINE __FILE__ ":" STRINGIFY(__LINE__)
+// include/linux/fortify-string.h, __fortify_memcpy_chk
+#define fortified(p, size) \
+	((size) > sizeof(*p) ? (warn_once("memcpy: field-spanning write of single %s (size %zu)", \
+					  "field \"" #p "\" at " FILE_LINE, sizeof(*p)), 0) : (size))
+void warn_once(const char *fmt, const char *field, unsigned long size);
 
 void might_sleep(void) { sleepy(__FILE__, __LINE__); }
 int warn(int x) { if (x) BUG_FLAGS(1); return x; }
@@ -28,8 +39,29 @@ void dyndbg(void)
 
 int real(int x) { return number(31); }
 int near_miss(int x) { return number(35); }
+void text_not_line(int *p) { warn_once("%s", "field \"p\" at line_numbers.c:7", 4); }
+void text_reworded(int *p) { warn_once("%s", "array \"p\" at " FILE_LINE, 4); }
 #else
 int real(int x) { return number(30); }
 int near_miss(int x) { return number(30); }
+void text_not_line(int *p) { warn_once("%s", "field \"p\" at line_numbers.c:5", 4); }
+void text_reworded(int *p) { warn_once("%s", "field \"p\" at " FILE_LINE, 4); }
 #endif
+unsigned long spanning(int *destination, unsigned long size)
+{
+	return fortified(destination, size);
+}
+unsigned long spanning_lines(int *destination, unsigned long size)
+{
+	size += number(1);
+	return fortified(destination,
+			 size);
+}
 int line_after(int x) { return number(__LINE__); }
+// The number is the line, but nothing says that it is meant as one. (These lines do not move.)
+#ifdef V2
+#line 510
+#else
+#line 500
+#endif
+void text_elsewhere(void) { warn_once("%s", "line " STRINGIFY(__LINE__), 4); }

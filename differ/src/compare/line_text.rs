@@ -1,0 +1,104 @@
+//! Strings that hold `__FILE__ ":" __LINE__`, as FORTIFY's do (`field "x" at fs/file.c:267`,
+//! include/linux/fortify-string.h).
+
+use super::Comparer;
+use super::content::{extent, string};
+use crate::decode::Body;
+use crate::load::SectionId;
+use crate::model::Place;
+use crate::object_file::Object;
+
+type In<'x> = (&'x Body, (SectionId, u64, u64));
+
+impl Comparer<'_, '_> {
+    /// Whether two strings differ only in `__LINE__`: in the numbers right after `.c:` or `.h:`,
+    /// which are on both sides the line of one and the same instruction of the code that
+    /// refers to the string. Nothing else is let through.
+    pub(super) fn same_but_for_lines(
+        &self,
+        x: Place,
+        y: Place,
+        in_x: In<'_>,
+        in_y: In<'_>,
+    ) -> bool {
+        let (Some(text_x), Some(text_y)) = (string_at(self.a, x), string_at(self.b, y)) else {
+            return false;
+        };
+        let (pieces_x, pieces_y) = (split(&text_x), split(&text_y));
+        pieces_x.len() == pieces_y.len()
+            && pieces_x.iter().zip(&pieces_y).all(|pair| match pair {
+                (Piece::Line(p), Piece::Line(q)) => {
+                    p == q || self.is_line_of_one(*p, *q, in_x, in_y)
+                }
+                (p, q) => p == q,
+            })
+    }
+
+    /// Whether an instruction has line `p` in v1 and its partner line `q` in v2.
+    fn is_line_of_one(&self, p: u64, q: u64, (x, at_x): In<'_>, (y, at_y): In<'_>) -> bool {
+        let (Ok(lines_x), Ok(lines_y)) = (self.a.lines(), self.b.lines()) else { return false };
+        x.insns.iter().zip(&y.insns).any(|(i, j)| {
+            lines_x.at(at_x.0, i.offset).any(|l| l == p)
+                && lines_y.at(at_y.0, j.offset).any(|l| l == q)
+        })
+    }
+}
+
+/// The string at a place, if it is one that no symbol names.
+pub(crate) fn string_at(object: &Object<'_>, place: Place) -> Option<String> {
+    let Place::Anonymous { section, offset } = place else { return None };
+    string(object, extent(object, section, offset)?)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Piece<'t> {
+    Text(&'t str),
+    /// A number after the name of a source file.
+    Line(u64),
+}
+
+/// Cuts the line numbers out of a text.
+fn split(text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let (mut rest, mut from) = (text, 0);
+    while let Some(colon) = rest.get(from..).and_then(|t| t.find(':')).map(|at| from + at) {
+        let (before, after) = (rest.get(..=colon), rest.get(colon + 1..));
+        let (Some(before), Some(after)) = (before, after) else { break };
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        let number = after.get(..digits).and_then(|d| d.parse().ok());
+        match number {
+            // `__LINE__` has no leading zero, and a number that has one is another text.
+            Some(line) if is_source(before) && !after.starts_with('0') => {
+                pieces.extend([Piece::Text(before), Piece::Line(line)]);
+                (rest, from) = (after.get(digits..).unwrap_or(""), 0);
+            }
+            _ => from = colon + 1,
+        }
+    }
+    pieces.push(Piece::Text(rest));
+    pieces
+}
+
+fn is_source(before: &str) -> bool {
+    before.ends_with(".c:") || before.ends_with(".h:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_after_file_names_are_lines() {
+        use Piece::{Line, Text};
+        assert_eq!(split("a at f.c:12"), [Text("a at f.c:"), Line(12), Text("")]);
+        assert_eq!(
+            split("f.c:1 g.h:2!"),
+            [Text("f.c:"), Line(1), Text(" g.h:"), Line(2), Text("!")]
+        );
+        for other in
+            ["", "a: 12", "line:12", "f.c: 12", "f.c:012", "f.c:99999999999999999999999", "f.c:"]
+        {
+            assert_eq!(split(other), [Text(other)]);
+        }
+    }
+}
