@@ -12,6 +12,7 @@ mod changes;
 mod clones;
 mod closure;
 mod input;
+mod layouts;
 mod output;
 mod package;
 mod patch;
@@ -23,6 +24,7 @@ mod run;
 mod sites;
 mod special;
 mod unit;
+mod uses;
 mod validate;
 mod verdicts;
 

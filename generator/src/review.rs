@@ -12,6 +12,7 @@ pub fn review(plan: &Plan, diff: &str) -> String {
     verdict(&mut page, plan);
     kernels(&mut page, plan);
     functions(&mut page, plan);
+    layouts(&mut page, plan);
     symbols(&mut page, plan);
     not_covered(&mut page, plan);
     if !diff.is_empty() {
@@ -112,22 +113,6 @@ fn functions(page: &mut String, plan: &Plan) {
                 })
                 .collect::<Vec<_>>(),
         ),
-        (
-            "Layouts",
-            plan.layouts
-                .iter()
-                .map(|l| {
-                    format!(
-                        "| `{} {}` | `{}` | {} | {} |",
-                        l.kind,
-                        l.name,
-                        l.object,
-                        l.verdict,
-                        cell(&l.reason)
-                    )
-                })
-                .collect(),
-        ),
     ] {
         if !rows.is_empty() {
             let _ = writeln!(
@@ -137,6 +122,28 @@ fn functions(page: &mut String, plan: &Plan) {
             let _ = writeln!(page, "{}\n", rows.join("\n"));
         }
     }
+}
+
+fn layouts(page: &mut String, plan: &Plan) {
+    if plan.layouts.is_empty() {
+        return;
+    }
+    let _ = writeln!(page, "## Layouts\n");
+    for row in &plan.layouts {
+        let within =
+            if row.defined_in.is_empty() { String::new() } else { format!(" (`{}`)", row.defined_in) };
+        let reason =
+            if row.reason.is_empty() { String::new() } else { format!(": {}", row.reason) };
+        let _ = writeln!(
+            page,
+            "- `{} {}`{within}, seen in `{}`, {}{reason}",
+            row.kind, row.name, row.object, row.verdict
+        );
+        for line in crate::layouts::told(row) {
+            let _ = writeln!(page, "  - {}", line.replace('\n', " "));
+        }
+    }
+    page.push('\n');
 }
 
 fn symbols(page: &mut String, plan: &Plan) {

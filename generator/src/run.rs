@@ -17,7 +17,7 @@ use crate::plan::{Kernels, Outcome, Plan};
 use crate::report::Reporter;
 use crate::validate::{Expected, validate};
 use crate::verdicts::{self, Judged};
-use crate::{build, changes};
+use crate::{build, changes, layouts};
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -136,9 +136,13 @@ impl Comparison<'_> {
         let view = self.v1.view(&changed)?;
         begin(reporter, "compile", &format!("compiling {} objects, both sides", objects.len()))?;
         let built = build::build(&commands, view.root(), self.jobs)?;
-        let removal = Background::alone(move || drop(view));
         begin(reporter, "compare", "comparing them")?;
-        Ok((verdicts::judge(found, &commands, &built, reporter, plan)?, Some(removal)))
+        let judged = verdicts::judge(found, &commands, &built, reporter, plan)?;
+        if plan.layouts.iter().any(|layout| layout.verdict != "added") {
+            begin(reporter, "users", "finding the users of changed types")?;
+            layouts::find_users(plan, &commands, view.root());
+        }
+        Ok((judged, Some(Background::alone(move || drop(view)))))
     }
 }
 

@@ -104,7 +104,7 @@ fn read(
 }
 
 /// Kind and name of a type that has both and is not only declared.
-fn named(reader: &Unit<'_, '_>, entry: &Entry<'_, '_>) -> gimli::Result<Option<TypeName>> {
+fn named<'a>(reader: &Unit<'_, 'a>, entry: &Entry<'_, 'a>) -> gimli::Result<Option<TypeName>> {
     let kind = match entry.tag() {
         gimli::DW_TAG_structure_type => LayoutKind::Struct,
         gimli::DW_TAG_union_type => LayoutKind::Union,

@@ -56,11 +56,11 @@ pub struct Retyped {
 }
 
 /// Function (empty for none) and name of a variable.
-type Key = (String, String);
+pub(super) type Key = (String, String);
 
 /// What is known of a variable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Variable {
+pub(super) struct Variable {
     place: Place,
     type_name: String,
     /// Types its value is made of, as far as it names them itself.
@@ -89,11 +89,11 @@ pub(super) fn variables(elf: &Elf<'_>) -> Result<Variables> {
     }
     for found in variables.values_mut() {
         // The declaration of what is defined further down, the abstract form of what an inlined function has.
-        let best: BTreeMap<String, Place> = found.iter().fold(BTreeMap::new(), |mut best, v| {
+        let mut best: BTreeMap<String, Place> = BTreeMap::new();
+        for v in found.iter() {
             let place = best.entry(v.type_name.clone()).or_insert(v.place);
             *place = (*place).max(v.place);
-            best
-        });
+        }
         found.retain(|v| best.get(&v.type_name) == Some(&v.place));
     }
     Ok(variables)
@@ -188,9 +188,9 @@ fn read(
 }
 
 /// Name and type of an entry; if it has none, those of the one it completes or is an instance of.
-fn described(
-    reader: &Unit<'_, '_>,
-    entry: &Entry<'_, '_>,
+fn described<'a>(
+    reader: &Unit<'_, 'a>,
+    entry: &Entry<'_, 'a>,
     depth: usize,
 ) -> gimli::Result<(Option<String>, Option<UnitOffset>)> {
     let (name, of) = (reader.name(entry)?, reader.type_of(entry)?);

@@ -102,7 +102,7 @@ fn pair<T: Clone>(
         let same = new.iter().find(|y| name(x) == name(y)).cloned();
         pairs.push((Some(x.clone()), same.or_else(|| renamed(x))));
     }
-    for y in come {
+    for y in come.iter().copied() {
         if only(&gone, y).is_none_or(|x| renamed(&x).is_none()) {
             pairs.push((None, Some(y.clone())));
         }
