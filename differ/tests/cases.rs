@@ -50,9 +50,18 @@ fn parse(path: &Path, source: &str) -> Case {
             case.flags_v2 = flags.to_owned();
         } else if directive == "shift" {
             case.shift = true;
-        } else if ["function ", "data ", "layout ", "embeds ", "instance ", "retyped ", "section ", "map "]
-            .iter()
-            .any(|p| directive.starts_with(p))
+        } else if [
+            "function ",
+            "data ",
+            "layout ",
+            "embeds ",
+            "instance ",
+            "retyped ",
+            "section ",
+            "map ",
+        ]
+        .iter()
+        .any(|p| directive.starts_with(p))
         {
             case.expected.push(directive.to_owned());
         }

@@ -122,11 +122,8 @@ fn add(row: &mut LayoutPlan, side: &str, uses: &Uses) {
         .iter()
         .filter_map(|m| if side == "v2" { named(&m.new) } else { named(&m.old) })
         .collect();
-    let told: BTreeSet<(String, String, String)> = row
-        .users
-        .iter()
-        .map(|u| (u.function.clone(), u.member.clone(), u.how.clone()))
-        .collect();
+    let told: BTreeSet<(String, String, String)> =
+        row.users.iter().map(|u| (u.function.clone(), u.member.clone(), u.how.clone())).collect();
     for access in uses.accesses.iter().filter(|access| access.of == own) {
         let user = UserPlan {
             function: access.function.clone(),
@@ -144,7 +141,8 @@ fn add(row: &mut LayoutPlan, side: &str, uses: &Uses) {
     row.users.sort();
     row.users.dedup();
     let calls = |list: &BTreeSet<Call>, told: &[CallPlan]| -> Vec<CallPlan> {
-        let known = |c: &Call| told.iter().any(|t| t.function == c.function && t.callee == c.callee);
+        let known =
+            |c: &Call| told.iter().any(|t| t.function == c.function && t.callee == c.callee);
         let ours = list.iter().filter(|call| names.contains(&call.of) && !known(call));
         let plan = |call: &Call| CallPlan {
             function: call.function.clone(),

@@ -97,30 +97,17 @@ fn functions(page: &mut String, plan: &Plan) {
             writeln!(page, "| `{name}` | `{object}` | {verdict} | {} | {matched} |", cell(reason));
     }
     page.push('\n');
-    for (heading, rows) in [
-        (
-            "Data",
-            plan.data
-                .iter()
-                .map(|d| {
-                    format!(
-                        "| `{}` | `{}` | {} | {} |",
-                        d.name,
-                        d.object,
-                        d.verdict,
-                        cell(&d.reason)
-                    )
-                })
-                .collect::<Vec<_>>(),
-        ),
-    ] {
-        if !rows.is_empty() {
+    if !plan.data.is_empty() {
+        let _ = writeln!(page, "## Data\n\n| what | object | verdict | why |\n|---|---|---|---|");
+        for data in &plan.data {
+            let reason = cell(&data.reason);
             let _ = writeln!(
                 page,
-                "## {heading}\n\n| what | object | verdict | why |\n|---|---|---|---|"
+                "| `{}` | `{}` | {} | {reason} |",
+                data.name, data.object, data.verdict
             );
-            let _ = writeln!(page, "{}\n", rows.join("\n"));
         }
+        page.push('\n');
     }
 }
 
@@ -130,8 +117,11 @@ fn layouts(page: &mut String, plan: &Plan) {
     }
     let _ = writeln!(page, "## Layouts\n");
     for row in &plan.layouts {
-        let within =
-            if row.defined_in.is_empty() { String::new() } else { format!(" (`{}`)", row.defined_in) };
+        let within = if row.defined_in.is_empty() {
+            String::new()
+        } else {
+            format!(" (`{}`)", row.defined_in)
+        };
         let reason =
             if row.reason.is_empty() { String::new() } else { format!(": {}", row.reason) };
         let _ = writeln!(

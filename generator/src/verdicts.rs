@@ -245,7 +245,8 @@ impl Rows<'_> {
         let reason = format!("its type{within}: {} → {}", variable.old, variable.new);
         if !variable.old.starts_with("const ") {
             let why = format!("{reason}; the running kernel's copy is not touched yet");
-            let remedy = "change the fix so that it leaves this data as it is, or wait for state transfer";
+            let remedy =
+                "change the fix so that it leaves this data as it is, or wait for state transfer";
             self.refuse(&variable.name, &why, remedy);
         }
         self.plan.data.push(DataPlan {

@@ -138,8 +138,7 @@ pub(super) fn by_value(
     }
     match entry.tag() {
         gimli::DW_TAG_structure_type | gimli::DW_TAG_union_type => {
-            let prefix =
-                if member.is_empty() { String::new() } else { format!("{member}.") };
+            let prefix = if member.is_empty() { String::new() } else { format!("{member}.") };
             members(reader, offset, &prefix, depth + 1, held)
         }
         gimli::DW_TAG_array_type => {

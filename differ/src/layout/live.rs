@@ -82,8 +82,9 @@ pub(super) fn variables(elf: &Elf<'_>) -> Result<Variables> {
         }
     };
     let mut variables = Variables::new();
-    for (key, variable) in
-        super::each_unit(elf, &debug, &|dwarf, unit| read(dwarf, unit, &place))?.into_iter().flatten()
+    for (key, variable) in super::each_unit(elf, &debug, &|dwarf, unit| read(dwarf, unit, &place))?
+        .into_iter()
+        .flatten()
     {
         variables.entry(key).or_default().insert(variable);
     }

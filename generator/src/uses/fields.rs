@@ -57,8 +57,7 @@ impl<'t> Fields<'t> {
             if let Some(inner) = field.get_type().map(|of| of.get_canonical_type())
                 && is_unnamed(&inner)
             {
-                let prefix =
-                    if own.is_empty() { prefix.to_owned() } else { format!("{full}.") };
+                let prefix = if own.is_empty() { prefix.to_owned() } else { format!("{full}.") };
                 self.members(name, inner, &prefix, depth + 1);
             }
             self.known.insert(field, (name.to_owned(), full));

@@ -41,7 +41,9 @@ fn check(body: &str, expected: &[&str]) {
     let found: Vec<String> = uses
         .accesses
         .iter()
-        .map(|a| format!("{} {}", if a.member.is_empty() { &a.of } else { &a.member }, a.how.word()))
+        .map(|a| {
+            format!("{} {}", if a.member.is_empty() { &a.of } else { &a.member }, a.how.word())
+        })
         .collect();
     assert_eq!(found, expected, "in {body}");
     assert_eq!(uses.unknown, [""; 0], "in {body}");
@@ -54,18 +56,21 @@ fn calls(list: &BTreeSet<Call>) -> Vec<String> {
 #[test]
 fn reads_writes_and_addresses() {
     check("void f(struct foo *p) { p->a = p->b; }", &["a write", "b read"]);
-    check("void f(struct foo p) { (p.a) += 1; p.b++; --p.bits; }", &[
-        "a read and write",
-        "b read and write",
-        "bits read and write",
-    ]);
+    check(
+        "void f(struct foo p) { (p.a) += 1; p.b++; --p.bits; }",
+        &["a read and write", "b read and write", "bits read and write"],
+    );
     check("void f(struct foo *p) { use(&p->a); use(p->arr); }", &["a address", "arr address"]);
     check("int f(struct foo *p) { return p->arr[1] + *(p->arr + 2); }", &["arr read", "arr read"]);
     check("void f(struct foo *p) { p->arr[p->a] = 1; }", &["a read", "arr write"]);
-    check("void f(struct foo *p) { p->next->next->a = 1; }", &["a write", "next read", "next read"]);
-    check("int f(struct foo *p) { return p->a == 1 ? p->op(p->b) : -p->a; }", &[
-        "a read", "a read", "b read", "op read",
-    ]);
+    check(
+        "void f(struct foo *p) { p->next->next->a = 1; }",
+        &["a write", "next read", "next read"],
+    );
+    check(
+        "int f(struct foo *p) { return p->a == 1 ? p->op(p->b) : -p->a; }",
+        &["a read", "a read", "b read", "op read"],
+    );
     check("void f(struct foo *p) { asm(\"\" : \"+m\"(p->a)); }", &["a assembly"]);
     // Something with a line marker between the operands.
     check("void f(struct foo *p) { p->a\n# 7 \"case.c\"\n = 2; }", &["a write"]);
@@ -84,34 +89,49 @@ fn nested_and_unnamed_members() {
 
 #[test]
 fn what_the_macros_of_the_kernel_expand_to() {
-    check("int f(struct foo *p) { return (*(const volatile typeof(p->a) *)&(p->a)); }", &[
-        "a read", "a typeof",
-    ]);
-    check("void f(struct foo *p) { do { *(volatile typeof(p->a) *)&(p->a) = (1); } while (0); }", &[
-        "a write", "a typeof",
-    ]);
-    check("struct foo *f(int *m) { return ((struct foo *)((void *)m - __builtin_offsetof(struct foo, b))); }", &[
-        "b offsetof",
-    ]);
-    check("void f(struct foo *p) { ({ typeof(p->b) v = p->b; use(&v); v; }); }", &["b read", "b typeof"]);
-    check("int f(struct foo *p) { return __builtin_types_compatible_p(typeof(p->a), typeof(p->b)); }", &[
-        "a typeof", "b typeof",
-    ]);
+    check(
+        "int f(struct foo *p) { return (*(const volatile typeof(p->a) *)&(p->a)); }",
+        &["a read", "a typeof"],
+    );
+    check(
+        "void f(struct foo *p) { do { *(volatile typeof(p->a) *)&(p->a) = (1); } while (0); }",
+        &["a write", "a typeof"],
+    );
+    check(
+        "struct foo *f(int *m) { return ((struct foo *)((void *)m - __builtin_offsetof(struct foo, b))); }",
+        &["b offsetof"],
+    );
+    check(
+        "void f(struct foo *p) { ({ typeof(p->b) v = p->b; use(&v); v; }); }",
+        &["b read", "b typeof"],
+    );
+    check(
+        "int f(struct foo *p) { return __builtin_types_compatible_p(typeof(p->a), typeof(p->b)); }",
+        &["a typeof", "b typeof"],
+    );
 }
 
 #[test]
 fn whole_values() {
-    check("size_t f(struct foo *p) { return sizeof(struct foo) + sizeof(*p) + sizeof p->arr; }", &[
-        "struct foo sizeof", "struct foo sizeof", "arr sizeof",
-    ]);
+    check(
+        "size_t f(struct foo *p) { return sizeof(struct foo) + sizeof(*p) + sizeof p->arr; }",
+        &["struct foo sizeof", "struct foo sizeof", "arr sizeof"],
+    );
     check("size_t f(struct foo *p) { return sizeof(struct foo *) + sizeof(p); }", &[]);
     check("void f(struct foo *p, struct foo *q) { *p = *q; }", &["struct foo copy"]);
-    check("void f(struct foo *p) { struct foo v = *p; eat(v); }", &["struct foo copy", "struct foo copy"]);
-    check("struct foo v = { .a = 1, .in = { .x = 2 }, .u.deep = 3 };", &[
-        "a initialise", "in initialise", "u initialise", "u.deep initialise",
-    ]);
+    check(
+        "void f(struct foo *p) { struct foo v = *p; eat(v); }",
+        &["struct foo copy", "struct foo copy"],
+    );
+    check(
+        "struct foo v = { .a = 1, .in = { .x = 2 }, .u.deep = 3 };",
+        &["a initialise", "in initialise", "u initialise", "u.deep initialise"],
+    );
     check("struct foo v = { 1, 2 };", &["struct foo initialise"]);
-    check("void f(struct foo *p) { *p = (struct foo) { .b = 1 }; }", &["struct foo copy", "b initialise"]);
+    check(
+        "void f(struct foo *p) { *p = (struct foo) { .b = 1 }; }",
+        &["struct foo copy", "b initialise"],
+    );
 }
 
 #[test]
@@ -140,24 +160,29 @@ void later(struct foo *p) { kvfree_call_rcu(&p->rcu, (void *)p); }
 void not_it(struct foo *p) { kfree(p->op); }
 ";
     let Some((_, uses)) = uses(body) else { return };
-    assert_eq!(calls(&uses.created), [
-        "hooked kmalloc struct foo",
-        "other foo_alloc struct foo",
-        "plain kmalloc struct foo",
-        "sized kmalloc struct foo",
-        "slab kmem_cache_alloc struct foo",
-    ]);
+    assert_eq!(
+        calls(&uses.created),
+        [
+            "hooked kmalloc struct foo",
+            "other foo_alloc struct foo",
+            "plain kmalloc struct foo",
+            "sized kmalloc struct foo",
+            "slab kmem_cache_alloc struct foo",
+        ]
+    );
     assert_eq!(calls(&uses.caches), ["init kmem_cache_create struct foo"]);
     let freed: BTreeSet<String> = calls(&uses.freed).into_iter().collect();
-    assert_eq!(freed.into_iter().collect::<Vec<_>>(), [
-        "bye kfree struct foo",
-        "later kvfree_call_rcu struct foo",
-    ]);
+    assert_eq!(
+        freed.into_iter().collect::<Vec<_>>(),
+        ["bye kfree struct foo", "later kvfree_call_rcu struct foo",]
+    );
 }
 
 #[test]
 fn what_is_not_understood_is_named() {
-    let Some((_, uses)) = uses("void f(struct foo *p) { p->nothing = 1; p->a = 2; }") else { return };
+    let Some((_, uses)) = uses("void f(struct foo *p) { p->nothing = 1; p->a = 2; }") else {
+        return;
+    };
     assert_eq!(uses.accesses.len(), 1);
     assert!(uses.unknown.iter().any(|why| why.starts_with("case.c:1: no member named 'nothing'")));
 }

@@ -67,7 +67,9 @@ impl<'a, 't> Walker<'a, 't> {
             }
             EntityKind::UnaryOperator => self.unary(e, &children, mode),
             EntityKind::BinaryOperator => self.binary(e, &children, mode),
-            EntityKind::CompoundAssignOperator => self.each(&children, &[plain(How::ReadWrite), READ]),
+            EntityKind::CompoundAssignOperator => {
+                self.each(&children, &[plain(How::ReadWrite), READ])
+            }
             EntityKind::ConditionalOperator => self.each(&children, &[READ, mode, mode]),
             EntityKind::ArraySubscriptExpr => {
                 let how = seen_through(e, mode);
@@ -119,7 +121,8 @@ impl<'a, 't> Walker<'a, 't> {
     /// Conversions that are not written, `offsetof`, designated initialisers, and a few builtins.
     fn unexposed(&mut self, e: &Entity<'t>, children: &[Entity<'t>], mode: Mode) {
         let text = self.text_of(e);
-        let how = if text.starts_with("__builtin_offsetof") { How::Offsetof } else { How::Initialise };
+        let how =
+            if text.starts_with("__builtin_offsetof") { How::Offsetof } else { How::Initialise };
         let unevaluated = text.starts_with("__builtin_types_compatible_p");
         for child in children {
             if child.get_kind() == EntityKind::MemberRef {
@@ -259,7 +262,9 @@ impl<'a, 't> Walker<'a, 't> {
     fn object_of(&self, argument: &Entity<'t>, callee: &str) -> Option<String> {
         let mut e = *argument;
         loop {
-            if let Some(of) = e.get_type().and_then(|of| pointee(&of)).and_then(|of| self.value_of(&of)) {
+            if let Some(of) =
+                e.get_type().and_then(|of| pointee(&of)).and_then(|of| self.value_of(&of))
+            {
                 return Some(of);
             }
             let children = e.get_children();
@@ -271,7 +276,10 @@ impl<'a, 't> Walker<'a, 't> {
                 // What is freed after a grace period is given by its `rcu_head`.
                 EntityKind::UnaryOperator if callee.contains("rcu") => e = *next,
                 EntityKind::MemberRefExpr if callee.contains("rcu") => {
-                    return e.get_reference().and_then(|f| self.fields.get(&f)).map(|f| f.0.clone());
+                    return e
+                        .get_reference()
+                        .and_then(|f| self.fields.get(&f))
+                        .map(|f| f.0.clone());
                 }
                 _ => return None,
             }
@@ -298,9 +306,7 @@ impl<'a, 't> Walker<'a, 't> {
         let designated = children.iter().any(|child| {
             child.get_children().iter().any(|c| c.get_kind() == EntityKind::MemberRef)
         });
-        if !designated
-            && let Some(of) = e.get_type().and_then(|of| self.value_of(&of))
-        {
+        if !designated && let Some(of) = e.get_type().and_then(|of| self.value_of(&of)) {
             self.whole(e, of, How::Initialise);
         }
         self.all(children, READ);
