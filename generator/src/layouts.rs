@@ -10,7 +10,7 @@ use kernel_trees::CompileCommand;
 use crate::plan::{
     CallPlan, EmbedderPlan, LayoutPlan, LivePlan, MemberPlan, MemberSide, Plan, UserPlan,
 };
-use crate::uses::{self, Call, Uses};
+use crate::uses::{Call, Reader, Uses};
 
 /// What the differ knows of a type.
 pub fn row(layout: &LayoutChange, object: &str) -> LayoutPlan {
@@ -74,6 +74,11 @@ fn members(layout: &LayoutChange) -> Vec<MemberPlan> {
 
 /// Reads the sources of both sides for the users of what differs. Costs nothing where nothing does.
 pub fn find_users(plan: &mut Plan, commands: &[CompileCommand], v2: &Path) {
+    let reader = Reader::open();
+    let find = |command: &CompileCommand, types: &BTreeSet<String>| match &reader {
+        Ok(reader) => reader.find(command, types).map_err(|why| format!("{why:#}")),
+        Err(why) => Err(format!("{why:#}")),
+    };
     for command in commands {
         let mut rows: Vec<&mut LayoutPlan> = plan
             .layouts
@@ -84,13 +89,13 @@ pub fn find_users(plan: &mut Plan, commands: &[CompileCommand], v2: &Path) {
             continue;
         }
         let types: BTreeSet<String> = rows.iter().flat_map(|row| names(row)).collect();
-        let old = uses::find(command, &types);
-        let new = uses::find(&command.in_tree(v2), &types);
+        let old = find(command, &types);
+        let new = find(&command.in_tree(v2), &types);
         for row in &mut rows {
             for (side, uses) in [("v2", &new), ("v1", &old)] {
                 match uses {
                     Ok(uses) => add(row, side, uses),
-                    Err(why) => row.users_unknown.push(format!("{side}: {why:#}")),
+                    Err(why) => row.users_unknown.push(format!("{side}: {why}")),
                 }
             }
             conclude(row, &command.source);

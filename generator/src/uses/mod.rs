@@ -6,9 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clang::diagnostic::Severity;
 use clang::{Clang, Index, Unsaved};
 use kernel_trees::CompileCommand;
@@ -114,8 +113,30 @@ pub struct Uses {
     pub unknown: Vec<String>,
 }
 
-/// Finds the uses of types in the source that `command` compiles. An error is a reason why they are not known.
-pub fn find(command: &CompileCommand, types: &BTreeSet<String>) -> Result<Uses> {
+/// Reads sources by libclang. Loading that takes a moment, so there is one for all; the wrapper allows no second one.
+#[derive(Debug)]
+pub struct Reader(Clang);
+
+impl Reader {
+    /// Loads libclang.
+    pub fn open() -> Result<Self> {
+        Clang::new().map(Self).map_err(|why| {
+            // The reason lists directories of this machine, which have no place in a plan.
+            if why.contains("already exists") {
+                anyhow::anyhow!("libclang is in use, or could not be loaded before")
+            } else {
+                anyhow::anyhow!("libclang is not installed (Debian: libclang1-14)")
+            }
+        })
+    }
+
+    /// Finds the uses of types in the source that `command` compiles. An error is a reason why they are not known.
+    pub fn find(&self, command: &CompileCommand, types: &BTreeSet<String>) -> Result<Uses> {
+        find(&self.0, command, types)
+    }
+}
+
+fn find(clang: &Clang, command: &CompileCommand, types: &BTreeSet<String>) -> Result<Uses> {
     let text = preprocess(command)?;
     // What gcc has and clang has not; none of it is an access.
     let mut arguments: Vec<&str> = vec![
@@ -128,7 +149,7 @@ pub fn find(command: &CompileCommand, types: &BTreeSet<String>) -> Result<Uses> 
     let dialect = ["-std=", "-fms-extensions", "-funsigned-char", "-fshort-wchar", "-m64"];
     let kept = command.args.iter().filter(|a| dialect.iter().any(|d| a.starts_with(d)));
     arguments.extend(kept.map(String::as_str));
-    in_text(&text, &arguments, types)
+    in_text(clang, &text, &arguments, types)
 }
 
 fn preprocess(command: &CompileCommand) -> Result<String> {
@@ -145,22 +166,13 @@ fn preprocess(command: &CompileCommand) -> Result<String> {
 }
 
 /// The same for a preprocessed text.
-fn in_text(text: &str, arguments: &[&str], types: &BTreeSet<String>) -> Result<Uses> {
-    // Of the wrapper there is one at a time; and once it did not find the library, it does not look again.
-    static MISSING: Mutex<Option<String>> = Mutex::new(None);
-    let mut missing = MISSING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(why) = &*missing {
-        bail!("{why}");
-    }
-    let clang = match Clang::new() {
-        Ok(clang) => clang,
-        Err(_) => {
-            let why = "libclang is not installed (Debian: libclang1-14)".to_string();
-            *missing = Some(why.clone());
-            bail!("{why}");
-        }
-    };
-    let index = Index::new(&clang, false, false);
+fn in_text(
+    clang: &Clang,
+    text: &str,
+    arguments: &[&str],
+    types: &BTreeSet<String>,
+) -> Result<Uses> {
+    let index = Index::new(clang, false, false);
     let path = Path::new("unit.c");
     let unit = index
         .parser(path)
