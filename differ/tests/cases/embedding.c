@@ -18,7 +18,9 @@
 // data of_cpu resized
 // data one resized
 // function user changed
-// function take changed
+// layout typedef aka changed
+// embeds typedef aka keeper struct keeper.k
+// instance typedef aka once static in user struct keeper
 struct changed {
 	int a;
 #ifdef V2

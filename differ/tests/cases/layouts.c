@@ -19,6 +19,9 @@
 // layout struct tail changed list resized+retyped
 // layout struct inside changed inner.b renamed to inner.c
 // layout enum state changed STOPPED renamed to HALTED, LAST enumerator changed
+// instance enum colour h static enum colour
+// instance enum state t static enum state
+// retyped i static struct gone * → struct fresh *
 // retyped counter static int → unsigned int
 // retyped here static long int * → int *
 // retyped each_cpu per-cpu long int → long unsigned int
