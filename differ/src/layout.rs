@@ -13,7 +13,14 @@ use crate::lines::{Debug, Reader};
 use crate::load::Elf;
 use crate::object_file::Object;
 
+mod embed;
+mod live;
+mod members;
 mod read;
+
+pub use embed::Embedder;
+pub use live::{Instance, Place, Retyped};
+pub use members::{EnumeratorChange, MemberChange};
 
 /// What a type is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -92,15 +99,6 @@ pub enum LayoutVerdict {
     Changed,
 }
 
-/// What became of a member or enumerator.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct MemberChange {
-    /// Its name.
-    pub name: String,
-    /// `added`, `removed`, `moved`, `resized`, `retyped`, `value`: all that apply.
-    pub changes: Vec<&'static str>,
-}
-
 /// A type that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LayoutChange {
@@ -116,11 +114,62 @@ pub struct LayoutChange {
     pub new: Vec<Definition>,
     /// By member, where each side has one definition.
     pub members: Vec<MemberChange>,
+    /// By enumerator, likewise.
+    pub enumerators: Vec<EnumeratorChange>,
+    /// The file that defines it in v1 (in v2, if it is new), as the compiler was given it.
+    pub defined_in: Option<String>,
+    /// V1's types that hold one by value, to any depth.
+    pub embedded_in: Vec<Embedder>,
+    /// V1's variables that hold one by value.
+    pub instances: Vec<Instance>,
+}
+
+impl LayoutChange {
+    /// Kind and name.
+    pub fn type_name(&self) -> TypeName {
+        TypeName { kind: self.kind, name: self.name.clone() }
+    }
+}
+
+impl std::fmt::Display for TypeName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.kind {
+            LayoutKind::Struct => write!(f, "struct {}", self.name),
+            LayoutKind::Union => write!(f, "union {}", self.name),
+            LayoutKind::Enum => write!(f, "enum {}", self.name),
+            LayoutKind::Typedef => write!(f, "{}", self.name),
+        }
+    }
+}
+
+/// What differs in the types of two objects.
+#[derive(Debug, Clone, Default)]
+pub struct Layouts {
+    /// Types.
+    pub types: Vec<LayoutChange>,
+    /// Static and per-CPU variables of both whose type is another.
+    pub variables: Vec<Retyped>,
+    /// Why it is not known, if it is not.
+    pub unknown: Option<String>,
 }
 
 /// All named types that the DWARF of an object defines.
 pub fn types(elf: &Elf<'_>) -> Result<Types> {
     let debug = Debug::load(elf)?;
+    let mut types = Types::new();
+    let found = each_unit(elf, &debug, &|dwarf, unit| read::unit(dwarf, unit))?;
+    for (name, definition) in found.into_iter().flatten() {
+        types.entry(name).or_default().insert(definition);
+    }
+    Ok(types)
+}
+
+/// Reads every unit, in parallel; the results are in the order of the units.
+fn each_unit<T: Send>(
+    elf: &Elf<'_>,
+    debug: &Debug<'_>,
+    read: &(dyn Fn(&gimli::Dwarf<Reader<'_>>, &gimli::Unit<Reader<'_>>) -> gimli::Result<T> + Sync),
+) -> Result<Vec<T>> {
     let dwarf = debug.dwarf();
     let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
     let mut headers = Vec::new();
@@ -128,42 +177,44 @@ pub fn types(elf: &Elf<'_>) -> Result<Types> {
     while let Some(header) = units.next().map_err(bad)? {
         headers.push(header);
     }
-    let found = headers
+    headers
         .into_par_iter()
-        .map(|header| unit_types(elf, &dwarf, header))
-        .collect::<Result<Vec<_>>>()?;
-    let mut types = Types::new();
-    for (name, definition) in found.into_iter().flatten() {
-        types.entry(name).or_default().insert(definition);
-    }
-    Ok(types)
+        .map(|header| {
+            let unit = dwarf.unit(header).map_err(bad)?;
+            if unit.dwo_name().map_err(bad)?.is_some() {
+                return Err(Error::new(
+                    &elf.name,
+                    "split DWARF: the types are in a .dwo file; build without -gsplit-dwarf",
+                ));
+            }
+            read(&dwarf, &unit).map_err(bad)
+        })
+        .collect()
 }
 
-fn unit_types(
-    elf: &Elf<'_>,
-    dwarf: &gimli::Dwarf<Reader<'_>>,
-    header: gimli::UnitHeader<Reader<'_>>,
-) -> Result<Vec<(TypeName, Definition)>> {
-    let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
-    let unit = dwarf.unit(header).map_err(bad)?;
-    if unit.dwo_name().map_err(bad)?.is_some() {
-        return Err(Error::new(
-            &elf.name,
-            "split DWARF: the types are in a .dwo file; build without -gsplit-dwarf",
-        ));
-    }
-    read::unit(dwarf, &unit).map_err(bad)
-}
-
-/// Compares the types of two objects. Second: why they are not known, if they are not.
-pub fn compare(a: &Object<'_>, b: &Object<'_>) -> Result<(Vec<LayoutChange>, Option<String>)> {
+/// Compares the types and variables of two objects.
+pub fn compare(a: &Object<'_>, b: &Object<'_>) -> Result<Layouts> {
     for (object, side) in [(a, "v1"), (b, "v2")] {
         if object.elf.section_by_name(".debug_info").is_none() {
-            return Ok((Vec::new(), Some(format!("{side} has no DWARF (.debug_info)"))));
+            let unknown = Some(format!("{side} has no DWARF (.debug_info)"));
+            return Ok(Layouts { unknown, ..Layouts::default() });
         }
     }
     let (old, new) = rayon::join(|| types(&a.elf), || types(&b.elf));
-    Ok((compare_types(&old?, &new?), None))
+    let mut types = compare_types(&old?, &new?);
+    let (old, new) = rayon::join(|| live::variables(&a.elf), || live::variables(&b.elf));
+    let (old, new) = (old?, new?);
+    if !types.is_empty() {
+        let (x, y) = rayon::join(|| embed::nesting(&a.elf), || embed::nesting(&b.elf));
+        let (x, y) = (x?, y?);
+        for change in &mut types {
+            let name = change.type_name();
+            change.defined_in = x.defined_in(&name).or(y.defined_in(&name)).map(str::to_owned);
+            change.embedded_in = x.embedders(&name);
+            change.instances = live::instances(&old, &name, &change.embedded_in);
+        }
+    }
+    Ok(Layouts { types, variables: live::retyped(&old, &new), unknown: None })
 }
 
 /// Compares two sets of types.
@@ -184,9 +235,9 @@ pub fn compare_types(old: &Types, new: &Types) -> Vec<LayoutChange> {
             s.into_iter().flatten().cloned().collect()
         };
         let (x, y) = (list(x), list(y));
-        let members = match (x.as_slice(), y.as_slice()) {
-            ([x], [y]) => member_changes(x, y),
-            _ => Vec::new(),
+        let (members, enumerators) = match (x.as_slice(), y.as_slice()) {
+            ([x], [y]) => (members::members(x, y), members::enumerators(x, y)),
+            _ => Default::default(),
         };
         changes.push(LayoutChange {
             kind: name.kind,
@@ -195,43 +246,11 @@ pub fn compare_types(old: &Types, new: &Types) -> Vec<LayoutChange> {
             old: x,
             new: y,
             members,
+            enumerators,
+            defined_in: None,
+            embedded_in: Vec::new(),
+            instances: Vec::new(),
         });
-    }
-    changes
-}
-
-fn member_changes(x: &Definition, y: &Definition) -> Vec<MemberChange> {
-    let mut changes = Vec::new();
-    let mut note = |name: &str, list: Vec<&'static str>| {
-        if !list.is_empty() {
-            changes.push(MemberChange { name: name.to_owned(), changes: list });
-        }
-    };
-    for m in &x.members {
-        match y.members.iter().find(|n| n.name == m.name) {
-            None => note(&m.name, vec!["removed"]),
-            Some(n) => {
-                let tests = [
-                    (m.bit_offset != n.bit_offset, "moved"),
-                    (m.bit_size != n.bit_size, "resized"),
-                    (m.type_name != n.type_name || m.bitfield != n.bitfield, "retyped"),
-                ];
-                note(&m.name, tests.iter().filter(|t| t.0).map(|t| t.1).collect());
-            }
-        }
-    }
-    for n in y.members.iter().filter(|n| !x.members.iter().any(|m| m.name == n.name)) {
-        note(&n.name, vec!["added"]);
-    }
-    for e in &x.enumerators {
-        match y.enumerators.iter().find(|f| f.name == e.name) {
-            None => note(&e.name, vec!["removed"]),
-            Some(f) if f.value != e.value => note(&e.name, vec!["value"]),
-            Some(_) => {}
-        }
-    }
-    for f in y.enumerators.iter().filter(|f| !x.enumerators.iter().any(|e| e.name == f.name)) {
-        note(&f.name, vec!["added"]);
     }
     changes
 }

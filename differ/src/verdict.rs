@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::compare::{Cause, Comparer, Difference};
 use crate::correlate::Correlation;
 use crate::error::Result;
-use crate::layout::LayoutChange;
+use crate::layout::{LayoutChange, Layouts, Retyped};
 use crate::load::SymbolId;
 use crate::model::{DataId, FunctionId};
 use crate::object_file::Object;
@@ -156,6 +156,8 @@ pub struct Comparison {
     pub sections: Vec<SectionChange>,
     /// Types that differ; empty if they are equal.
     pub layouts: Vec<LayoutChange>,
+    /// Static and per-CPU variables of both whose type is another.
+    pub retyped: Vec<Retyped>,
     /// Why layouts are not known (no DWARF on a side).
     pub layouts_unknown: Option<String>,
     /// What each local or global symbol of v2 is called in v1.
@@ -189,13 +191,14 @@ impl Pair {
         let data = data::verdicts(&comparer);
         let sections = data::unnamed_sections(&comparer);
         let symbol_map = symbol_map(v1, v2, &correlation);
-        let (layouts, layouts_unknown) = crate::layout::compare(v1, v2)?;
+        let Layouts { types, variables, unknown } = crate::layout::compare(v1, v2)?;
         Ok(Comparison {
             functions,
             data,
             sections,
-            layouts,
-            layouts_unknown,
+            layouts: types,
+            retyped: variables,
+            layouts_unknown: unknown,
             symbol_map,
             correlation,
         })
@@ -222,6 +225,7 @@ impl Comparison {
                 .all(|d| d.change == DataChange::Unchanged || d.kind == DataKind::Discarded)
             && self.sections.is_empty()
             && self.layouts.is_empty()
+            && self.retyped.is_empty()
     }
 }
 

@@ -4,6 +4,8 @@
 //! - `// flags: …` replaces the flags for both sides; `// flags-v2: …` adds to V2's
 //! - `// function NAME VERDICT [text the reason contains]`
 //! - `// data NAME CHANGE [text]`, `// layout KIND NAME VERDICT [text]`, `// section NAME [text]`
+//! - `// embeds KIND NAME HOLDER [text of the chain]`, `// instance KIND NAME VARIABLE [text]`: of changed types
+//! - `// retyped NAME PLACE [text]`
 //! - `// map V2NAME V1NAME`: what a symbol of v2 is called in v1
 //! - `// shift`: the same file, moved three lines down, must be unchanged
 //!
@@ -48,9 +50,18 @@ fn parse(path: &Path, source: &str) -> Case {
             case.flags_v2 = flags.to_owned();
         } else if directive == "shift" {
             case.shift = true;
-        } else if ["function ", "data ", "layout ", "section ", "map "]
-            .iter()
-            .any(|p| directive.starts_with(p))
+        } else if [
+            "function ",
+            "data ",
+            "layout ",
+            "embeds ",
+            "instance ",
+            "retyped ",
+            "section ",
+            "map ",
+        ]
+        .iter()
+        .any(|p| directive.starts_with(p))
         {
             case.expected.push(directive.to_owned());
         }
@@ -102,9 +113,34 @@ fn facts(comparison: &Comparison) -> Vec<String> {
     for l in &comparison.layouts {
         let kind = word(&|| serde_json::to_string(&l.kind).unwrap());
         let verdict = word(&|| serde_json::to_string(&l.verdict).unwrap());
-        let members: Vec<String> =
-            l.members.iter().map(|m| format!("{} {}", m.name, m.changes.join("+"))).collect();
+        let renamed = |new: Option<&String>, old: &String| {
+            new.filter(|new| *new != old).map(|new| format!(" to {new}")).unwrap_or_default()
+        };
+        let mut members: Vec<String> = Vec::new();
+        for m in &l.members {
+            let to = renamed(m.new.as_ref().map(|n| &n.name), &m.name);
+            members.push(format!("{} {}{to}", m.name, m.changes.join("+")));
+        }
+        for e in &l.enumerators {
+            let to = renamed(e.new.as_ref().map(|n| &n.name), &e.name);
+            members.push(format!("{} {}{to}", e.name, e.change));
+        }
         lines.push(format!("layout {kind} {} {verdict} {}", l.name, members.join(", ")));
+        for e in &l.embedded_in {
+            lines.push(format!("embeds {kind} {} {} {}", l.name, e.name.name, e.chain.join(" ")));
+        }
+        for i in &l.instances {
+            let place = word(&|| serde_json::to_string(&i.place).unwrap());
+            let function = i.function.as_ref().map(|f| format!(" in {f}")).unwrap_or_default();
+            lines.push(format!(
+                "instance {kind} {} {} {place}{function} {}",
+                l.name, i.name, i.type_name
+            ));
+        }
+    }
+    for r in &comparison.retyped {
+        let place = word(&|| serde_json::to_string(&r.place).unwrap());
+        lines.push(format!("retyped {} {place} {} → {}", r.name, r.old, r.new));
     }
     for s in &comparison.sections {
         lines.push(format!("section {} {}", s.section, s.reason));
@@ -130,7 +166,8 @@ fn without_numbers(line: &str) -> String {
 
 /// Two words name a fact, a third its verdict, the rest must be in the reason.
 fn meets(expectation: &str, fact: &str) -> bool {
-    let words = if expectation.starts_with("layout ") {
+    let long = ["layout ", "embeds ", "instance "].iter().any(|p| expectation.starts_with(p));
+    let words = if long {
         4
     } else if expectation.starts_with("section ") {
         2

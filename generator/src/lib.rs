@@ -14,6 +14,7 @@ mod closure;
 pub mod explain;
 pub mod fixes;
 mod input;
+mod layouts;
 mod link;
 mod needed;
 mod output;
@@ -27,6 +28,7 @@ mod run;
 mod sites;
 mod special;
 mod unit;
+mod uses;
 mod validate;
 mod verdicts;
 

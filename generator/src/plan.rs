@@ -120,6 +120,117 @@ pub struct LayoutPlan {
     pub verdict: String,
     /// Why.
     pub reason: String,
+    /// The file that defines it, as the compiler was given it.
+    pub defined_in: String,
+    /// Members and enumerators that differ.
+    pub members: Vec<MemberPlan>,
+    /// V1's types that hold one by value, to any depth.
+    pub embedded_in: Vec<EmbedderPlan>,
+    /// Who touches what differs, as far as this object's source tells.
+    pub users: Vec<UserPlan>,
+    /// Why there may be others: what of the source is not understood.
+    pub users_unknown: Vec<String>,
+    /// Who creates objects of it, or of what holds it.
+    pub created_by: Vec<CallPlan>,
+    /// Who frees them.
+    pub freed_by: Vec<CallPlan>,
+    /// Where instances live.
+    pub live: Vec<LivePlan>,
+    /// What follows from that: `lasting`, `stack only`, `none` or `unknown`.
+    pub liveness: String,
+}
+
+/// A member or enumerator that differs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MemberPlan {
+    /// Its name; in V1, if it was renamed.
+    pub name: String,
+    /// `added`, `removed`, `renamed`, `moved`, `resized`, `retyped`, `enumerator changed`: all that apply.
+    pub change: Vec<String>,
+    /// What it is in V1.
+    pub old: Option<MemberSide>,
+    /// What it is in V2.
+    pub new: Option<MemberSide>,
+}
+
+/// A member or enumerator of one side.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum MemberSide {
+    /// Of a struct or union.
+    Member {
+        /// Its name.
+        name: String,
+        /// Offset in bytes.
+        offset: u64,
+        /// For a bitfield: how many bits further.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bit: Option<u64>,
+        /// Size in bytes, for a bitfield in bits; 0 for a flexible array.
+        size: u64,
+        /// Its type, written as in C.
+        #[serde(rename = "type")]
+        type_name: String,
+    },
+    /// Of an enum.
+    Enumerator {
+        /// Its name.
+        name: String,
+        /// Its value, in decimal.
+        value: String,
+    },
+}
+
+/// A type that holds another one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct EmbedderPlan {
+    /// The type.
+    pub name: String,
+    /// From it down to the one it holds.
+    pub chain: Vec<String>,
+}
+
+/// A use of a changed member.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct UserPlan {
+    /// The function; for an initialiser, the variable.
+    pub function: String,
+    /// The member; empty for a whole value.
+    pub member: String,
+    /// `read`, `write`, `read and write`, `address`, `assembly`, `initialise`, `copy`, `sizeof`, `offsetof` or `typeof`.
+    pub how: String,
+    /// `v2`, or `v1` for what V2 does not do any more.
+    pub side: String,
+    /// The file.
+    pub file: String,
+    /// The line.
+    pub line: u32,
+}
+
+/// A call that creates or frees an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CallPlan {
+    /// Who calls.
+    pub function: String,
+    /// Who is called.
+    pub callee: String,
+    /// What is created or freed: the type or one that holds it.
+    pub of: String,
+    /// `v2`, or `v1` for what V2 does not do any more.
+    pub side: String,
+    /// The file.
+    pub file: String,
+    /// The line.
+    pub line: u32,
+}
+
+/// Where instances of a type live.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LivePlan {
+    /// `static`, `per-cpu`, `extern`, `stack`, `slab`, `allocated`, `embedded` or `elsewhere`.
+    pub place: String,
+    /// The variable, function, type or file.
+    pub name: String,
 }
 
 /// A changed file that contributes no object.

@@ -12,6 +12,7 @@ pub fn review(plan: &Plan, diff: &str) -> String {
     verdict(&mut page, plan);
     kernels(&mut page, plan);
     functions(&mut page, plan);
+    layouts(&mut page, plan);
     symbols(&mut page, plan);
     not_covered(&mut page, plan);
     if !diff.is_empty() {
@@ -96,47 +97,43 @@ fn functions(page: &mut String, plan: &Plan) {
             writeln!(page, "| `{name}` | `{object}` | {verdict} | {} | {matched} |", cell(reason));
     }
     page.push('\n');
-    for (heading, rows) in [
-        (
-            "Data",
-            plan.data
-                .iter()
-                .map(|d| {
-                    format!(
-                        "| `{}` | `{}` | {} | {} |",
-                        d.name,
-                        d.object,
-                        d.verdict,
-                        cell(&d.reason)
-                    )
-                })
-                .collect::<Vec<_>>(),
-        ),
-        (
-            "Layouts",
-            plan.layouts
-                .iter()
-                .map(|l| {
-                    format!(
-                        "| `{} {}` | `{}` | {} | {} |",
-                        l.kind,
-                        l.name,
-                        l.object,
-                        l.verdict,
-                        cell(&l.reason)
-                    )
-                })
-                .collect(),
-        ),
-    ] {
-        if !rows.is_empty() {
+    if !plan.data.is_empty() {
+        let _ = writeln!(page, "## Data\n\n| what | object | verdict | why |\n|---|---|---|---|");
+        for data in &plan.data {
+            let reason = cell(&data.reason);
             let _ = writeln!(
                 page,
-                "## {heading}\n\n| what | object | verdict | why |\n|---|---|---|---|"
+                "| `{}` | `{}` | {} | {reason} |",
+                data.name, data.object, data.verdict
             );
-            let _ = writeln!(page, "{}\n", rows.join("\n"));
+        }
+        page.push('\n');
+    }
+}
+
+fn layouts(page: &mut String, plan: &Plan) {
+    if plan.layouts.is_empty() {
+        return;
+    }
+    let _ = writeln!(page, "## Layouts\n");
+    for row in &plan.layouts {
+        let within = if row.defined_in.is_empty() {
+            String::new()
+        } else {
+            format!(" (`{}`)", row.defined_in)
+        };
+        let reason =
+            if row.reason.is_empty() { String::new() } else { format!(": {}", row.reason) };
+        let _ = writeln!(
+            page,
+            "- `{} {}`{within}, seen in `{}`, {}{reason}",
+            row.kind, row.name, row.object, row.verdict
+        );
+        for line in crate::layouts::told(row) {
+            let _ = writeln!(page, "  - {}", line.replace('\n', " "));
         }
     }
+    page.push('\n');
 }
 
 fn symbols(page: &mut String, plan: &Plan) {

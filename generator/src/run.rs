@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use kernel_trees::{Cache, CompileCommand, Kbuild, Prepared};
+use kernel_trees::{Cache, CompileCommand, Kbuild, Prepared, View};
 
 use crate::background::Background;
 use crate::candidates::{self, Candidates};
@@ -15,7 +15,7 @@ use crate::output::Output;
 use crate::plan::{Kernels, Outcome, Plan};
 use crate::report::Reporter;
 use crate::verdicts::{self, Judged};
-use crate::{build, changes};
+use crate::{build, changes, layouts};
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -124,11 +124,16 @@ impl Comparison<'_> {
         reporter: &Reporter,
         plan: &mut Plan,
     ) -> Result<(Judged, Option<Background<()>>)> {
-        let Some((commands, built, removal)) = self.build(found, reporter)? else {
+        let Some(Objects { commands, built, view }) = self.build(found, reporter)? else {
             return Ok((Judged::default(), None));
         };
         begin(reporter, "compare", "comparing them")?;
-        Ok((verdicts::judge(found, &commands, &built, reporter, plan)?, Some(removal)))
+        let judged = verdicts::judge(found, &commands, &built, reporter, plan)?;
+        if plan.layouts.iter().any(|layout| layout.verdict != "added") {
+            begin(reporter, "users", "finding the users of changed types")?;
+            layouts::find_users(plan, &commands, view.root());
+        }
+        Ok((judged, Some(Background::alone(move || drop(view)))))
     }
 
     /// Builds the candidates, if there are any.
@@ -144,12 +149,19 @@ impl Comparison<'_> {
         let view = self.v1.view(&changed)?;
         begin(reporter, "compile", &format!("compiling {} objects, both sides", objects.len()))?;
         let built = build::build(&commands, view.root(), self.jobs)?;
-        Ok(Some((commands, built, Background::alone(move || drop(view)))))
+        Ok(Some(Objects { commands, built, view }))
     }
 }
 
-/// How the candidates are compiled, what came out, and the removal of V2's view, under way.
-type Objects = (Vec<CompileCommand>, Vec<build::Built>, Background<()>);
+/// The candidates of both sides.
+struct Objects {
+    /// How they are compiled.
+    commands: Vec<CompileCommand>,
+    /// What came out.
+    built: Vec<build::Built>,
+    /// V2's tree.
+    view: View,
+}
 
 /// Shows functions and types of that name, both sides, instead of making an update.
 pub fn explain(
@@ -173,7 +185,7 @@ pub fn explain(
         reporter.warn(&format!("not looked at: {}: {}", refusal.name, refusal.reason));
     }
     let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
-    let Some((commands, built, removal)) = job.build(&found, reporter)? else {
+    let Some(Objects { commands, built, view }) = job.build(&found, reporter)? else {
         return Ok(names.iter().map(|name| Explained::nothing(name)).collect());
     };
     begin(reporter, "compare", "comparing them")?;
@@ -186,7 +198,7 @@ pub fn explain(
         std::fs::read_to_string(path).ok()
     })?;
     begin(reporter, "cleanup", "removing the view of V2")?;
-    drop(removal);
+    drop(view);
     reporter.end();
     Ok(explained)
 }

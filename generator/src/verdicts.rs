@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use dynamos_differ::layout::{LayoutChange, LayoutVerdict};
+use dynamos_differ::layout::{LayoutVerdict, Retyped};
 use dynamos_differ::verdict::{DataChange, DataKind, DataVerdict, FunctionVerdict, Lifetime, Verdict};
 use dynamos_differ::{Comparison, Object, Pair};
 use kernel_trees::CompileCommand;
@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use crate::assemble::UnitInput;
 use crate::build::Built;
 use crate::candidates::{Candidate, Candidates};
-use crate::plan::{DataPlan, FunctionPlan, LayoutPlan, ObjectPlan, Plan, Refusal};
+use crate::layouts;
+use crate::plan::{DataPlan, FunctionPlan, ObjectPlan, Plan, Refusal};
 use crate::report::Reporter;
 use crate::unit::Unit;
 
@@ -236,19 +237,40 @@ impl Rows<'_> {
             self.refuse(self.object, &reason, "build with debug information");
         }
         for layout in &comparison.layouts {
-            let row = LayoutPlan {
-                kind: spelled(&layout.kind),
-                name: layout.name.clone(),
-                object: self.object.into(),
-                verdict: spelled(&layout.verdict),
-                reason: layout_reason(layout),
-            };
+            let row = layouts::row(layout, self.object);
             if layout.verdict == LayoutVerdict::Changed {
                 let name = format!("{} {}", row.kind, row.name);
                 self.refuse_state(&name, &format!("its layout changed: {}", row.reason));
             }
             self.plan.layouts.push(row);
         }
+        for variable in &comparison.retyped {
+            self.retyped(comparison, variable);
+        }
+    }
+
+    /// A variable of the same size and first value, whose content nevertheless means something else now.
+    fn retyped(&mut self, comparison: &Comparison, variable: &Retyped) {
+        let told = |data: &&DataVerdict| {
+            let base = data.name.split('.').next().unwrap_or_default();
+            base == variable.name && data.change != DataChange::Unchanged
+        };
+        if comparison.data.iter().any(|data| told(&data)) {
+            return;
+        }
+        let within = variable.function.as_ref().map(|f| format!(" of {f}")).unwrap_or_default();
+        let reason = format!("its type{within}: {} → {}", variable.old, variable.new);
+        let only_const = variable.new.strip_prefix("const ") == Some(variable.old.as_str());
+        if !variable.old.starts_with("const ") && !only_const {
+            let why = format!("{reason}; the running kernel's copy is not touched yet");
+            self.refuse_state(&variable.name, &why);
+        }
+        self.plan.data.push(DataPlan {
+            name: variable.name.clone(),
+            object: self.object.into(),
+            verdict: "retyped".into(),
+            reason,
+        });
     }
 
     fn refuse_state(&mut self, name: &str, reason: &str) {
@@ -258,39 +280,6 @@ impl Rows<'_> {
     fn refuse(&mut self, name: &str, reason: &str, remedy: &str) {
         self.plan.refusals.push(Refusal::new(name, reason, remedy));
     }
-}
-
-/// The word that JSON has for it.
-fn spelled(value: &impl serde::Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => "unknown".into(),
-    }
-}
-
-/// What differs in a type: its size, then its members.
-fn layout_reason(layout: &LayoutChange) -> String {
-    let mut parts = Vec::new();
-    if let ([old], [new]) = (layout.old.as_slice(), layout.new.as_slice()) {
-        if old.size != new.size {
-            parts.push(format!("size {} → {}", old.size, new.size));
-        }
-        if old.target != new.target {
-            let named = |target: &Option<String>| target.clone().unwrap_or_default();
-            parts.push(format!("{} → {}", named(&old.target), named(&new.target)));
-        }
-    }
-    // What moved did so because of the others.
-    let mut members: Vec<_> = layout.members.iter().collect();
-    members.sort_by_key(|member| member.changes == ["moved"]);
-    for member in members.into_iter().take(8) {
-        let name = if member.name.is_empty() { "(unnamed)" } else { &member.name };
-        parts.push(format!("{name} {}", member.changes.join(" and ")));
-    }
-    if layout.members.len() > 8 {
-        parts.push(format!("and {} more members", layout.members.len() - 8));
-    }
-    parts.join(", ")
 }
 
 /// Data that the running kernel no longer reads, or that only describes code for tools.

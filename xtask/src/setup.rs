@@ -48,6 +48,8 @@ pub const KERNEL_BUILD: &[Package] = &[
     file("libc6-dev", "/usr/include/stdio.h"),
     file("libelf-dev", "/usr/include/libelf.h"),
     file("libssl-dev", "/usr/include/openssl/ssl.h"),
+    // To name the users of types whose layout changed; without it they are reported as unknown.
+    file("libclang1-14", "/usr/lib/x86_64-linux-gnu/libclang-14.so.1"),
 ];
 
 /// To boot them.

@@ -8,10 +8,10 @@ use gimli::{AttributeValue, DebuggingInformationEntry, Result, UnitOffset};
 use super::{Definition, Enumerator, LayoutKind, Member, TypeName};
 use crate::lines::{Reader, text};
 
-type Entry<'u, 'a> = DebuggingInformationEntry<'u, 'u, Reader<'a>>;
+pub(super) type Entry<'u, 'a> = DebuggingInformationEntry<'u, 'u, Reader<'a>>;
 
 /// Types nest no deeper than this in any sane program; DWARF that claims so is cyclic.
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// What reading the types of one unit may cost, in characters of text. Types that refer to each
 /// other can double it at each step; the largest units of a kernel need a hundredth of this.
@@ -20,9 +20,10 @@ const MAX_COST: u64 = 1 << 27;
 /// What a member costs besides its text.
 const MEMBER_COST: u64 = 64;
 
-struct Unit<'u, 'a> {
+/// A unit, and the names of its types as far as they were asked for.
+pub(super) struct Unit<'u, 'a> {
     dwarf: &'u gimli::Dwarf<Reader<'a>>,
-    unit: &'u gimli::Unit<Reader<'a>>,
+    pub(super) unit: &'u gimli::Unit<Reader<'a>>,
     names: HashMap<UnitOffset, String>,
     left: Cell<u64>,
 }
@@ -32,7 +33,7 @@ pub(super) fn unit<'a>(
     dwarf: &gimli::Dwarf<Reader<'a>>,
     unit: &gimli::Unit<Reader<'a>>,
 ) -> Result<Vec<(TypeName, Definition)>> {
-    let mut reader = Unit { dwarf, unit, names: HashMap::new(), left: Cell::new(MAX_COST) };
+    let mut reader = Unit::new(dwarf, unit);
     let mut found = Vec::new();
     let mut entries = unit.entries();
     while let Some((_, entry)) = entries.next_dfs()? {
@@ -54,7 +55,14 @@ pub(super) fn unit<'a>(
 }
 
 impl<'u, 'a> Unit<'u, 'a> {
-    fn name(&self, entry: &Entry<'_, 'a>) -> Result<Option<String>> {
+    pub(super) fn new(
+        dwarf: &'u gimli::Dwarf<Reader<'a>>,
+        unit: &'u gimli::Unit<Reader<'a>>,
+    ) -> Self {
+        Self { dwarf, unit, names: HashMap::new(), left: Cell::new(MAX_COST) }
+    }
+
+    pub(super) fn name(&self, entry: &Entry<'_, 'a>) -> Result<Option<String>> {
         match entry.attr_value(gimli::DW_AT_name)? {
             Some(value) => Ok(Some(text(self.dwarf.attr_string(self.unit, value)?))),
             None => Ok(None),
@@ -67,7 +75,7 @@ impl<'u, 'a> Unit<'u, 'a> {
 
     /// The type an entry refers to; `None` is `void`. A type in another unit (link-time optimisation, type units)
     /// is not followed, and must not be taken for `void` either.
-    fn type_of(&self, entry: &Entry<'_, 'a>) -> Result<Option<UnitOffset>> {
+    pub(super) fn type_of(&self, entry: &Entry<'_, 'a>) -> Result<Option<UnitOffset>> {
         let Some(attribute) = entry.attr(gimli::DW_AT_type)? else { return Ok(None) };
         let within = match attribute.value() {
             AttributeValue::UnitRef(offset) => Some(offset),
@@ -202,7 +210,7 @@ impl<'u, 'a> Unit<'u, 'a> {
     }
 
     /// The struct or union without a tag that a type is, if it is one.
-    fn unnamed_body(&self, offset: Option<UnitOffset>) -> Result<Option<UnitOffset>> {
+    pub(super) fn unnamed_body(&self, offset: Option<UnitOffset>) -> Result<Option<UnitOffset>> {
         let Some(offset) = offset else { return Ok(None) };
         let entry = self.unit.entry(offset)?;
         let body = matches!(entry.tag(), gimli::DW_TAG_structure_type | gimli::DW_TAG_union_type)
@@ -252,7 +260,7 @@ impl<'u, 'a> Unit<'u, 'a> {
     }
 
     /// A type, written as in C (declarator last, so that it reads in one piece).
-    fn type_name(&mut self, offset: Option<UnitOffset>, depth: usize) -> Result<String> {
+    pub(super) fn type_name(&mut self, offset: Option<UnitOffset>, depth: usize) -> Result<String> {
         let Some(offset) = offset else { return Ok("void".to_owned()) };
         if let Some(name) = self.names.get(&offset) {
             self.spend(name.len() as u64)?;

@@ -1,6 +1,7 @@
 // Data: initialisers, sizes, kinds.
 // data value changed byte 0x0 is 0x02 instead of 0x01
 // data buffer resized 16 bytes instead of 8
+// retyped buffer static char[8] → char[16]
 // function reader changed
 // data added_data new
 // data dropped removed

@@ -1,4 +1,5 @@
 // Code that no symbol names, and data that becomes read-only.
+// retyped constant static int → const int
 // section .text.hidden code that no symbol names changed
 // data constant changed moved from .data.constant to .rodata.constant
 #ifdef V2

@@ -1,0 +1,228 @@
+//! Variables, as DWARF describes them: where values of a type can live, and which variables have another type.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gimli::{Operation, UnitOffset};
+use serde::Serialize;
+
+use super::TypeName;
+use super::embed::{Embedder, by_value};
+use super::read::{Entry, Unit};
+use crate::error::Result;
+use crate::lines::{Debug, Reader};
+use crate::load::Elf;
+
+/// Where a variable is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// Of a function: on its stack or in registers, as long as it runs.
+    Stack,
+    /// Declared here, defined in another object.
+    Extern,
+    /// One for as long as the code is loaded.
+    Static,
+    /// One for each CPU.
+    PerCpu,
+}
+
+/// A variable that holds a value of a type.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Instance {
+    /// Where it is.
+    pub place: Place,
+    /// Its name.
+    pub name: String,
+    /// The function it belongs to.
+    pub function: Option<String>,
+    /// Its type, written as in C.
+    #[serde(rename = "type")]
+    pub type_name: String,
+}
+
+/// A variable whose type is another one in v2.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Retyped {
+    /// Its name.
+    pub name: String,
+    /// The function it belongs to.
+    pub function: Option<String>,
+    /// Where it is.
+    pub place: Place,
+    /// Its type in v1, written as in C.
+    pub old: String,
+    /// Its type in v2.
+    pub new: String,
+}
+
+/// Function (empty for none) and name of a variable.
+pub(super) type Key = (String, String);
+
+/// What is known of a variable.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Variable {
+    place: Place,
+    type_name: String,
+    /// Types its value is made of, as far as it names them itself.
+    holds: Vec<TypeName>,
+}
+
+/// All variables of an object. Several of one name in one function differ by their type or are one.
+pub(super) type Variables = BTreeMap<Key, BTreeSet<Variable>>;
+
+/// Reads the variables of an object.
+pub(super) fn variables(elf: &Elf<'_>) -> Result<Variables> {
+    let debug = Debug::load(elf)?;
+    let place = |address: u64| {
+        // As `lines::address` made it; an image's own addresses are in no such section.
+        let section = usize::try_from(address >> 32).ok().and_then(|id| elf.sections.get(id));
+        match section {
+            Some(section) if section.name.starts_with(".data..percpu") => Place::PerCpu,
+            _ => Place::Static,
+        }
+    };
+    let mut variables = Variables::new();
+    for (key, variable) in super::each_unit(elf, &debug, &|dwarf, unit| read(dwarf, unit, &place))?
+        .into_iter()
+        .flatten()
+    {
+        variables.entry(key).or_default().insert(variable);
+    }
+    for found in variables.values_mut() {
+        // The declaration of what is defined further down, the abstract form of what an inlined function has.
+        let mut best: BTreeMap<String, Place> = BTreeMap::new();
+        for v in found.iter() {
+            let place = best.entry(v.type_name.clone()).or_insert(v.place);
+            *place = (*place).max(v.place);
+        }
+        found.retain(|v| best.get(&v.type_name) == Some(&v.place));
+    }
+    Ok(variables)
+}
+
+/// The variables that hold a `name` by value, or one of the types that embed it.
+pub(super) fn instances(
+    variables: &Variables,
+    name: &TypeName,
+    embedders: &[Embedder],
+) -> Vec<Instance> {
+    let holders: BTreeSet<&TypeName> =
+        embedders.iter().map(|e| &e.name).chain(std::iter::once(name)).collect();
+    let mut found: Vec<Instance> = variables
+        .iter()
+        .flat_map(|(key, list)| list.iter().map(move |variable| (key, variable)))
+        .filter(|(_, variable)| variable.holds.iter().any(|held| holders.contains(held)))
+        .map(|((function, name), variable)| Instance {
+            place: variable.place,
+            name: name.clone(),
+            function: (!function.is_empty()).then(|| function.clone()),
+            type_name: variable.type_name.clone(),
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// Static and per-CPU variables of both sides whose type is another.
+pub(super) fn retyped(old: &Variables, new: &Variables) -> Vec<Retyped> {
+    let lasting = |list: &BTreeSet<Variable>| -> Option<Variable> {
+        let mut found = list.iter().filter(|v| matches!(v.place, Place::Static | Place::PerCpu));
+        let first = found.next()?;
+        // Scopes of one function may each have one of that name: which is which is not known here.
+        found.next().is_none().then(|| first.clone())
+    };
+    old.iter()
+        .filter_map(|(key, x)| Some((key, lasting(x)?, lasting(new.get(key)?)?)))
+        .filter(|(_, x, y)| x.type_name != y.type_name)
+        .map(|((function, name), x, y)| Retyped {
+            name: name.clone(),
+            function: (!function.is_empty()).then(|| function.clone()),
+            place: x.place,
+            old: x.type_name,
+            new: y.type_name,
+        })
+        .collect()
+}
+
+fn read(
+    dwarf: &gimli::Dwarf<Reader<'_>>,
+    unit: &gimli::Unit<Reader<'_>>,
+    place: &dyn Fn(u64) -> Place,
+) -> gimli::Result<Vec<(Key, Variable)>> {
+    let mut reader = Unit::new(dwarf, unit);
+    let mut found = Vec::new();
+    // The functions around the entry, with their depths.
+    let mut around: Vec<(isize, String)> = Vec::new();
+    let mut depth = 0;
+    let mut entries = unit.entries();
+    while let Some((delta, entry)) = entries.next_dfs()? {
+        depth += delta;
+        while around.last().is_some_and(|(of, _)| *of >= depth) {
+            around.pop();
+        }
+        match entry.tag() {
+            gimli::DW_TAG_subprogram | gimli::DW_TAG_inlined_subroutine => {
+                around.push((depth, described(&reader, entry, 0)?.0.unwrap_or_default()));
+            }
+            gimli::DW_TAG_variable | gimli::DW_TAG_formal_parameter => {
+                let function = around.last().map(|(_, name)| name.clone());
+                let (Some(name), type_offset) = described(&reader, entry, 0)? else { continue };
+                let local = function.is_some();
+                let at = match (static_address(unit, entry)?, local) {
+                    (Some(address), _) => place(address),
+                    (None, true) => Place::Stack,
+                    (None, false) => Place::Extern,
+                };
+                let mut holds = Vec::new();
+                by_value(&reader, type_offset, "", 0, &mut holds)?;
+                let variable = Variable {
+                    place: at,
+                    type_name: reader.type_name(type_offset, 0)?,
+                    holds: holds.into_iter().map(|(name, _)| name).collect(),
+                };
+                found.push(((function.unwrap_or_default(), name), variable));
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Name and type of an entry; if it has none, those of the one it completes or is an instance of.
+fn described<'a>(
+    reader: &Unit<'_, 'a>,
+    entry: &Entry<'_, 'a>,
+    depth: usize,
+) -> gimli::Result<(Option<String>, Option<UnitOffset>)> {
+    let (name, of) = (reader.name(entry)?, reader.type_of(entry)?);
+    if name.is_some() && of.is_some() {
+        return Ok((name, of));
+    }
+    for attribute in [gimli::DW_AT_abstract_origin, gimli::DW_AT_specification] {
+        if let Some(gimli::AttributeValue::UnitRef(origin)) = entry.attr_value(attribute)?
+            && depth < super::read::MAX_DEPTH
+        {
+            let origin = reader.unit.entry(origin)?;
+            let (origin_name, origin_type) = described(reader, &origin, depth + 1)?;
+            return Ok((name.or(origin_name), of.or(origin_type)));
+        }
+    }
+    Ok((name, of))
+}
+
+/// The fixed address of a variable, if it has one.
+fn static_address(
+    unit: &gimli::Unit<Reader<'_>>,
+    entry: &Entry<'_, '_>,
+) -> gimli::Result<Option<u64>> {
+    let Some(gimli::AttributeValue::Exprloc(expression)) =
+        entry.attr_value(gimli::DW_AT_location)?
+    else {
+        return Ok(None);
+    };
+    let mut operations = expression.operations(unit.encoding());
+    Ok(match operations.next()? {
+        Some(Operation::Address { address }) => Some(address),
+        _ => None,
+    })
+}

@@ -1,0 +1,302 @@
+//! Types whose layout differs: rows of the plan, who uses what differs, and whether anything of V1's layout can be
+//! alive when the update is loaded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use dynamos_differ::layout::{Enumerator, LayoutChange, LayoutVerdict, Member};
+use kernel_trees::CompileCommand;
+
+use crate::plan::{
+    CallPlan, EmbedderPlan, LayoutPlan, LivePlan, MemberPlan, MemberSide, Plan, UserPlan,
+};
+use crate::uses::{Call, Reader, Uses};
+
+/// What the differ knows of a type.
+pub fn row(layout: &LayoutChange, object: &str) -> LayoutPlan {
+    let embedder = |e: &dynamos_differ::layout::Embedder| EmbedderPlan {
+        name: e.name.to_string(),
+        chain: e.chain.clone(),
+    };
+    let mut live: Vec<LivePlan> = Vec::new();
+    for instance in &layout.instances {
+        let within = instance.function.as_ref().map(|f| format!(" in {f}")).unwrap_or_default();
+        let name = format!("{} {}{within}", instance.type_name, instance.name);
+        live.push(LivePlan { place: spelled(&instance.place), name });
+    }
+    for holder in &layout.embedded_in {
+        live.push(LivePlan { place: "embedded".into(), name: holder.chain.join(" > ") });
+    }
+    LayoutPlan {
+        kind: spelled(&layout.kind),
+        name: layout.name.clone(),
+        object: object.into(),
+        verdict: spelled(&layout.verdict),
+        reason: reason(layout),
+        defined_in: layout.defined_in.clone().unwrap_or_default(),
+        members: members(layout),
+        embedded_in: layout.embedded_in.iter().map(embedder).collect(),
+        users: Vec::new(),
+        users_unknown: Vec::new(),
+        created_by: Vec::new(),
+        freed_by: Vec::new(),
+        live,
+        liveness: if layout.verdict == LayoutVerdict::Added { "none" } else { "unknown" }.into(),
+    }
+}
+
+fn members(layout: &LayoutChange) -> Vec<MemberPlan> {
+    let member = |m: &Member| MemberSide::Member {
+        name: m.name.clone(),
+        offset: m.bit_offset / 8,
+        bit: m.bitfield.then_some(m.bit_offset % 8),
+        size: if m.bitfield { m.bit_size } else { m.bit_size / 8 },
+        type_name: m.type_name.clone(),
+    };
+    let enumerator = |e: &Enumerator| MemberSide::Enumerator {
+        name: e.name.clone(),
+        value: e.value.to_string(),
+    };
+    let of_struct = layout.members.iter().map(|m| MemberPlan {
+        name: m.name.clone(),
+        change: m.changes.iter().map(|c| (*c).into()).collect(),
+        old: m.old.as_ref().map(member),
+        new: m.new.as_ref().map(member),
+    });
+    let of_enum = layout.enumerators.iter().map(|e| MemberPlan {
+        name: e.name.clone(),
+        change: vec![e.change.into()],
+        old: e.old.as_ref().map(enumerator),
+        new: e.new.as_ref().map(enumerator),
+    });
+    of_struct.chain(of_enum).collect()
+}
+
+/// Reads the sources of both sides for the users of what differs. Costs nothing where nothing does.
+pub fn find_users(plan: &mut Plan, commands: &[CompileCommand], v2: &Path) {
+    let reader = Reader::open();
+    let find = |command: &CompileCommand, types: &BTreeSet<String>| match &reader {
+        Ok(reader) => reader.find(command, types).map_err(|why| format!("{why:#}")),
+        Err(why) => Err(format!("{why:#}")),
+    };
+    for command in commands {
+        let mut rows: Vec<&mut LayoutPlan> = plan
+            .layouts
+            .iter_mut()
+            .filter(|row| row.object == command.object && row.verdict != "added")
+            .collect();
+        if rows.is_empty() {
+            continue;
+        }
+        let types: BTreeSet<String> = rows.iter().flat_map(|row| names(row)).collect();
+        let old = find(command, &types);
+        let new = find(&command.in_tree(v2), &types);
+        for row in &mut rows {
+            for (side, uses) in [("v2", &new), ("v1", &old)] {
+                match uses {
+                    Ok(uses) => add(row, side, uses),
+                    Err(why) => row.users_unknown.push(format!("{side}: {why}")),
+                }
+            }
+            conclude(row, &command.source);
+        }
+    }
+}
+
+/// The type as C calls it.
+fn own_name(row: &LayoutPlan) -> String {
+    if row.kind == "typedef" { row.name.clone() } else { format!("{} {}", row.kind, row.name) }
+}
+
+/// The type and those that hold it.
+fn names(row: &LayoutPlan) -> Vec<String> {
+    std::iter::once(own_name(row)).chain(row.embedded_in.iter().map(|e| e.name.clone())).collect()
+}
+
+/// Adds what one side's source says. V2 comes first: of V1 counts what V2 does not do any more.
+fn add(row: &mut LayoutPlan, side: &str, uses: &Uses) {
+    let (own, names) = (own_name(row), names(row));
+    let named = |side: &Option<MemberSide>| match side {
+        Some(MemberSide::Member { name, .. } | MemberSide::Enumerator { name, .. }) => {
+            Some(name.clone())
+        }
+        None => None,
+    };
+    let changed: BTreeSet<String> = row
+        .members
+        .iter()
+        .filter_map(|m| if side == "v2" { named(&m.new) } else { named(&m.old) })
+        .collect();
+    let told: BTreeSet<(String, String, String)> =
+        row.users.iter().map(|u| (u.function.clone(), u.member.clone(), u.how.clone())).collect();
+    for access in uses.accesses.iter().filter(|access| access.of == own) {
+        let user = UserPlan {
+            function: access.function.clone(),
+            member: access.member.clone(),
+            how: access.how.word().into(),
+            side: side.into(),
+            file: access.at.file.clone(),
+            line: access.at.line,
+        };
+        let key = (user.function.clone(), user.member.clone(), user.how.clone());
+        if (user.member.is_empty() || changed.contains(&user.member)) && !told.contains(&key) {
+            row.users.push(user);
+        }
+    }
+    row.users.sort();
+    row.users.dedup();
+    let calls = |list: &BTreeSet<Call>, told: &[CallPlan]| -> Vec<CallPlan> {
+        let known =
+            |c: &Call| told.iter().any(|t| t.function == c.function && t.callee == c.callee);
+        let ours = list.iter().filter(|call| names.contains(&call.of) && !known(call));
+        let plan = |call: &Call| CallPlan {
+            function: call.function.clone(),
+            callee: call.callee.clone(),
+            of: call.of.clone(),
+            side: side.into(),
+            file: call.at.file.clone(),
+            line: call.at.line,
+        };
+        ours.map(plan).collect()
+    };
+    let created = calls(&uses.created, &row.created_by);
+    let freed = calls(&uses.freed, &row.freed_by);
+    let slab = calls(&uses.caches, &[]);
+    let live = |place: &str, call: &CallPlan| LivePlan {
+        place: place.into(),
+        name: format!("{} by {} ({})", call.of, call.function, call.callee),
+    };
+    row.live.extend(created.iter().map(|call| live("allocated", call)));
+    row.live.extend(slab.iter().map(|call| live("slab", call)));
+    row.created_by.extend(created);
+    row.freed_by.extend(freed);
+    row.users_unknown.extend(uses.unknown.iter().map(|why| format!("{side}: {why}")));
+}
+
+/// What of V1's layout can be alive, judged by all that is known.
+fn conclude(row: &mut LayoutPlan, source: &str) {
+    if row.defined_in != source {
+        let name = match row.defined_in.as_str() {
+            "" => "the type's file is not known".to_string(),
+            file => format!("whatever else includes {file}"),
+        };
+        row.live.push(LivePlan { place: "elsewhere".into(), name });
+    }
+    row.live.sort();
+    row.live.dedup();
+    let any = |places: &[&str]| row.live.iter().any(|live| places.contains(&live.place.as_str()));
+    row.liveness = if any(&["static", "per-cpu", "extern", "slab", "allocated"]) {
+        "lasting"
+    } else if any(&["elsewhere"]) || !row.users_unknown.is_empty() {
+        "unknown"
+    } else if any(&["stack"]) {
+        "stack only"
+    } else {
+        "none"
+    }
+    .into();
+}
+
+/// For a person: who uses what, a line for each thing worth knowing.
+pub fn told(row: &LayoutPlan) -> Vec<String> {
+    let mut lines = Vec::new();
+    let list = |items: Vec<String>| match items.split_at_checked(6) {
+        Some((few, rest)) if !rest.is_empty() => {
+            format!("{} and {} more", few.join(", "), rest.len())
+        }
+        _ => items.join(", "),
+    };
+    for member in row.members.iter().filter(|m| m.change != ["moved"]) {
+        let side = |side: &Option<MemberSide>| match side {
+            None => "nothing".into(),
+            Some(MemberSide::Enumerator { name, value }) => format!("`{name}` = {value}"),
+            Some(MemberSide::Member { name, offset, bit, size, type_name }) => match bit {
+                Some(bit) => format!("`{name}`, {size} bits at {offset} bit {bit}, `{type_name}`"),
+                None => format!("`{name}`, {size} bytes at {offset}, `{type_name}`"),
+            },
+        };
+        let change = member.change.join(", ");
+        lines.push(format!("{change}: {} → {}", side(&member.old), side(&member.new)));
+        let new_name = match &member.new {
+            Some(MemberSide::Member { name, .. } | MemberSide::Enumerator { name, .. }) => name,
+            None => &member.name,
+        };
+        let mut users: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for user in row.users.iter().filter(|u| u.member == member.name || u.member == *new_name) {
+            users.entry(&user.function).or_default().insert(&user.how);
+        }
+        let users = users.iter().map(|(function, how)| {
+            let how: Vec<&str> = how.iter().copied().collect();
+            format!("`{function}` ({})", how.join(", "))
+        });
+        let users: Vec<String> = users.collect();
+        if !users.is_empty() {
+            lines.push(format!("used by {}", list(users)));
+        }
+    }
+    let moved = row.members.iter().filter(|m| m.change == ["moved"]).count();
+    if moved > 0 {
+        lines.push(format!("{moved} more only moved"));
+    }
+    let callers = |calls: &[CallPlan]| -> Vec<String> {
+        let all: BTreeSet<String> =
+            calls.iter().map(|c| format!("`{}` ({})", c.function, c.callee)).collect();
+        all.into_iter().collect()
+    };
+    for (word, calls) in [("created by", &row.created_by), ("freed by", &row.freed_by)] {
+        if !calls.is_empty() {
+            lines.push(format!("{word} {}", list(callers(calls))));
+        }
+    }
+    let live: Vec<String> =
+        row.live.iter().map(|live| format!("{}: {}", live.place, live.name)).collect();
+    if !live.is_empty() {
+        lines.push(format!("instances: **{}** ({})", row.liveness, list(live)));
+    }
+    if !row.users_unknown.is_empty() {
+        lines.push(format!("users unknown: {}", list(row.users_unknown.clone())));
+    }
+    lines
+}
+
+/// The word that JSON has for it.
+pub fn spelled(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => "unknown".into(),
+    }
+}
+
+/// What differs in a type: its size, then its members.
+fn reason(layout: &LayoutChange) -> String {
+    let mut parts = Vec::new();
+    if let ([old], [new]) = (layout.old.as_slice(), layout.new.as_slice()) {
+        if old.size != new.size {
+            parts.push(format!("size {} → {}", old.size, new.size));
+        }
+        if old.target != new.target {
+            let named = |target: &Option<String>| target.clone().unwrap_or_default();
+            parts.push(format!("{} → {}", named(&old.target), named(&new.target)));
+        }
+    }
+    // What moved did so because of the others.
+    let mut members: Vec<_> = layout.members.iter().collect();
+    members.sort_by_key(|member| member.changes == ["moved"]);
+    for member in members.into_iter().take(8) {
+        let to = match (&member.old, &member.new) {
+            (Some(old), Some(new)) if old.name != new.name => format!(" to {}", new.name),
+            _ => String::new(),
+        };
+        parts.push(format!("{} {}{to}", member.name, member.changes.join(" and ")));
+    }
+    if layout.members.len() > 8 {
+        parts.push(format!("and {} more members", layout.members.len() - 8));
+    }
+    for changed in layout.enumerators.iter().take(8) {
+        parts.push(format!("{} {}", changed.name, changed.change));
+    }
+    if layout.enumerators.len() > 8 {
+        parts.push(format!("and {} more enumerators", layout.enumerators.len() - 8));
+    }
+    parts.join(", ")
+}

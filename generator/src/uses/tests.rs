@@ -1,0 +1,230 @@
+//! Small sources, and what must be found in them. Where there is no libclang they do nothing but say so.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::*;
+
+/// There is one libclang for all tests.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// In this order they are dropped.
+type Open = (Reader, MutexGuard<'static, ()>);
+
+fn open() -> Option<Open> {
+    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    match Reader::open() {
+        Ok(reader) => Some((reader, guard)),
+        Err(why) => {
+            eprintln!("not tested: {why}");
+            None
+        }
+    }
+}
+
+const TYPES: &str = "
+typedef unsigned long size_t; typedef unsigned gfp_t;
+struct inner { int x, y; };
+union both { int whole; char part; };
+enum state { IDLE, BUSY };
+typedef struct { int n; } anon_t;
+struct foo {
+    int a, b; unsigned bits : 3; int arr[4]; struct inner in; struct foo *next;
+    struct { int deep; union { int left; int right; }; } u;
+    struct { int hidden; };
+    int (*op)(int); struct { int head; } rcu;
+};
+void *kmalloc(size_t, gfp_t); void *kmem_cache_alloc(void *, gfp_t); void kfree(const void *);
+void *kmem_cache_create(const char *, size_t); void kvfree_call_rcu(void *, void *); void use(void *); int get(int);
+struct foo *foo_alloc(void); void eat(struct foo);
+";
+
+fn uses(open: &Open, body: &str) -> (String, Uses) {
+    let types = ["struct foo", "union both", "enum state", "anon_t"];
+    let types = types.iter().map(|t| (*t).to_owned()).collect();
+    let text = format!("{TYPES}\n# 1 \"case.c\"\n{body}\n");
+    let uses = in_text(&open.0.0, &text, &["-std=gnu11", "-w"], &types).unwrap();
+    (text, uses)
+}
+
+/// The accesses of `body` are exactly these: `member how`, in the order of member and how.
+fn check(open: &Open, body: &str, expected: &[&str]) {
+    let (_, uses) = uses(open, body);
+    let found: Vec<String> = uses
+        .accesses
+        .iter()
+        .map(|a| {
+            format!("{} {}", if a.member.is_empty() { &a.of } else { &a.member }, a.how.word())
+        })
+        .collect();
+    assert_eq!(found, expected, "in {body}");
+    assert_eq!(uses.unknown, [""; 0], "in {body}");
+}
+
+fn calls(list: &BTreeSet<Call>) -> Vec<String> {
+    list.iter().map(|c| format!("{} {} {}", c.function, c.callee, c.of)).collect()
+}
+
+#[test]
+fn reads_writes_and_addresses() {
+    let Some(open) = open() else { return };
+    check(&open, "void f(struct foo *p) { p->a = p->b; }", &["a write", "b read"]);
+    check(
+        &open,
+        "void f(struct foo p) { (p.a) += 1; p.b++; --p.bits; }",
+        &["a read and write", "b read and write", "bits read and write"],
+    );
+    check(
+        &open,
+        "void f(struct foo *p) { use(&p->a); use(p->arr); }",
+        &["a address", "arr address"],
+    );
+    check(
+        &open,
+        "int f(struct foo *p) { return p->arr[1] + *(p->arr + 2); }",
+        &["arr read", "arr read"],
+    );
+    check(&open, "void f(struct foo *p) { p->arr[p->a] = 1; }", &["a read", "arr write"]);
+    check(
+        &open,
+        "void f(struct foo *p) { p->next->next->a = 1; }",
+        &["a write", "next read", "next read"],
+    );
+    check(
+        &open,
+        "int f(struct foo *p) { return p->a == 1 ? p->op(p->b) : -p->a; }",
+        &["a read", "a read", "b read", "op read"],
+    );
+    check(&open, "void f(struct foo *p) { asm(\"\" : \"+m\"(p->a)); }", &["a assembly"]);
+    // Something with a line marker between the operands.
+    check(&open, "void f(struct foo *p) { p->a\n# 7 \"case.c\"\n = 2; }", &["a write"]);
+}
+
+#[test]
+fn nested_and_unnamed_members() {
+    let Some(open) = open() else { return };
+    check(&open, "void f(struct foo *p) { p->in.x = 1; }", &["in write"]);
+    check(
+        &open,
+        "void f(struct foo *p) { p->u.deep = p->u.left; }",
+        &["u.deep write", "u.left read"],
+    );
+    check(&open, "void f(struct foo *p) { p->hidden = 1; }", &["hidden write"]);
+    check(&open, "void f(struct foo *p) { use(&p->u); }", &["u address"]);
+    check(&open, "void f(union both *p) { p->part = 1; }", &["part write"]);
+    check(&open, "void f(anon_t *p) { p->n = 1; }", &["n write"]);
+    check(&open, "int f(enum state s) { return s == BUSY; }", &["BUSY read"]);
+}
+
+#[test]
+fn what_the_macros_of_the_kernel_expand_to() {
+    let Some(open) = open() else { return };
+    check(
+        &open,
+        "int f(struct foo *p) { return (*(const volatile typeof(p->a) *)&(p->a)); }",
+        &["a read", "a typeof"],
+    );
+    check(
+        &open,
+        "void f(struct foo *p) { do { *(volatile typeof(p->a) *)&(p->a) = (1); } while (0); }",
+        &["a write", "a typeof"],
+    );
+    check(
+        &open,
+        "struct foo *f(int *m) { return ((struct foo *)((void *)m - __builtin_offsetof(struct foo, b))); }",
+        &["b offsetof"],
+    );
+    check(
+        &open,
+        "void f(struct foo *p) { ({ typeof(p->b) v = p->b; use(&v); v; }); }",
+        &["b read", "b typeof"],
+    );
+    check(
+        &open,
+        "int f(struct foo *p) { return __builtin_types_compatible_p(typeof(p->a), typeof(p->b)); }",
+        &["a typeof", "b typeof"],
+    );
+}
+
+#[test]
+fn whole_values() {
+    let Some(open) = open() else { return };
+    check(
+        &open,
+        "size_t f(struct foo *p) { return sizeof(struct foo) + sizeof(*p) + sizeof p->arr; }",
+        &["struct foo sizeof", "struct foo sizeof", "arr sizeof"],
+    );
+    check(&open, "size_t f(struct foo *p) { return sizeof(struct foo *) + sizeof(p); }", &[]);
+    check(&open, "void f(struct foo *p, struct foo *q) { *p = *q; }", &["struct foo copy"]);
+    check(
+        &open,
+        "void f(struct foo *p) { struct foo v = *p; eat(v); }",
+        &["struct foo copy", "struct foo copy"],
+    );
+    check(
+        &open,
+        "struct foo v = { .a = 1, .in = { .x = 2 }, .u.deep = 3 };",
+        &["a initialise", "in initialise", "u initialise", "u.deep initialise"],
+    );
+    check(&open, "struct foo v = { 1, 2 };", &["struct foo initialise"]);
+    check(
+        &open,
+        "void f(struct foo *p) { *p = (struct foo) { .b = 1 }; }",
+        &["struct foo copy", "b initialise"],
+    );
+}
+
+#[test]
+fn extents_are_those_of_the_expressions() {
+    let body = "void f(struct foo *p)\n{\n\tp->u.left = get((p)->a);\n}";
+    let Some(open) = open() else { return };
+    let (text, uses) = uses(&open, body);
+    let found: Vec<(u32, &str)> =
+        uses.accesses.iter().map(|a| (a.at.line, &text[a.at.extent.0..a.at.extent.1])).collect();
+    assert_eq!(found, [(3, "(p)->a"), (3, "p->u.left")]);
+    assert!(uses.accesses.iter().all(|a| a.at.file == "case.c" && a.function == "f"));
+}
+
+#[test]
+fn creation_and_freeing() {
+    let body = "
+void *cache;
+struct foo *plain(void) { struct foo *p = kmalloc(sizeof(*p), 0); return p; }
+struct foo *slab(void) { return kmem_cache_alloc(cache, 0); }
+struct foo *hooked(void) { struct foo *p; p = ({ void *_res = kmalloc(3, 0); _res; }); return p; }
+struct foo *other(void) { return foo_alloc(); }
+void *sized(void) { return kmalloc(sizeof(struct foo), 0); }
+void *not_one(void) { struct inner *p = kmalloc(sizeof(*p), 0); return p; }
+void init(void) { cache = kmem_cache_create(\"foo\", sizeof(struct foo)); }
+void bye(struct foo *p) { kfree(p); }
+void later(struct foo *p) { kvfree_call_rcu(&p->rcu, (void *)p); }
+void not_it(struct foo *p) { kfree(p->op); }
+";
+    let Some(open) = open() else { return };
+    let (_, uses) = uses(&open, body);
+    assert_eq!(
+        calls(&uses.created),
+        [
+            "hooked kmalloc struct foo",
+            "other foo_alloc struct foo",
+            "plain kmalloc struct foo",
+            "sized kmalloc struct foo",
+            "slab kmem_cache_alloc struct foo",
+        ]
+    );
+    assert_eq!(calls(&uses.caches), ["init kmem_cache_create struct foo"]);
+    let freed: BTreeSet<String> = calls(&uses.freed).into_iter().collect();
+    assert_eq!(
+        freed.into_iter().collect::<Vec<_>>(),
+        ["bye kfree struct foo", "later kvfree_call_rcu struct foo",]
+    );
+}
+
+#[test]
+fn what_is_not_understood_is_named() {
+    let Some(open) = open() else { return };
+    let (_, uses) = uses(&open, "void f(struct foo *p) { p->nothing = 1; p->a = 2; }");
+    assert_eq!(uses.accesses.len(), 1);
+    assert!(uses.unknown.iter().any(|why| why.starts_with("case.c:1: no member named 'nothing'")));
+}
