@@ -58,6 +58,20 @@ pub fn build(commands: &[CompileCommand], v2: &Path, at_once: Option<usize>) -> 
         .collect()
 }
 
+/// V1 and V2 of one object, each function and variable in a section of its own.
+pub fn both(command: &CompileCommand, v2: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let (old, new) = (scratch.path().join("v1.o"), scratch.path().join("v2.o"));
+    Ok((compile(command, &old, &SPLIT)?, compile(&command.in_tree(v2), &new, &SPLIT)?))
+}
+
+/// What the compiler sees of the source after preprocessing, without line markers.
+pub fn preprocessed(command: &CompileCommand) -> Result<String> {
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let text = compile(command, &scratch.path().join("source.i"), &["-E", "-P"])?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 fn compile(command: &CompileCommand, output: &Path, flags: &[&str]) -> Result<Vec<u8>> {
     if crate::interrupted() {
         bail!("interrupted");

@@ -258,7 +258,11 @@ impl Laid<'_> {
 
 impl Laid<'_> {
     /// Headers that came along only because the errors did not say which one is missing.
-    fn take_off_what_is_not_needed(&mut self, fix: &Fix, commands: &[CompileCommand]) -> Result<()> {
+    fn take_off_what_is_not_needed(
+        &mut self,
+        fix: &Fix,
+        commands: &[CompileCommand],
+    ) -> Result<()> {
         let headers: Vec<PathBuf> =
             self.changes.keys().filter(|path| **path != fix.source).cloned().collect();
         if headers.len() < 2 {

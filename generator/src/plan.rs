@@ -76,6 +76,9 @@ pub struct ObjectPlan {
     pub functions: usize,
     /// Functions whose code differs.
     pub changed: usize,
+    /// What in the object reaches the change of a header; `None` if nothing does, so that it was not compiled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<String>,
 }
 
 /// The verdict on one function.
@@ -295,6 +298,18 @@ impl Refusal {
 }
 
 impl Plan {
+    /// Takes over the rows of another plan.
+    pub fn absorb(&mut self, other: Plan) {
+        self.objects.extend(other.objects);
+        self.functions.extend(other.functions);
+        self.data.extend(other.data);
+        self.layouts.extend(other.layouts);
+        self.ignored.extend(other.ignored);
+        self.symbols.extend(other.symbols);
+        self.escapes.extend(other.escapes);
+        self.refusals.extend(other.refusals);
+    }
+
     /// Sorts every list, drops duplicates and settles the outcome.
     pub fn settle(&mut self) {
         fn tidy<T: Ord>(list: &mut Vec<T>) {

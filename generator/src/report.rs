@@ -44,7 +44,7 @@ impl Reporter {
             return;
         }
         if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+            let style = ProgressStyle::with_template("{spinner} {prefix}{msg} ({elapsed})")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
             let bar = ProgressBar::new_spinner().with_style(style).with_message(text.to_owned());
             bar.enable_steady_tick(std::time::Duration::from_millis(100));
@@ -71,6 +71,19 @@ impl Reporter {
                 Some(bar) => bar.println(text),
                 None => eprintln!("{text}"),
             }
+        }
+    }
+
+    /// Tells how far the current phase is: on a terminal always, else every twentieth of the way.
+    pub fn progress(&self, done: usize, total: usize) {
+        if self.quiet || total < 20 {
+            return;
+        }
+        let state = self.state();
+        match &state.bar {
+            Some(bar) => bar.set_prefix(format!("{done}/{total} ")),
+            None if done.is_multiple_of(total / 20) => eprintln!("  {done} of {total} objects"),
+            None => {}
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kernel_trees::{Cache, CompileCommand, Kbuild, Prepared, View};
+use rayon::prelude::*;
 
 use crate::background::Background;
 use crate::candidates::{self, Candidates};
@@ -13,6 +14,7 @@ use crate::input::{self, Input, Spec};
 use crate::link::Target;
 use crate::output::Output;
 use crate::plan::{Kernels, Outcome, Plan};
+use crate::release::{self, Journal, Reach};
 use crate::report::Reporter;
 use crate::verdicts::{self, Judged};
 use crate::{build, changes, layouts};
@@ -69,16 +71,20 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
         &format!("finding the objects of {} changed files", input.changes.len()),
     )?;
     let kbuild = v1.kbuild()?;
-    let found = candidates::find(&kbuild, &input, request.max_objects)?;
+    let limit = if request.report_only { usize::MAX } else { request.max_objects };
+    let found = candidates::find(&kbuild, &input, limit)?;
     plan.ignored.clone_from(&found.ignored);
     plan.refusals.clone_from(&found.refusals);
     let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
-    let (judged, removal) = job.judge(&found, reporter, &mut plan)?;
-
     let diff = changes::diff(&input.v1_root, &input.changes)?;
+    let (judged, removal) = if request.report_only {
+        (Judged::default(), job.report(&found, &cache, &diff, reporter, &mut plan)?)
+    } else {
+        job.judge(&found, reporter, &mut plan)?
+    };
     plan.name = update_name(request, &found)?;
     plan.settle();
-    if plan.outcome == Outcome::Update {
+    if plan.outcome == Outcome::Update && !request.report_only {
         begin(reporter, "assemble", "assembling the clones")?;
         let target = Target::of(&input)?;
         let assembly = target.assemble(&judged, &mut plan)?;
@@ -124,7 +130,7 @@ impl Comparison<'_> {
         reporter: &Reporter,
         plan: &mut Plan,
     ) -> Result<(Judged, Option<Background<()>>)> {
-        let Some(Objects { commands, built, view }) = self.build(found, reporter)? else {
+        let Some(Objects { commands, built, view }) = self.build(found, reporter, plan)? else {
             return Ok((Judged::default(), None));
         };
         begin(reporter, "compare", "comparing them")?;
@@ -136,8 +142,32 @@ impl Comparison<'_> {
         Ok((judged, Some(Background::alone(move || drop(view)))))
     }
 
-    /// Builds the candidates, if there are any.
-    fn build(&self, found: &Candidates, reporter: &Reporter) -> Result<Option<Objects>> {
+    /// Judges every candidate, however many there are, without keeping what an update would need of them.
+    fn report(
+        &self,
+        found: &Candidates,
+        cache: &Cache,
+        diff: &str,
+        reporter: &Reporter,
+        plan: &mut Plan,
+    ) -> Result<Option<Background<()>>> {
+        let Some((commands, view)) = self.lay(found, reporter)? else { return Ok(None) };
+        let journal = Journal::open(cache.root(), &self.v1.root(), diff)?;
+        begin(reporter, "compare", &format!("comparing {} objects", commands.len()))?;
+        release::judge(found, &commands, view.root(), &journal, self.jobs, reporter, plan)?;
+        if plan.layouts.iter().any(|layout| layout.verdict != "added") {
+            begin(reporter, "users", "finding the users of changed types")?;
+            layouts::find_users(plan, &commands, view.root());
+        }
+        Ok(Some(Background::alone(move || drop(view))))
+    }
+
+    /// Asks for the commands of the candidates, if there are any, and lays V2 over V1.
+    fn lay(
+        &self,
+        found: &Candidates,
+        reporter: &Reporter,
+    ) -> Result<Option<(Vec<CompileCommand>, View)>> {
         let objects: Vec<&str> = found.objects.keys().map(String::as_str).collect();
         if objects.is_empty() {
             return Ok(None);
@@ -146,8 +176,34 @@ impl Comparison<'_> {
         let commands = self.kbuild.compile_commands(&objects)?;
         begin(reporter, "view", "laying V2 over V1")?;
         let changed: Vec<_> = self.input.changes.clone().into_iter().collect();
-        let view = self.v1.view(&changed)?;
-        begin(reporter, "compile", &format!("compiling {} objects, both sides", objects.len()))?;
+        Ok(Some((commands, self.v1.view(&changed)?)))
+    }
+
+    /// Builds the candidates that the change reaches, if there are any.
+    fn build(
+        &self,
+        found: &Candidates,
+        reporter: &Reporter,
+        plan: &mut Plan,
+    ) -> Result<Option<Objects>> {
+        let Some((mut commands, view)) = self.lay(found, reporter)? else { return Ok(None) };
+        begin(reporter, "reach", "finding out which of them the changes reach")?;
+        let reaches: Vec<Reach> = commands
+            .par_iter()
+            .map(|command| {
+                let candidate = found.objects.get(&command.object).context("an unknown object")?;
+                release::not_reached(command, candidate, view.root())
+            })
+            .collect::<Result<_>>()?;
+        let mut reaches = reaches.into_iter();
+        commands.retain(|command| {
+            let reached = !matches!(reaches.next(), Some(Reach::Nothing));
+            if let (false, Some(candidate)) = (reached, found.objects.get(&command.object)) {
+                plan.objects.push(release::unreached(command, candidate));
+            }
+            reached
+        });
+        begin(reporter, "compile", &format!("compiling {} objects, both sides", commands.len()))?;
         let built = build::build(&commands, view.root(), self.jobs)?;
         Ok(Some(Objects { commands, built, view }))
     }
@@ -185,7 +241,9 @@ pub fn explain(
         reporter.warn(&format!("not looked at: {}: {}", refusal.name, refusal.reason));
     }
     let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
-    let Some(Objects { commands, built, view }) = job.build(&found, reporter)? else {
+    let Some(Objects { commands, built, view }) =
+        job.build(&found, reporter, &mut Plan::default())?
+    else {
         return Ok(names.iter().map(|name| Explained::nothing(name)).collect());
     };
     begin(reporter, "compare", "comparing them")?;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use dynamos_differ::layout::{LayoutVerdict, Retyped};
-use dynamos_differ::verdict::{DataChange, DataKind, DataVerdict, FunctionVerdict, Lifetime, Verdict};
+use dynamos_differ::verdict::{
+    DataChange, DataKind, DataVerdict, FunctionVerdict, Lifetime, Verdict,
+};
 use dynamos_differ::{Comparison, Object, Pair};
 use kernel_trees::CompileCommand;
 use rayon::prelude::*;
@@ -36,17 +38,14 @@ pub fn judge(
     let compared: Vec<(Comparison, Unit)> = pairs
         .par_iter()
         .map(|(command, built)| {
-            let name = &command.object;
-            let v1 = Object::parse(&built.v1, &format!("{name} (V1)"))?;
-            let v2 = Object::parse(&built.v2, &format!("{name} (V2)"))?;
-            Ok((Pair::compare(&v1, &v2)?, Unit::parse(&built.v1, name)?))
+            let v1 = Unit::parse(&built.v1, &command.object)?;
+            Ok((compare(command, &built.v1, &built.v2)?, v1))
         })
         .collect::<Result<_>>()?;
     let mut judged = Judged::default();
     for ((command, built), (comparison, v1)) in pairs.into_iter().zip(&compared) {
         let candidate = found.objects.get(&command.object).context("an object nobody asked for")?;
-        let rows = Rows { object: &command.object, plan };
-        let replaced = rows.fill(command, candidate, comparison);
+        let replaced = rows(command, candidate, comparison, plan);
         reporter.detail(&format!("{}: {} functions changed", command.object, replaced.len()));
         if replaced.is_empty() {
             continue;
@@ -62,6 +61,24 @@ pub fn judge(
         });
     }
     Ok(judged)
+}
+
+/// Compares both builds of one object.
+pub fn compare(command: &CompileCommand, v1: &[u8], v2: &[u8]) -> Result<Comparison> {
+    let name = &command.object;
+    let v1 = Object::parse(v1, &format!("{name} (V1)"))?;
+    let v2 = Object::parse(v2, &format!("{name} (V2)"))?;
+    Ok(Pair::compare(&v1, &v2)?)
+}
+
+/// Adds everything about one object to the plan; gives the functions to replace, V2's name → V1's.
+pub fn rows(
+    command: &CompileCommand,
+    candidate: &Candidate,
+    comparison: &Comparison,
+    plan: &mut Plan,
+) -> BTreeMap<String, String> {
+    Rows { object: &command.object, plan }.fill(command, candidate, comparison)
 }
 
 /// V2's symbols that the running kernel has: V2's name → V1's.
@@ -144,6 +161,7 @@ impl Rows<'_> {
             because: candidate.because.iter().cloned().collect(),
             functions: comparison.functions.len(),
             changed: replaced.len(),
+            reached: None,
         });
         replaced
     }

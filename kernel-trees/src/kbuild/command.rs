@@ -56,7 +56,7 @@ impl Kbuild {
     pub fn compile_commands(&self, objects: &[&str]) -> Result<Vec<CompileCommand>> {
         let mut script = self.dry_run(objects)?;
         if generates_something(&script, objects) {
-            self.generate(objects)?;
+            self.generate_for(objects)?;
             script = self.dry_run(objects)?;
         }
         let mut found: BTreeMap<String, CompileCommand> = BTreeMap::new();
@@ -92,6 +92,21 @@ impl Kbuild {
             what: objects.join(", "),
             why: "`make -n` printed unbalanced quotes".to_owned(),
         })
+    }
+
+    /// Generates sources for those of `objects` that need it: looks for them by halves, since generating means
+    /// to build them.
+    fn generate_for(&self, objects: &[&str]) -> Result<()> {
+        if objects.len() <= 1 {
+            return self.generate(objects);
+        }
+        let (left, right) = objects.split_at(objects.len() / 2);
+        for half in [left, right] {
+            if generates_something(&self.dry_run(half)?, half) {
+                self.generate_for(half)?;
+            }
+        }
+        Ok(())
     }
 
     /// Builds the objects in the prepared tree, for the sources that are generated on

@@ -1,0 +1,163 @@
+//! The report on a whole release: every object that the configuration builds and that a change may reach, one after
+//! the other, so that memory does not grow with their number. What was found out of each object is kept in the cache,
+//! and a run that was broken off goes on where it was.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use kernel_trees::CompileCommand;
+use rayon::prelude::*;
+
+use crate::build;
+use crate::candidates::{Candidate, Candidates};
+use crate::plan::{ObjectPlan, Plan, Refusal};
+use crate::reach::reached;
+use crate::report::Reporter;
+use crate::verdicts;
+
+/// Where the findings of one comparison are kept.
+#[derive(Debug)]
+pub struct Journal {
+    directory: PathBuf,
+}
+
+impl Journal {
+    /// The journal of a comparison: of what this tool finds between V1, prepared at `v1`, and the change `diff`.
+    pub fn open(cache: &Path, v1: &Path, diff: &str) -> Result<Journal> {
+        let tool = std::env::current_exe().context("cannot find this program's own file")?;
+        let mut key = blake3::Hasher::new();
+        fs::File::open(&tool)
+            .and_then(|file| key.update_reader(file).map(drop))
+            .with_context(|| format!("cannot read {}", tool.display()))?;
+        key.update(v1.as_os_str().as_encoded_bytes());
+        key.update(diff.as_bytes());
+        let name = key.finalize().to_hex();
+        let directory = cache.join("report").join(name.get(..32).unwrap_or(&name));
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        Ok(Journal { directory })
+    }
+
+    fn path(&self, object: &str) -> PathBuf {
+        self.directory.join(object.replace('/', "%") + ".json")
+    }
+
+    /// What is known of an object. A file that cannot be read is as good as none.
+    fn recall(&self, object: &str) -> Option<Plan> {
+        serde_json::from_slice(&fs::read(self.path(object)).ok()?).ok()
+    }
+
+    fn note(&self, object: &str, part: &Plan) -> Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.directory)
+            .with_context(|| format!("cannot write into {}", self.directory.display()))?;
+        serde_json::to_writer(&mut file, part).context("cannot encode what was found")?;
+        file.persist(self.path(object)).context("cannot write into the journal")?;
+        Ok(())
+    }
+}
+
+/// Judges every candidate, `jobs` at a time, and adds what it finds to the plan.
+pub fn judge(
+    found: &Candidates,
+    commands: &[CompileCommand],
+    v2: &Path,
+    journal: &Journal,
+    jobs: Option<usize>,
+    reporter: &Reporter,
+    plan: &mut Plan,
+) -> Result<()> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs.unwrap_or(cpus)).build()?;
+    let done = AtomicUsize::new(0);
+    let parts: Mutex<BTreeMap<&str, Plan>> = Mutex::default();
+    pool.install(|| {
+        commands.par_iter().with_max_len(1).try_for_each(|command| {
+            ensure!(!crate::interrupted(), "interrupted; the next run goes on from here");
+            let candidate = found.objects.get(&command.object).context("an unknown object")?;
+            let part = match journal.recall(&command.object) {
+                Some(part) => part,
+                None => {
+                    let part = one(command, candidate, v2)?;
+                    journal.note(&command.object, &part)?;
+                    part
+                }
+            };
+            if let Ok(mut parts) = parts.lock() {
+                parts.insert(&command.object, part);
+            }
+            reporter.progress(done.fetch_add(1, Ordering::Relaxed) + 1, commands.len());
+            Ok(())
+        })
+    })?;
+    let parts = parts.into_inner().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
+    parts.into_values().for_each(|part| plan.absorb(part));
+    Ok(())
+}
+
+/// What there is to say of one object.
+fn one(command: &CompileCommand, candidate: &Candidate, v2: &Path) -> Result<Plan> {
+    let mut part = Plan::default();
+    let refuse = |part: &mut Plan, error: anyhow::Error| {
+        let remedy = "compare without the change that breaks it";
+        part.refusals.push(Refusal::new(&command.object, format!("{error:#}"), remedy));
+    };
+    let why = match not_reached(command, candidate, v2) {
+        Ok(Reach::Source) => None,
+        Ok(Reach::By(what)) => Some(what),
+        Ok(Reach::Nothing) => {
+            part.objects.push(unreached(command, candidate));
+            return Ok(part);
+        }
+        Err(error) => {
+            refuse(&mut part, error);
+            return Ok(part);
+        }
+    };
+    match build::both(command, v2) {
+        Ok((old, new)) => {
+            let comparison = verdicts::compare(command, &old, &new)?;
+            verdicts::rows(command, candidate, &comparison, &mut part);
+            part.objects.iter_mut().for_each(|object| object.reached.clone_from(&why));
+        }
+        Err(error) => refuse(&mut part, error),
+    }
+    Ok(part)
+}
+
+/// Whether a change reaches an object.
+#[derive(Debug)]
+pub enum Reach {
+    /// Its own source differs.
+    Source,
+    /// What of it does.
+    By(String),
+    /// Nothing does.
+    Nothing,
+}
+
+/// Asks the preprocessor, if only headers of the object differ.
+pub fn not_reached(command: &CompileCommand, candidate: &Candidate, v2: &Path) -> Result<Reach> {
+    if candidate.because.contains(&command.source) {
+        return Ok(Reach::Source);
+    }
+    ensure!(!crate::interrupted(), "interrupted");
+    let (old, new) = (build::preprocessed(command)?, build::preprocessed(&command.in_tree(v2))?);
+    Ok(reached(&old, &new).map_or(Reach::Nothing, Reach::By))
+}
+
+/// The row of an object that nothing reaches.
+pub fn unreached(command: &CompileCommand, candidate: &Candidate) -> ObjectPlan {
+    ObjectPlan {
+        object: command.object.clone(),
+        source: command.source.clone(),
+        owner: candidate.owner.clone(),
+        because: candidate.because.iter().cloned().collect(),
+        functions: 0,
+        changed: 0,
+        reached: None,
+    }
+}
