@@ -156,7 +156,7 @@ fn check_record(file: &ElfFile64<'_, LittleEndian>, expected: &Expected<'_>) -> 
         Ok(file.section_by_index(section)?.name()?.to_string())
     };
     for function in record.functions().iter().filter(|f| f.flags & function_flags::REPLACE != 0) {
-        for addr in [function.clone, function.steady, function.transition] {
+        for addr in [function.clone, function.steady, function.transition, function.policy] {
             let section = section_of(addr)?;
             ensure!(section.starts_with(".text"), "a clone or handler lies in {section}");
         }

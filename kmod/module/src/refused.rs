@@ -6,6 +6,7 @@ use dynamos_abi::RecordError;
 use dynamos_core::Refusal;
 
 use crate::ffi::errno::Errno;
+use crate::ffi::text::FixedText;
 
 /// Why an operation failed.
 pub(crate) enum Refused {
@@ -19,16 +20,23 @@ pub(crate) enum Refused {
     AlwaysRuns(&'static str),
     /// Somebody else is switching the update.
     InProgress,
+    /// A policy is not one, or not one for this update.
+    Policy(FixedText<240>),
     /// The kernel says so.
     Kernel(Errno),
 }
 
 impl Refused {
+    /// A policy is refused for this.
+    pub(crate) fn policy(reason: fmt::Arguments<'_>) -> Self {
+        Refused::Policy(FixedText::new(reason))
+    }
+
     /// The caller's error number.
     pub(crate) fn errno(&self) -> Errno {
         use Refusal::*;
         match self {
-            Refused::Descriptor(_) | Refused::Record(_) => Errno::EINVAL,
+            Refused::Descriptor(_) | Refused::Record(_) | Refused::Policy(_) => Errno::EINVAL,
             Refused::AlwaysRuns(_) | Refused::InProgress => Errno::EBUSY,
             Refused::Kernel(errno) => *errno,
             Refused::Decision(refusal) => match refusal {
@@ -62,6 +70,9 @@ impl fmt::Display for Refused {
             ),
             Refused::InProgress => {
                 write!(f, "it is being switched by somebody else: wait until that is over")
+            }
+            Refused::Policy(reason) => {
+                f.write_str(core::str::from_utf8(reason.as_bytes()).unwrap_or_default())
             }
             Refused::Kernel(errno) => write!(f, "the kernel answers {errno}"),
         }
