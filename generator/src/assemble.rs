@@ -80,7 +80,8 @@ pub fn assemble(
         let pinned = assembly.escapes.first().map_or_else(String::new, |e| {
             format!("address of clone {} escapes at {}", e.function, e.at)
         });
-        assembly.record = builder.finish(name, release, &pinned, clone_addrs + HANDLERS * handlers)?;
+        assembly.record =
+            builder.finish(name, release, &pinned, clone_addrs + HANDLERS * handlers)?;
         assembly.clones =
             closures.iter().map(|closure| closure.object.write()).collect::<Result<_>>()?;
     }

@@ -13,11 +13,11 @@ use dynamos_core::policy::native::{self, Place};
 use dynamos_core::policy::{Parameters, Program, Request, Target};
 
 use crate::ffi::errno::Errno;
+use crate::ffi::kernel_memory;
 use crate::ffi::memory::{TryVec, try_string};
 use crate::ffi::modules::Module;
 use crate::ffi::policy::Facts;
 use crate::ffi::text::FixedText;
-use crate::ffi::kernel_memory;
 use crate::refused::Refused;
 
 /// How much of the policies is kept for reading: within a page.
@@ -198,9 +198,7 @@ fn check_arguments(
 }
 
 /// The functions that are replaced, with their numbers in the record.
-pub(crate) fn replaced<'r>(
-    record: &Record<'r>,
-) -> impl Iterator<Item = (u32, Function)> + use<'r> {
+pub(crate) fn replaced<'r>(record: &Record<'r>) -> impl Iterator<Item = (u32, Function)> + use<'r> {
     let replaced = |function: &Function| function.flags & function_flags::REPLACE != 0;
     (0u32..).zip(record.functions().iter()).filter(move |(_, function)| replaced(function))
 }

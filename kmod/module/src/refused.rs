@@ -1,11 +1,13 @@
 //! Why an operation on an update failed, and the error number that its caller gets.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use dynamos_abi::RecordError;
 use dynamos_core::Refusal;
 
 use crate::ffi::errno::Errno;
+use crate::ffi::memory::TryVec;
 use crate::ffi::text::FixedText;
 
 /// Why an operation failed.
@@ -21,7 +23,7 @@ pub(crate) enum Refused {
     /// Somebody else is switching the update.
     InProgress,
     /// A policy is not one, or not one for this update.
-    Policy(FixedText<240>),
+    Policy(Vec<u8>),
     /// The kernel says so.
     Kernel(Errno),
 }
@@ -29,7 +31,8 @@ pub(crate) enum Refused {
 impl Refused {
     /// A policy is refused for this.
     pub(crate) fn policy(reason: fmt::Arguments<'_>) -> Self {
-        Refused::Policy(FixedText::new(reason))
+        let text = FixedText::<400>::new(reason);
+        Vec::try_filled_from(text.as_bytes()).map_or_else(Refused::Kernel, Refused::Policy)
     }
 
     /// The caller's error number.
@@ -72,7 +75,7 @@ impl fmt::Display for Refused {
                 write!(f, "it is being switched by somebody else: wait until that is over")
             }
             Refused::Policy(reason) => {
-                f.write_str(core::str::from_utf8(reason.as_bytes()).unwrap_or_default())
+                f.write_str(core::str::from_utf8(reason).unwrap_or_default())
             }
             Refused::Kernel(errno) => write!(f, "the kernel answers {errno}"),
         }

@@ -244,7 +244,8 @@ impl Work {
                 return Err(Refusal::WrongState { update, state, wanted }.into());
             }
         };
-        let request = Request::parse(input).map_err(|error| Refused::policy(format_args!("{error}")))?;
+        let request =
+            Request::parse(input).map_err(|error| Refused::policy(format_args!("{error}")))?;
         let program = Program::parse(request.program, policy::facts()?.hz)
             .map_err(|error| Refused::policy(format_args!("{error}")))?;
         self.layer.set_policy(&request, &program, live)?;

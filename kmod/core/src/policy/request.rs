@@ -88,7 +88,8 @@ mod tests {
         fn it_reads_what_it_writes(name in "[a-z:_.0-9]{0,40}", program: Vec<u8>) {
             let function = (!name.is_empty()).then_some(name.as_str());
             let request = Request { function, program: &program };
-            prop_assert_eq!(Request::parse(&request.encode()), Ok(request));
+            let bytes = request.encode();
+            prop_assert_eq!(Request::parse(&bytes), Ok(request));
         }
 
         #[test]
