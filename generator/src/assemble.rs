@@ -27,6 +27,8 @@ pub struct UnitInput {
     pub v2: Unit,
     /// Functions to replace: V2's name → V1's.
     pub replaced: BTreeMap<String, String>,
+    /// Parameters of V1's functions that are replaced, as the record has them, where they are known.
+    pub parameters: BTreeMap<String, String>,
     /// Symbols that the running kernel has: V2's name → V1's.
     pub known: BTreeMap<String, String>,
 }
@@ -200,6 +202,7 @@ impl Recorder<'_> {
                     return Ok(());
                 }
                 found.replaced = Some(addrs);
+                found.parameters = unit.parameters.get(&found.name).cloned().unwrap_or_default();
                 matches.push(found);
             }
             Err(error) => {

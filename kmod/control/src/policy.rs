@@ -120,6 +120,15 @@ impl Environment for Names {
         }
     }
 
+    fn named(&self, name: &str) -> Option<usize> {
+        let parameters = Parameters::parse(self.parameters.as_deref()?)?;
+        let found = parameters.iter().position(|parameter| parameter.name == name);
+        if found.is_some() {
+            self.argument_asked.set(true);
+        }
+        found
+    }
+
     fn seed(&self) -> u64 {
         self.seed
     }
@@ -159,6 +168,7 @@ mod tests {
         let f = names(Some("vmlinux:f"));
         assert_eq!(f.argument(1), Argument::Integer(IntegerType::S32));
         assert!(f.argument_asked.get());
+        assert_eq!((f.named("flags"), f.named("size")), (Some(1), None));
     }
 
     #[test]

@@ -92,7 +92,7 @@ fn every_field_decides(version: &str, release: &str) {
             when 'cpu > 1 or time > 100000'
             asks no_cpu_or_time edition
 
-            policy --function pipe_fcntl --when 'arg2 == 1031 and arg3 >= 65536'
+            policy --function pipe_fcntl --when 'cmd == 1031 and arg3 >= 65536'
             asks argument_small edition --size 8192
             asks argument_large edition --size 131072
             asks argument_none edition
@@ -145,7 +145,7 @@ fn every_field_decides(version: &str, release: &str) {
             ("argument_small", "0"),
             ("argument_large", "1"),
             ("argument_none", "0"),
-            ("show_when", "* when arg2 == 1031 and arg3 >= 65536"),
+            ("show_when", "* when cmd == 1031 and arg3 >= 65536"),
             ("reverted", "0"),
             ("enabled_canary", "1"),
             ("enabled_other", "0"),

@@ -24,6 +24,10 @@ pub trait Environment {
     fn cgroup(&self, path: &str) -> Result<u64, String>;
     /// What is known of an argument of the function; `index` is 0 to 5.
     fn argument(&self, index: usize) -> Argument;
+    /// Which argument has this name; `index` as above. Fields have their names before arguments.
+    fn named(&self, _name: &str) -> Option<usize> {
+        None
+    }
     /// Which tasks `percent(P)` draws if the expression does not say. It must not change when a policy is
     /// replaced by one with a greater share, so that nobody drawn before is left out: make it from the
     /// update's name.
