@@ -90,8 +90,10 @@ fn handlers(count: usize) -> String {
              \nSYM_CODE_START(dynamos_policy_{index})\n{ENTER}\tUNWIND_HINT_FUNC\n\tRET\n\
              \t.balign {SLOTS}, 0xcc\n"
         );
+        // objtool must see an end.
+        const UD2: u64 = 2;
         for _ in 0..COUNT {
-            let _ = write!(text, "{ENTER}\t.fill {}, 1, 0x90\n\tint3\n", SLOT - PAST_ENDBR - 1);
+            let _ = write!(text, "{ENTER}\t.fill {}, 1, 0x90\n\tud2\n", SLOT - PAST_ENDBR - UD2);
         }
         let _ = writeln!(text, "SYM_CODE_END(dynamos_policy_{index})");
     }

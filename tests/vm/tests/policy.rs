@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use common::{diff, edit, machine};
 
@@ -22,16 +23,25 @@ refused() {
 }
 "#;
 
-/// An update whose `pipe_fcntl` gives a number that is one greater.
-fn update(version: &str, scratch: &Path) -> PathBuf {
-    let patch = scratch.join("pipe.patch");
+/// An update whose `pipe_fcntl` gives a number that is one greater; made once for all tests of a run.
+fn update(version: &'static str) -> PathBuf {
+    static MADE: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry(version).or_insert_with(|| make_update(version)).clone()
+}
+
+fn make_update(version: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("policy").join(version);
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let patch = directory.join("pipe.patch");
     let greater = |text: &str| {
         let (before, after) = text.split_once("long pipe_fcntl(").unwrap();
         let after = after.replacen("\treturn ret;\n", "\treturn ret + 1;\n", 1);
         format!("{before}long pipe_fcntl({after}")
     };
     edit(version, "fs/pipe.c", greater, &patch);
-    let update = scratch.join("pipe");
+    let update = directory.join("pipe");
     let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
     assert_eq!(plan.name, "dynamos_pipe");
@@ -46,9 +56,8 @@ fn check(results: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
 }
 
 /// Every field decides, and a change takes effect at once.
-fn every_field_decides(version: &str, release: &str) {
-    let scratch = tempfile::tempdir().unwrap();
-    let update = update(version, scratch.path());
+fn every_field_decides(version: &'static str, release: &str) {
+    let update = update(version);
     let outcome = machine(release, &[&update])
         .script(format!(
             r#"{SHELL}
@@ -173,8 +182,7 @@ fn every_field_decides_on_6_1() {
 
 #[test]
 fn what_is_wrong_is_refused_and_changes_nothing() {
-    let scratch = tempfile::tempdir().unwrap();
-    let update = update("6.12.107", scratch.path());
+    let update = update("6.12.107");
     let outcome = machine("6.12.107+deb12-amd64", &[&update])
         .script(format!(
             r#"{SHELL}
@@ -251,8 +259,7 @@ fn what_is_wrong_is_refused_and_changes_nothing() {
 /// one did.
 #[test]
 fn administrators_race() {
-    let scratch = tempfile::tempdir().unwrap();
-    let update = update("6.12.107", scratch.path());
+    let update = update("6.12.107");
     let outcome = machine("6.12.107+deb12-amd64", &[&update])
         .script(format!(
             r#"{SHELL}
