@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use common::{diff, edit, machine};
 
@@ -22,6 +23,9 @@ refused() {
     { echo "status $code"; cat /run/said; } | result "$name"
 }
 "#;
+
+/// The scripts start hundreds of processes, on an emulated machine.
+const LONG: Duration = Duration::from_secs(1200);
 
 /// An update whose `pipe_fcntl` gives a number that is one greater; made once for all tests of a run.
 fn update(version: &'static str) -> PathBuf {
@@ -129,6 +133,7 @@ fn every_field_decides(version: &'static str, release: &str) {
             rmmod dynamos
             asks gone edition"#
         ))
+        .timeout(LONG)
         .run()
         .unwrap();
     let results = &outcome.results;
@@ -219,6 +224,7 @@ fn what_is_wrong_is_refused_and_changes_nothing() {
             dynamos unload dynamos_pipe --revert
             rmmod dynamos"#
         ))
+        .timeout(LONG)
         .run()
         .unwrap();
     let results = &outcome.results;
@@ -297,7 +303,7 @@ fn administrators_race() {
             rmmod dynamos
             grep -c dynamos /proc/modules | result left || true"#
         ))
-        .timeout(std::time::Duration::from_secs(900))
+        .timeout(LONG)
         .run()
         .unwrap();
     let results = &outcome.results;
