@@ -17,6 +17,7 @@ pub mod load;
 pub mod model;
 mod names;
 mod object_file;
+pub mod parameters;
 pub mod show;
 pub mod special;
 pub mod verdict;

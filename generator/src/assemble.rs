@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use dynamos_abi::symbol_flags;
 
 use crate::closure::{self, Closure};
-use crate::package::handler_addrs;
+use crate::package::{HANDLERS, handler_addrs};
 use crate::plan::{Refusal, SymbolPlan};
 use crate::record::{Fixup, Match, RecordBuilder, SymbolKey};
 use crate::sites::{Body, Reference, Referent, sites};
@@ -27,6 +27,8 @@ pub struct UnitInput {
     pub v2: Unit,
     /// Functions to replace: V2's name → V1's.
     pub replaced: BTreeMap<String, String>,
+    /// Parameters of V1's functions that are replaced, as the record has them, where they are known.
+    pub parameters: BTreeMap<String, String>,
     /// Symbols that the running kernel has: V2's name → V1's.
     pub known: BTreeMap<String, String>,
 }
@@ -80,7 +82,8 @@ pub fn assemble(
         let pinned = assembly.escapes.first().map_or_else(String::new, |e| {
             format!("address of clone {} escapes at {}", e.function, e.at)
         });
-        assembly.record = builder.finish(name, release, &pinned, clone_addrs + 2 * handlers)?;
+        assembly.record =
+            builder.finish(name, release, &pinned, clone_addrs + HANDLERS * handlers)?;
         assembly.clones =
             closures.iter().map(|closure| closure.object.write()).collect::<Result<_>>()?;
     }
@@ -145,9 +148,9 @@ impl Recorder<'_> {
     fn unit(&mut self, index: usize, unit: &UnitInput, closure: &Closure) -> Result<()> {
         let mut matches = Vec::new();
         for (name, clone) in closure.replaced.iter().zip(&closure.clone_addrs) {
-            let (steady, transition) = handler_addrs(self.handlers, self.number);
+            let [steady, transition, policy] = handler_addrs(self.handlers, self.number);
             self.number += 1;
-            let addrs = [self.base + clone, transition, steady];
+            let addrs = [self.base + clone, transition, steady, policy];
             self.replaced(index, unit, name, addrs, &mut matches)?;
         }
         let anchors = self.anchors(index, unit, closure, &matches)?;
@@ -184,7 +187,7 @@ impl Recorder<'_> {
         index: usize,
         unit: &UnitInput,
         name: &str,
-        addrs: [u32; 3],
+        addrs: [u32; 4],
         matches: &mut Vec<Match>,
     ) -> Result<()> {
         match describe(unit, index, name) {
@@ -199,6 +202,7 @@ impl Recorder<'_> {
                     return Ok(());
                 }
                 found.replaced = Some(addrs);
+                found.parameters = unit.parameters.get(&found.name).cloned().unwrap_or_default();
                 matches.push(found);
             }
             Err(error) => {
@@ -344,6 +348,7 @@ fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
         fentry,
         fragment: false,
         replaced: None,
+        parameters: String::new(),
     })
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use dynamos_abi::policy::{COUNT, PAST_ENDBR, SLOT, SLOTS};
 
 /// What goes into `source/`.
 #[derive(Debug)]
@@ -31,9 +32,14 @@ pub fn clone_symbol(index: usize) -> String {
     format!("dynamos_clone_{index}")
 }
 
-/// Indices that `handlers.S` adds for function `index`, after all addresses of the clones: steady, transition.
-pub fn handler_addrs(base: u32, index: u32) -> (u32, u32) {
-    (base + 2 * index, base + 2 * index + 1)
+/// How many addresses `handlers.S` adds for each function.
+pub const HANDLERS: u32 = 3;
+
+/// Indices that `handlers.S` adds for function `index`, after all addresses of the clones: steady, transition,
+/// policy.
+pub fn handler_addrs(base: u32, index: u32) -> [u32; HANDLERS as usize] {
+    let first = base + HANDLERS * index;
+    [first, first + 1, first + 2]
 }
 
 /// Writes the sources of the update module into `directory`.
@@ -59,10 +65,11 @@ pub fn write_sources(directory: &Path, sources: &Sources<'_>) -> Result<()> {
     put("Makefile", makefile(sources.release).as_bytes())
 }
 
-/// The two handlers of each function; `docs/architecture.md` explains them.
+/// The two handlers of each function, and the place for its policies; `docs/architecture.md` explains them.
 ///
 /// The hints tell objtool that the frame of edition 0, which has run nothing but its `call __fentry__`, is
-/// skipped: the caller's return address is the second word on the stack.
+/// skipped: the caller's return address is the second word on the stack. So it is in the slots for policies, which
+/// are NOPs until dynamos.ko writes code there that does not move the stack pointer.
 fn handlers(count: usize) -> String {
     let mut text = String::from(
         "/* SPDX-License-Identifier: GPL-2.0 */\n/* Made by dynamos-diff: redirection handlers. */\n\
@@ -79,12 +86,23 @@ fn handlers(count: usize) -> String {
              SYM_CODE_END(dynamos_steady_{index})\n\
              \nSYM_CODE_START(dynamos_transition_{index})\n{ENTER}\tcmpb $0, dynamos_active(%rip)\n\
              \tje 1f\n\tadd $8, %rsp\n\tjmp {clone}\n1:\tUNWIND_HINT_FUNC\n\tRET\n\
-             SYM_CODE_END(dynamos_transition_{index})\n"
+             SYM_CODE_END(dynamos_transition_{index})\n\
+             \nSYM_CODE_START(dynamos_policy_{index})\n{ENTER}\tUNWIND_HINT_FUNC\n\tRET\n\
+             \t.balign {SLOTS}, 0xcc\n"
         );
+        // objtool must see an end.
+        const UD2: u64 = 2;
+        for _ in 0..COUNT {
+            let _ = write!(text, "{ENTER}\t.fill {}, 1, 0x90\n\tud2\n", SLOT - PAST_ENDBR - UD2);
+        }
+        let _ = writeln!(text, "SYM_CODE_END(dynamos_policy_{index})");
     }
     text.push_str("\n\t.section .dynamos.addrs, \"a\"\n\t.balign 8\n");
     for index in 0..count {
-        let _ = writeln!(text, "\t.quad dynamos_steady_{index}, dynamos_transition_{index}");
+        let _ = writeln!(
+            text,
+            "\t.quad dynamos_steady_{index}, dynamos_transition_{index}, dynamos_policy_{index}"
+        );
     }
     text.push_str("\t.section .note.GNU-stack, \"\", @progbits\n");
     text

@@ -27,8 +27,10 @@ pub struct Match {
     pub fentry: Option<u32>,
     /// A part that the compiler moved away: found only through the function it belongs to.
     pub fragment: bool,
-    /// Addresses of clone, transition and steady handler, for a function that is replaced.
-    pub replaced: Option<[u32; 3]>,
+    /// Addresses of clone, transition handler, steady handler and policies, for a function that is replaced.
+    pub replaced: Option<[u32; 4]>,
+    /// Its parameters as the record has them (see [`dynamos_abi::Function`]).
+    pub parameters: String,
 }
 
 /// A place in the update that refers to a placeholder.
@@ -119,7 +121,8 @@ impl RecordBuilder {
         if function.fragment {
             flags |= function_flags::FRAGMENT;
         }
-        let [clone, transition, steady] = function.replaced.unwrap_or([NONE; 3]);
+        let [clone, transition, steady, policy] = function.replaced.unwrap_or([NONE; 4]);
+        let parameters = self.writer.str(&function.parameters);
         self.writer.functions.push(Function {
             symbol,
             flags,
@@ -130,6 +133,8 @@ impl RecordBuilder {
             clone,
             transition,
             steady,
+            policy,
+            parameters,
         });
         Ok(())
     }

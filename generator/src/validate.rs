@@ -13,7 +13,7 @@ use crate::clones::{ADDRS_SECTION, PLACEHOLDER_SECTION};
 
 /// Sections of a module that the kernel's loader (`kernel/module/main.c`, `find_module_sections`,
 /// `module_finalize` of x86) or `dynamos.ko` knows what to do with, beside plain code and data.
-const KNOWN_SECTIONS: [&str; 38] = [
+const KNOWN_SECTIONS: [&str; 39] = [
     ".altinstr_aux",
     ".altinstr_replacement",
     ".altinstructions",
@@ -50,6 +50,7 @@ const KNOWN_SECTIONS: [&str; 38] = [
     "__dyndbg",
     "__ex_table",
     "__mcount_loc",
+    "__param",
     "__patchable_function_entries",
     "__versions",
 ];
@@ -156,7 +157,7 @@ fn check_record(file: &ElfFile64<'_, LittleEndian>, expected: &Expected<'_>) -> 
         Ok(file.section_by_index(section)?.name()?.to_string())
     };
     for function in record.functions().iter().filter(|f| f.flags & function_flags::REPLACE != 0) {
-        for addr in [function.clone, function.steady, function.transition] {
+        for addr in [function.clone, function.steady, function.transition, function.policy] {
             let section = section_of(addr)?;
             ensure!(section.starts_with(".text"), "a clone or handler lies in {section}");
         }

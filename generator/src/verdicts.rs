@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use dynamos_differ::layout::{LayoutVerdict, Retyped};
+use dynamos_differ::load::Elf;
+use dynamos_differ::parameters::parameters;
 use dynamos_differ::verdict::{
     DataChange, DataKind, DataVerdict, FunctionVerdict, Lifetime, Verdict,
 };
@@ -51,7 +53,9 @@ pub fn judge(
             continue;
         }
         let v2 = Unit::parse(&built.v2, &command.object)?;
+        let wanted = replaced.values().cloned().collect();
         judged.units.push(UnitInput {
+            parameters: parameters(&Elf::parse(&built.pre, &command.object)?, &wanted)?,
             object: command.object.clone(),
             owner: candidate.owner.clone(),
             pre: Unit::parse(&built.pre, &command.object)?,

@@ -4,6 +4,7 @@
  * hands both to dynamos.ko.
  */
 #include <linux/module.h>
+#include <linux/moduleparam.h>
 #include "dynamos.h"
 
 /* Read by the transition handlers; written by dynamos.ko with all CPUs stopped. */
@@ -19,6 +20,10 @@ extern u8 __weak dynamos_static_calls[], __weak dynamos_static_calls_end[];
 /* Both tables are there in memory also where they are empty: their symbols need an address. */
 asm(".pushsection .dynamos.jump_table, \"aw\"; .popsection");
 asm(".pushsection .dynamos.static_call_sites, \"aw\"; .popsection");
+
+static uint default_edition = 1;
+module_param_named(default, default_edition, uint, 0);
+MODULE_PARM_DESC(default, "edition that calls take until there is a policy: 0 or 1");
 
 static struct dynamos_update_desc desc = {
 	.abi = DYNAMOS_DESC_ABI,
@@ -37,6 +42,7 @@ static int __init update_init(void)
 	desc.jump_table_end = dynamos_jump_table_end;
 	desc.static_calls = dynamos_static_calls;
 	desc.static_calls_end = dynamos_static_calls_end;
+	desc.default_edition = default_edition;
 	return dynamos_register(&desc);
 }
 

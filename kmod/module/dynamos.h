@@ -12,7 +12,7 @@
 struct module;
 
 /* Raised when struct dynamos_update_desc changes; dynamos.ko refuses any other. */
-#define DYNAMOS_DESC_ABI 1
+#define DYNAMOS_DESC_ABI 2
 
 struct dynamos_update_desc {
 	u32 abi;			/* DYNAMOS_DESC_ABI */
@@ -27,6 +27,7 @@ struct dynamos_update_desc {
 	void *jump_table_end;
 	void *static_calls;		/* the update's static call sites, withheld likewise */
 	void *static_calls_end;
+	u64 default_edition;		/* which one calls take until there is a policy: 0 or 1 */
 };
 
 /*

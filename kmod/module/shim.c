@@ -3,9 +3,13 @@
  * What Rust cannot call by itself: macros, inline functions, functions the kernel does not export,
  * and what differs between kernel versions. No decision is made here. See shim.h.
  */
+#include <linux/cgroup-defs.h>
+#include <linux/cred.h>
 #include <linux/ftrace.h>
+#include <linux/jiffies.h>
 #include <linux/jump_label.h>
 #include <linux/kallsyms.h>
+#include <linux/kernfs.h>
 #include <linux/kprobes.h>
 #include <linux/ktime.h>
 #include <linux/mm.h>
@@ -398,6 +402,11 @@ void dynamos_shim_synchronize_rcu(void)
 	synchronize_rcu();
 }
 
+void dynamos_shim_synchronize_rcu_tasks_rude(void)
+{
+	synchronize_rcu_tasks_rude();
+}
+
 void dynamos_shim_synchronize_rcu_tasks(void)
 {
 	synchronize_rcu_tasks();
@@ -466,6 +475,44 @@ void dynamos_shim_static_calls_going(struct module *module)
 	HIDDEN(static_call_module_notify)(NULL, MODULE_STATE_GOING, module);
 	module->static_call_sites = NULL;
 	module->num_static_call_sites = 0;
+}
+
+/* One structure for these variables came by 6.2 and went by 6.15. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0) && LINUX_VERSION_CODE < KERNEL_VERSION(6, 15, 0)
+#define HOT(structure, variable) pcpu_hot.structure
+#else
+#define HOT(structure, variable) variable
+#endif
+/* The address of a per-CPU variable is its offset from the base of %gs. */
+#define OFFSET_FROM_GS(structure, variable) ((u64)(unsigned long)&HOT(structure, variable))
+
+int dynamos_shim_policy_layout(struct dynamos_policy_layout *layout)
+{
+	*layout = (struct dynamos_policy_layout){
+		.current_task = OFFSET_FROM_GS(current_task, current_task),
+		.cpu = OFFSET_FROM_GS(cpu_number, cpu_number),
+		.preempt_count = OFFSET_FROM_GS(preempt_count, __preempt_count),
+		.pid = offsetof(struct task_struct, pid),
+		.tgid = offsetof(struct task_struct, tgid),
+		.comm = offsetof(struct task_struct, comm),
+		.group_leader = offsetof(struct task_struct, group_leader),
+		.start_time = offsetof(struct task_struct, start_time),
+		.cred = offsetof(struct task_struct, cred),
+		.uid = offsetof(struct cred, uid),
+		.cgroups = offsetof(struct task_struct, cgroups),
+		.dfl_cgrp = offsetof(struct css_set, dfl_cgrp),
+		.kn = offsetof(struct cgroup, kn),
+		.kn_id = offsetof(struct kernfs_node, id),
+		.jiffies = (unsigned long)&jiffies_64,
+		.initial_jiffies = INITIAL_JIFFIES,
+#ifdef CONFIG_PREEMPT_DYNAMIC
+		.resched = lookup("__SCT__preempt_schedule_notrace"),
+#else
+		.resched = lookup("preempt_schedule_notrace_thunk"),
+#endif
+		.hz = HZ,
+	};
+	return layout->resched ? 0 : -ENOENT;
 }
 
 const char *dynamos_shim_release(void)

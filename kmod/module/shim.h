@@ -87,6 +87,7 @@ int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn vis
 /* Waiting. */
 void dynamos_shim_synchronize_rcu(void);
 void dynamos_shim_synchronize_rcu_tasks(void);
+void dynamos_shim_synchronize_rcu_tasks_rude(void);
 int dynamos_shim_sleep_killable(u32 milliseconds);
 u64 dynamos_shim_now_ns(void);
 
@@ -95,6 +96,29 @@ int dynamos_shim_jump_labels_coming(struct module *module, void *start, void *en
 void dynamos_shim_jump_labels_going(struct module *module);
 int dynamos_shim_static_calls_coming(struct module *module, void *start, void *end);
 void dynamos_shim_static_calls_going(struct module *module);
+
+/* Where the kernel keeps what policies ask for; see struct Layout in kmod/core/src/policy/native. */
+struct dynamos_policy_layout {
+	u32 current_task;
+	u32 cpu;
+	u32 preempt_count;
+	u32 pid;
+	u32 tgid;
+	u32 comm;
+	u32 group_leader;
+	u32 start_time;
+	u32 cred;
+	u32 uid;
+	u32 cgroups;
+	u32 dfl_cgrp;
+	u32 kn;
+	u32 kn_id;
+	u64 jiffies;
+	u64 initial_jiffies;
+	u64 resched;	/* called where preempt_enable() would reschedule; preserves every register */
+	u32 hz;
+};
+int dynamos_shim_policy_layout(struct dynamos_policy_layout *layout);
 
 /* The kernel's release, and the parameter `wait_ms`. */
 const char *dynamos_shim_release(void);

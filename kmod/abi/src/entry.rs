@@ -134,6 +134,10 @@ entry! {
         transition: u32,
         /// Address of the handler that goes straight to the clone.
         steady: u32,
+        /// Address of the place for its policies (see [`crate::policy`]).
+        policy: u32,
+        /// Its parameters, as `(file:u64 flags:s32 rest:other)`; empty if they are not known.
+        parameters: Str,
     }
 }
 

@@ -29,7 +29,7 @@ pub use read::{Alternatives, Record, RecordError, Table};
 pub use write::RecordWriter;
 
 /// Version of the record format and of `struct dynamos_update_desc` in `kmod/module/dynamos.h`.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// First bytes of every record.
 pub const MAGIC: [u8; 8] = *b"DYNAMOS\0";
@@ -39,6 +39,22 @@ pub type AddrIndex = u32;
 
 /// "No such entry", for optional indices.
 pub const NONE: u32 = u32::MAX;
+
+/// The place in an update's text where the policies of one function are written, as `handlers.S` lays it out.
+pub mod policy {
+    /// Offset of the handler that stays with edition 0: `endbr64; ret`.
+    pub const LEAVE: u64 = 0;
+    /// Offset of the first slot.
+    pub const SLOTS: u64 = 16;
+    /// Number of slots: one that is used, one to write the next policy to.
+    pub const COUNT: u64 = 2;
+    /// Bytes of a slot.
+    pub const SLOT: u64 = 1024;
+    /// Bytes of all of it.
+    pub const SIZE: u64 = SLOTS + COUNT * SLOT;
+    /// How far into the steady handler the code is that takes the edition: behind its `endbr64`.
+    pub const PAST_ENDBR: u64 = 4;
+}
 
 /// The most bytes a record may have: far above what any update needs, far below what could exhaust a kernel.
 pub const MAX_RECORD: usize = 64 << 20;

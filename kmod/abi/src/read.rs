@@ -273,7 +273,8 @@ impl<'a> Record<'a> {
             return Err(RecordError::Index("function sites"));
         }
         let replaced = function.flags & function_flags::REPLACE != 0;
-        for addr in [function.clone, function.transition, function.steady] {
+        self.check_str(function.parameters, "function parameters")?;
+        for addr in [function.clone, function.transition, function.steady, function.policy] {
             if replaced {
                 within(addr, self.addr_count, "function addresses")?;
             } else if addr != NONE {

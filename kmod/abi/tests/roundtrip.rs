@@ -24,6 +24,7 @@ fn sample() -> Vec<u8> {
     writer.sites.push(site(10, 6, SiteKind::Alternative, NONE, data));
     writer.sites.push(site(20, 4, SiteKind::Pc32, 0, none));
     let bytes = writer.bytes(&[0x90; 32]);
+    let parameters = writer.str("(file:u64)");
     writer.functions.push(Function {
         symbol: 0,
         flags: function_flags::REPLACE,
@@ -34,6 +35,8 @@ fn sample() -> Vec<u8> {
         clone: 0,
         transition: 1,
         steady: 2,
+        policy: 3,
+        parameters,
     });
     writer.relocations.push(Relocation {
         base: 3,
@@ -115,6 +118,8 @@ fn functions_do_not_share_sites() {
         clone: NONE,
         transition: NONE,
         steady: NONE,
+        policy: NONE,
+        parameters: Str { offset: 0, len: 0 },
     };
     writer.functions.extend([function, function]);
     let error = writer.finish("update", "6.1", "").unwrap_err();

@@ -1,5 +1,6 @@
 //! Loading an update.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
@@ -21,8 +22,14 @@ const POLL: Duration = Duration::from_millis(20);
 /// The name of the module every update depends on.
 pub(crate) const DYNAMOS: &str = "dynamos";
 
-/// Verifies and loads `update`, a directory or a module; dynamos.ko first, if need be.
-pub(crate) fn load(sysfs: &Sysfs, update: &Path, timeout: Option<Duration>) -> Result<(), Failure> {
+/// Verifies and loads `update`, a directory or a module; dynamos.ko first, if need be. `take`: calls take its
+/// editions.
+pub(crate) fn load(
+    sysfs: &Sysfs,
+    update: &Path,
+    timeout: Option<Duration>,
+    take: bool,
+) -> Result<(), Failure> {
     let deadline = timeout.map(|t| Instant::now() + t);
     let path = if update.is_dir() {
         sums::verify(update, "update.ko")?;
@@ -49,7 +56,8 @@ pub(crate) fn load(sysfs: &Sysfs, update: &Path, timeout: Option<Duration>) -> R
 
     let (name, release) = (file.name.clone(), file.release.clone());
     let before = sysfs.refusals();
-    let answer = insert(sysfs, file, deadline)?;
+    let parameters = if take { "" } else { "default=0" };
+    let answer = insert(sysfs, file, parameters, deadline)?;
     let Answer::No(errno) = answer else {
         println!("{name} is loaded");
         return Ok(());
@@ -79,7 +87,7 @@ fn load_dynamos(sysfs: &Sysfs, update: &Path, deadline: Option<Instant>) -> Resu
             path.display()
         )));
     }
-    match insert(sysfs, ModuleFile::open(&path)?, deadline)? {
+    match insert(sysfs, ModuleFile::open(&path)?, "", deadline)? {
         Answer::Yes => Ok(()),
         Answer::No(errno) => Err(errno::of_insertion(errno, &path.display().to_string(), sysfs)),
     }
@@ -152,10 +160,15 @@ enum Answer {
 
 /// Inserts the module from a process of its own: the call returns when the switch is over, and a
 /// process can be ended meanwhile. dynamos.ko then takes everything back before the process goes.
-fn insert(sysfs: &Sysfs, module: ModuleFile, deadline: Option<Instant>) -> Result<Answer, Failure> {
+fn insert(
+    sysfs: &Sysfs,
+    module: ModuleFile,
+    parameters: &str,
+    deadline: Option<Instant>,
+) -> Result<Answer, Failure> {
     let path = module.path.display().to_string();
     let mut child = Command::new("/proc/self/exe")
-        .arg("insert")
+        .args(["insert", parameters])
         .stdin(module.file)
         .stdout(Stdio::piped())
         .spawn()
@@ -191,8 +204,9 @@ fn insert(sysfs: &Sysfs, module: ModuleFile, deadline: Option<Instant>) -> Resul
 }
 
 /// The other end of [`insert`]: prints 0 or the error number.
-pub(crate) fn insert_stdin() -> Result<(), Failure> {
-    let answer = rustix::system::finit_module(std::io::stdin(), c"", 0);
+pub(crate) fn insert_stdin(parameters: &str) -> Result<(), Failure> {
+    let parameters = CString::new(parameters).context("a parameter has a zero byte")?;
+    let answer = rustix::system::finit_module(std::io::stdin(), &parameters, 0);
     println!("{}", answer.err().map_or(0, Errno::raw_os_error));
     Ok(())
 }

@@ -7,6 +7,7 @@ mod change;
 mod errno;
 mod failure;
 mod load;
+mod policy;
 mod show;
 mod sums;
 mod sysfs;
@@ -15,9 +16,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
 
 use failure::Failure;
+use policy::Wanted;
 use sysfs::Sysfs;
 
 #[derive(Parser)]
@@ -40,6 +42,9 @@ enum Command {
         /// Give up after this time, if dynamos.ko has not given up before.
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
+        /// Which edition calls take until there is a policy: 0 leaves all of them with the kernel's own functions.
+        #[arg(long, value_name = "0|1", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
+        default: u8,
     },
     /// List the updates that are loaded, one a line: name, state, target.
     List,
@@ -61,6 +66,22 @@ enum Command {
         /// The update.
         name: String,
     },
+    /// Decide which calls take the update's editions, while they run; without an option, show it.
+    #[command(group(ArgGroup::new("wanted")))]
+    Policy {
+        /// The update.
+        name: String,
+        /// Only for this function, FUNCTION or OBJECT:FUNCTION; else for all of the update.
+        #[arg(long, requires = "wanted")]
+        function: Option<String>,
+        /// Calls for which this holds take the edition, all others edition 0. For example:
+        /// 'cgroup == "/web" or percent(10)'. docs/policies.md has the language.
+        #[arg(long, value_name = "EXPR", group = "wanted")]
+        when: Option<String>,
+        /// All calls take this edition.
+        #[arg(long, value_name = "0|1", group = "wanted", value_parser = clap::value_parser!(u8).range(0..=1))]
+        default: Option<u8>,
+    },
     /// Remove a reverted update from the kernel.
     Unload {
         /// The update; or `dynamos` for dynamos.ko itself, when no update is left.
@@ -72,7 +93,10 @@ enum Command {
     /// Insert the module on the standard input and print the system's answer. The part of
     /// `load` that runs in a process of its own, so that it can be given up.
     #[command(hide = true)]
-    Insert,
+    Insert {
+        /// The module's parameters.
+        parameters: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -89,14 +113,22 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     let sysfs = Sysfs::at(&cli.sysfs);
     match &cli.command {
-        Command::Load { update, timeout } => {
-            load::load(&sysfs, update, timeout.map(Duration::from_secs))
+        Command::Load { update, timeout, default } => {
+            load::load(&sysfs, update, timeout.map(Duration::from_secs), *default != 0)
         }
         Command::List => show::list(&sysfs),
         Command::Status { name, json } => show::status(&sysfs, name.as_deref(), *json),
         Command::Revert { name } => change::revert(&sysfs, name),
         Command::Enable { name } => change::enable(&sysfs, name),
+        Command::Policy { name, function, when, default } => {
+            let wanted = match (when, default) {
+                (Some(text), _) => Wanted::When(text),
+                (None, Some(edition)) => Wanted::Default(*edition != 0),
+                (None, None) => Wanted::Show,
+            };
+            policy::policy(&sysfs, name, function.as_deref(), &wanted)
+        }
         Command::Unload { name, revert } => change::unload(&sysfs, name, *revert),
-        Command::Insert => load::insert_stdin(),
+        Command::Insert { parameters } => load::insert_stdin(parameters),
     }
 }

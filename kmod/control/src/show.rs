@@ -53,6 +53,9 @@ pub(crate) fn status(sysfs: &Sysfs, name: Option<&str>, json: bool) -> Result<()
 fn print(update: &Update) {
     let enabled = if update.enabled { "enabled" } else { "not enabled" };
     println!("\n{} for {}: {}, {enabled}", update.name, update.target, update.state);
+    for policy in update.policy.iter().flat_map(|text| text.lines()) {
+        println!("  policy: {policy}");
+    }
     let width = update.functions.iter().map(|f| f.function.len()).max().unwrap_or(0);
     for function in &update.functions {
         println!(

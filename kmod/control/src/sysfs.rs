@@ -7,9 +7,12 @@
 //! | `NAME/state` | `loading`, `active`, `reverting`, `reverted` … |
 //! | `NAME/enabled` | 1 or 0; written, it switches |
 //! | `NAME/functions` | `OBJECT FUNCTION EDITION` a line |
+//! | `NAME/policy` | what decides which calls take the editions; written, it sets that |
+//! | `NAME/parameters` | `OBJECT FUNCTION (NAME:TYPE …)` a line |
 //! | `NAME/target` | the release the update is for |
 
-use std::io::ErrorKind;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -38,6 +41,8 @@ pub(crate) struct Update {
     pub(crate) enabled: bool,
     pub(crate) target: String,
     pub(crate) functions: Vec<Function>,
+    /// `* POLICY`, or `OBJECT FUNCTION POLICY` a line; absent for those who may not read it.
+    pub(crate) policy: Option<String>,
 }
 
 /// A function of an update, and the edition that runs.
@@ -137,6 +142,7 @@ impl Sysfs {
             enabled: read(&dir.join("enabled"))? == "1",
             target: read(&dir.join("target"))?,
             functions,
+            policy: read(&dir.join("policy")).ok(),
         })
     }
 
@@ -144,6 +150,33 @@ impl Sysfs {
     pub(crate) fn enable(&self, name: &str, on: bool) -> std::io::Result<()> {
         let path = self.dynamos().join(name).join("enabled");
         std::fs::write(path, if on { "1" } else { "0" })
+    }
+
+    /// The policies in force, as dynamos.ko shows them.
+    pub(crate) fn policy(&self, name: &str) -> Result<String, Failure> {
+        let path = self.dynamos().join(name).join("policy");
+        std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+            ErrorKind::PermissionDenied => {
+                Failure::error(format!("only root may see the policies of {name}; use sudo"))
+            }
+            _ => Failure::error(format!("cannot read {}: {error}", path.display())),
+        })
+    }
+
+    /// Sets a policy; the kernel answers when nobody is left in the one before.
+    pub(crate) fn set_policy(&self, name: &str, request: &[u8]) -> std::io::Result<()> {
+        // In one piece: what is written is one request.
+        let mut file =
+            OpenOptions::new().write(true).open(self.dynamos().join(name).join("policy"))?;
+        match file.write(request)? {
+            written if written == request.len() => Ok(()),
+            _ => Err(ErrorKind::WriteZero.into()),
+        }
+    }
+
+    /// What is known of the functions' parameters; empty if nothing is.
+    pub(crate) fn parameters(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dynamos().join(name).join("parameters")).unwrap_or_default()
     }
 
     /// The refusals so far, to compare with later.

@@ -32,6 +32,15 @@ pub fn is_handler(code: &[u8], address: u64, kind: Handler, clone: u64, active: 
     entered && asks && cursor.take(DROP) && cursor.take(JUMP) && cursor.target(0) == Some(clone)
 }
 
+/// Whether `code` is a handler that goes back to edition 0: `endbr64; ret`, the latter as whatever mitigation the
+/// kernel has made of it, which is a jump if it is not itself.
+pub fn is_leave(code: &[u8]) -> bool {
+    const RETURNS: [u8; 2] = [0xc3, 0xe9];
+    ENTRIES.into_iter().any(|entry| {
+        code.strip_prefix(entry).and_then(<[u8]>::first).is_some_and(|byte| RETURNS.contains(byte))
+    })
+}
+
 /// Code that is read in order.
 struct Cursor<'a> {
     rest: &'a [u8],
@@ -107,6 +116,15 @@ mod tests {
                 assert!(!is_handler(&code[..at], AT, kind, CLONE, ACTIVE));
             }
         }
+    }
+
+    #[test]
+    fn leaving_is_an_entry_and_a_return() {
+        assert!(is_leave(&[0xf3, 0x0f, 0x1e, 0xfa, 0xc3, 0xcc]));
+        assert!(is_leave(&[0x66, 0x0f, 0x1f, 0x00, 0xe9, 0, 0, 0, 0]));
+        assert!(!is_leave(&[0xf3, 0x0f, 0x1e, 0xfa, 0x90]));
+        assert!(!is_leave(&[0xf3, 0x0f, 0x1e, 0xfa]));
+        assert!(!is_leave(&[0xc3]));
     }
 
     #[test]

@@ -78,15 +78,16 @@ impl Build {
             self.0.sites.push(Site { offset, len, kind, symbol: s.symbol, addend: s.addend, data });
         }
         let bytes = self.0.bytes(bytes);
-        let mut addresses = [NONE; 3];
+        let mut addresses = [NONE; 4];
         let mut fentry = NONE;
         if flags & function_flags::REPLACE != 0 {
-            addresses = [0, 1, 2];
-            self.0.addr_count = self.0.addr_count.max(3);
+            addresses = [0, 1, 2, 3];
+            self.0.addr_count = self.0.addr_count.max(4);
             fentry = 0;
         }
         let site_count = sites.len() as u32;
-        let [clone, transition, steady] = addresses;
+        let [clone, transition, steady, policy] = addresses;
+        let parameters = self.0.str("");
         self.0.functions.push(Function {
             symbol,
             flags,
@@ -97,6 +98,8 @@ impl Build {
             clone,
             transition,
             steady,
+            policy,
+            parameters,
         });
     }
 

@@ -4,13 +4,14 @@
 
 use core::fmt::{self, Write};
 
-use dynamos_abi::{Function, Record, function_flags};
+use dynamos_abi::Record;
 use dynamos_core::{State, UpdateId};
 
 use crate::ffi::errno::Errno;
 use crate::ffi::sysfs::{Attribute, Directory};
 use crate::ffi::text::{FixedText, SliceWriter};
 use crate::module::STATE;
+use crate::policies;
 use crate::updates::{self, Entry};
 
 /// The directory of one update.
@@ -32,6 +33,8 @@ impl Directory for UpdateDirectory {
         Attribute { name: c"target", mode: 0o444 },
         Attribute { name: c"blockers", mode: 0o400 },
         Attribute { name: c"pinned", mode: 0o444 },
+        Attribute { name: c"policy", mode: 0o600 },
+        Attribute { name: c"parameters", mode: 0o444 },
     ];
 
     fn show(&self, attribute: usize, out: &mut SliceWriter<'_>) -> Result<(), Errno> {
@@ -44,6 +47,8 @@ impl Directory for UpdateDirectory {
             3 => target(&entry.record, out),
             4 => blockers(entry, out),
             5 => writeln!(out, "{}", entry.record.pinned()),
+            6 => out.write_str(core::str::from_utf8(&entry.policy).unwrap_or_default()),
+            7 => parameters(&entry.record, out),
             _ => return Err(Errno::EINVAL),
         }
         .map_err(|_| Errno::EIO)
@@ -51,6 +56,7 @@ impl Directory for UpdateDirectory {
 
     fn store(&self, attribute: usize, input: &[u8]) -> Result<(), Errno> {
         match (attribute, input.trim_ascii()) {
+            (6, _) => updates::set_policy(self.id, input),
             (1, b"0") => updates::set_enabled(self.id, false),
             (1, b"1") => updates::set_enabled(self.id, true),
             _ => Err(Errno::EINVAL),
@@ -72,12 +78,21 @@ fn word(state: State) -> &'static str {
 fn replaced<'r>(
     record: &'r Record<'static>,
 ) -> impl Iterator<Item = (&'static str, &'static str)> + 'r {
-    let replaced = |function: &Function| function.flags & function_flags::REPLACE != 0;
-    record.functions().iter().filter(replaced).filter_map(|function| {
-        let symbol = record.symbols().get(function.symbol)?;
-        let object = record.objects().get(symbol.object)?;
-        Some((record.str(object.name), record.str(symbol.name)))
-    })
+    policies::replaced(record).filter_map(|(_, function)| policies::names(record, &function))
+}
+
+/// `OBJECT FUNCTION (NAME:TYPE …)` a line, without the last where they are not known; whole lines, as above.
+fn parameters(record: &Record<'static>, out: &mut SliceWriter<'_>) -> fmt::Result {
+    for (_, function) in policies::replaced(record) {
+        let (object, name) = policies::names(record, &function).unwrap_or_default();
+        let types = record.str(function.parameters);
+        let line = FixedText::<1200>::new(format_args!("{object} {name} {types}\n"));
+        if line.is_cut() || line.as_bytes().len() > out.room() {
+            break;
+        }
+        out.write_str(core::str::from_utf8(line.as_bytes()).unwrap_or_default())?;
+    }
+    Ok(())
 }
 
 /// `OBJECT FUNCTION EDITION` a line; whole lines, as many as fit in a page.

@@ -5,10 +5,12 @@ use core::fmt;
 use core::ops::ControlFlow;
 use core::time::Duration;
 
+use dynamos_abi::policy as place;
 use dynamos_abi::{Function, Record};
+use dynamos_core::policy::{Program, Request};
 use dynamos_core::{
     Blockers, Errno, HANDLER_LEN, Handler, Layer, Memory, Range, Resolved, State, UpdateId,
-    is_handler,
+    is_handler, is_leave,
 };
 
 use crate::ffi::errno::Errno as KernelErrno;
@@ -17,12 +19,13 @@ use crate::ffi::modules::{Module, RangeKind, Ranges};
 use crate::ffi::redirect::{self, Redirection};
 use crate::ffi::stacks::{self, StackBuffer};
 use crate::ffi::update::{ActiveFlag, Descriptor};
-use crate::ffi::{kernel_memory, log, wait};
+use crate::ffi::{kernel_memory, log, policy, wait};
 use crate::late::{LateTables, Placeholders};
 use crate::names::{as_c_str, c_string};
-use crate::refused::to_core;
+use crate::policies::{self, Change, Policies, Rule};
+use crate::refused::{Refused, to_core};
 use crate::updates;
-use crate::watched::Watched;
+use crate::watched::{Part, Watched};
 
 /// The object that cannot be unloaded.
 const VMLINUX: &str = "vmlinux";
@@ -44,7 +47,11 @@ pub(crate) struct KernelLayer {
     targets: Vec<Option<Module>>,
     /// One slot for each function.
     redirects: Vec<Option<Redirection>>,
-    watched: Watched,
+    policies: Policies,
+    /// What no task may be in when the update becomes active.
+    left_on_activation: Watched,
+    /// What no task may be in when it stops to be.
+    left_on_revert: Watched,
     stack: StackBuffer,
     /// What relocations have overwritten.
     before: Vec<Written>,
@@ -97,7 +104,9 @@ impl KernelLayer {
             functions: Vec::new(),
             targets,
             redirects,
-            watched: Watched::default(),
+            policies: Policies::new(&record, descriptor.takes_by_default())?,
+            left_on_activation: Watched::default(),
+            left_on_revert: Watched::default(),
             stack: StackBuffer::new()?,
             before: Vec::new(),
             keep: false,
@@ -112,7 +121,10 @@ impl KernelLayer {
         self.functions = Vec::try_filled_from(&resolved.functions)?;
         let text = self.ranges.text();
         let text = Range { start: text.start, end: text.end };
-        self.watched = Watched::new(&self.record, &self.functions, self.addresses, text)?;
+        let watched =
+            |part| Watched::new(&self.record, &self.functions, self.addresses, text, part);
+        (self.left_on_activation, self.left_on_revert) =
+            (watched(Part::Whole)?, watched(Part::Entry)?);
         Ok(())
     }
 
@@ -173,12 +185,104 @@ impl KernelLayer {
         function.zip(self.functions.get(index as usize).copied()).ok_or(INVALID)
     }
 
-    fn handler(&self, function: &Function, handler: Handler) -> Result<u64, Errno> {
-        let index = match handler {
-            Handler::Transition => function.transition,
-            Handler::Steady => function.steady,
+    /// Where the calls of a function go. While a switch is under way, those that a policy is for stay with edition
+    /// 0: not all of them are to take the edition, and none may while it is being left.
+    fn handler(&self, index: u32, handler: Handler, rule: Rule) -> Result<u64, Errno> {
+        let (function, _) = self.function(index)?;
+        let address = |index: u32| self.addresses.get(index as usize).copied().ok_or(INVALID);
+        match (handler, rule) {
+            (Handler::Transition, Rule::Always) => address(function.transition),
+            (Handler::Steady, Rule::Always) => address(function.steady),
+            (Handler::Steady, Rule::Slot(slot)) => Ok(slot),
+            (_, Rule::Never | Rule::Slot(_)) => Ok(address(function.policy)? + place::LEAVE),
+        }
+    }
+
+    /// Sends the calls of a function elsewhere.
+    fn redirect(&mut self, function: u32, to: u64) -> Result<(), Errno> {
+        let slot = self.redirects.get_mut(function as usize).and_then(Option::as_mut);
+        let redirection = slot.ok_or(INVALID)?;
+        if redirection.handler() == to {
+            return Ok(());
+        }
+        // SAFETY: as for the handler that was installed; the code of a policy is the function's own too.
+        unsafe { redirection.replace(to) }.map_err(to_core)
+    }
+
+    /// Whether a function is sent where it is not while a switch is under way.
+    fn strays(&self, function: u32) -> Option<u64> {
+        let redirection = self.redirects.get(function as usize)?.as_ref()?;
+        let wanted =
+            self.handler(function, Handler::Transition, self.policies.rule(function)).ok()?;
+        (redirection.handler() != wanted).then_some(wanted)
+    }
+
+    /// Sets policies. `live`: the editions run, so that it takes effect now. On failure nothing has changed.
+    pub(crate) fn set_policy(
+        &mut self,
+        request: &Request<'_>,
+        program: &Program,
+        live: bool,
+    ) -> Result<(), Refused> {
+        // While reverted, the update has no hold of its own.
+        let name = c_string(self.record.name())?;
+        let found;
+        let module = match &self.own {
+            Some(own) => own,
+            None => {
+                found = Module::find(as_c_str(&name)?)?;
+                &found
+            }
         };
-        self.addresses.get(index as usize).copied().ok_or(INVALID)
+        let in_use = |function: u32| {
+            let goes_to = self.redirects.get(function as usize).and_then(Option::as_ref);
+            let ruled = match self.policies.rule(function) {
+                Rule::Slot(slot) => slot,
+                Rule::Always | Rule::Never => 0,
+            };
+            [goes_to.map_or(0, Redirection::handler), ruled]
+        };
+        let facts = policy::facts()?;
+        let (record, addresses) = (&self.record, self.addresses);
+        let changes =
+            policies::prepare(record, request, program, addresses, module, &facts, in_use)?;
+        let sources = Policies::sources(&changes, program)?;
+        if live {
+            let result = self.put_in_force(&changes);
+            // Whoever is in a slot leaves it before it is written again.
+            wait::synchronize_rcu_tasks_rude();
+            wait::synchronize_rcu_tasks();
+            result.map_err(|error| {
+                Refused::policy(format_args!("a function cannot be redirected ({error})"))
+            })?;
+        }
+        self.policies.adopt(&changes, sources);
+        Ok(())
+    }
+
+    /// Redirects the functions, all of them or none.
+    fn put_in_force(&mut self, changes: &[Change]) -> Result<(), Errno> {
+        for (done, change) in changes.iter().enumerate() {
+            let to = self.handler(change.function, Handler::Steady, change.rule)?;
+            let Err(error) = self.redirect(change.function, to) else { continue };
+            for change in changes.iter().take(done) {
+                let rule = self.policies.rule(change.function);
+                let back = self.handler(change.function, Handler::Steady, rule)?;
+                if let Err(error) = self.redirect(change.function, back) {
+                    log::error(format_args!(
+                        "{}: a function keeps a policy that was refused: {error}",
+                        self.record.name()
+                    ));
+                }
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// The policies in force, for people.
+    pub(crate) fn policy_text(&self) -> Result<Vec<u8>, KernelErrno> {
+        self.policies.text(&self.record)
     }
 }
 
@@ -213,6 +317,13 @@ pub(crate) fn check_addresses(
         kernel_memory::read(address, code).is_ok()
             && is_handler(code, address, kind, clone, active.address())
     };
+    let has_policies = |index: u32| {
+        let Some(address) = text(index) else { return false };
+        let mut code = [0; 5];
+        ranges.kind_of(address, place::SIZE) == Some(RangeKind::Text)
+            && kernel_memory::read(address + place::LEAVE, &mut code).is_ok()
+            && is_leave(&code)
+    };
     let replaced = |function: &Function| function.flags & dynamos_abi::function_flags::REPLACE != 0;
     addresses.len() == record.addr_count() as usize
         && addresses.iter().all(|address| ranges.kind_of(*address, 0).is_some())
@@ -220,6 +331,7 @@ pub(crate) fn check_addresses(
             text(function.clone).is_some_and(|clone| {
                 leads(function.transition, Handler::Transition, clone)
                     && leads(function.steady, Handler::Steady, clone)
+                    && has_policies(function.policy)
             })
         })
 }
@@ -284,7 +396,8 @@ impl Layer for KernelLayer {
         if redirect::site_of(address) != address.checked_add(u64::from(entry.fentry)) {
             return Err(INVALID);
         }
-        let handler = self.handler(&entry, Handler::Transition)?;
+        let rule = self.policies.rule(function);
+        let handler = self.handler(function, Handler::Transition, rule)?;
         let slot = self.redirects.get_mut(function as usize).ok_or(INVALID)?;
         if slot.is_some() {
             return Err(to_core(KernelErrno::EEXIST));
@@ -297,11 +410,8 @@ impl Layer for KernelLayer {
     }
 
     fn modify_redirect(&mut self, function: u32, handler: Handler) -> Result<(), Errno> {
-        let (entry, _) = self.function(function)?;
-        let address = self.handler(&entry, handler)?;
-        let slot = self.redirects.get_mut(function as usize).and_then(Option::as_mut);
-        // SAFETY: as for the handler that was installed.
-        unsafe { slot.ok_or(INVALID)?.replace(address) }.map_err(to_core)
+        let address = self.handler(function, handler, self.policies.rule(function))?;
+        self.redirect(function, address)
     }
 
     fn unregister_redirect(&mut self, function: u32) -> Result<(), Errno> {
@@ -311,7 +421,21 @@ impl Layer for KernelLayer {
     }
 
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
-        let (flag, watched, stack) = (self.active, &self.watched, &mut self.stack);
+        if active && self.policies.let_editions_mix(&self.record) {
+            // No call takes an edition yet, and those that will may do so beside edition 0.
+            self.active.set(true);
+            self.switch = Switch::default();
+            self.keep |= !self.record.pinned().is_empty();
+            return Ok(true);
+        }
+        // A policy that was set while its function had no steady handler.
+        for function in 0..self.record.functions().len() {
+            if let Some(wanted) = self.strays(function) {
+                self.redirect(function, wanted)?;
+            }
+        }
+        let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
+        let (flag, stack) = (self.active, &mut self.stack);
         let mut switch = Switch::default();
         let flipped = stacks::with_cpus_stopped(|stopped| {
             let start = wait::now();

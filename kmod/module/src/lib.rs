@@ -12,6 +12,7 @@ mod late;
 mod layer;
 mod module;
 mod names;
+mod policies;
 mod refused;
 mod updates;
 mod watched;

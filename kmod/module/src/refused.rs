@@ -1,11 +1,14 @@
 //! Why an operation on an update failed, and the error number that its caller gets.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use dynamos_abi::RecordError;
 use dynamos_core::Refusal;
 
 use crate::ffi::errno::Errno;
+use crate::ffi::memory::TryVec;
+use crate::ffi::text::FixedText;
 
 /// Why an operation failed.
 pub(crate) enum Refused {
@@ -19,16 +22,24 @@ pub(crate) enum Refused {
     AlwaysRuns(&'static str),
     /// Somebody else is switching the update.
     InProgress,
+    /// A policy is not one, or not one for this update.
+    Policy(Vec<u8>),
     /// The kernel says so.
     Kernel(Errno),
 }
 
 impl Refused {
+    /// A policy is refused for this.
+    pub(crate) fn policy(reason: fmt::Arguments<'_>) -> Self {
+        let text = FixedText::<400>::new(reason);
+        Vec::try_filled_from(text.as_bytes()).map_or_else(Refused::Kernel, Refused::Policy)
+    }
+
     /// The caller's error number.
     pub(crate) fn errno(&self) -> Errno {
         use Refusal::*;
         match self {
-            Refused::Descriptor(_) | Refused::Record(_) => Errno::EINVAL,
+            Refused::Descriptor(_) | Refused::Record(_) | Refused::Policy(_) => Errno::EINVAL,
             Refused::AlwaysRuns(_) | Refused::InProgress => Errno::EBUSY,
             Refused::Kernel(errno) => *errno,
             Refused::Decision(refusal) => match refusal {
@@ -62,6 +73,9 @@ impl fmt::Display for Refused {
             ),
             Refused::InProgress => {
                 write!(f, "it is being switched by somebody else: wait until that is over")
+            }
+            Refused::Policy(reason) => {
+                f.write_str(core::str::from_utf8(reason).unwrap_or_default())
             }
             Refused::Kernel(errno) => write!(f, "the kernel answers {errno}"),
         }

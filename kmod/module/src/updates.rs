@@ -10,6 +10,7 @@ use core::ffi::CStr;
 use core::time::Duration;
 
 use dynamos_abi::{Record, function_flags};
+use dynamos_core::policy::{Program, Request};
 use dynamos_core::{Blockers, Budget, Limits, Manager, Range, Refusal, State, Update, UpdateId};
 
 use crate::directory::UpdateDirectory;
@@ -20,7 +21,7 @@ use crate::ffi::stacks::ALWAYS_ACTIVE;
 use crate::ffi::sysfs::{Dir, Directory};
 use crate::ffi::text::printable;
 use crate::ffi::update::{ActiveFlag, Descriptor, Handle};
-use crate::ffi::{kernel, log, wait};
+use crate::ffi::{kernel, log, policy, wait};
 use crate::layer::{KernelLayer, check_addresses, sections};
 use crate::module::{Root, STATE, refuse};
 use crate::names;
@@ -48,6 +49,8 @@ pub(crate) struct Entry {
     /// Not there while an operation has it.
     work: Option<Box<Work>>,
     directory: Option<Dir<UpdateDirectory>>,
+    /// The policies, as its file shows them.
+    pub(crate) policy: Vec<u8>,
 }
 
 /// What an operation works with.
@@ -91,8 +94,9 @@ pub(crate) fn load(descriptor: &Descriptor<'static>, module: Module) -> Result<(
         registry.entries.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         let id = registry.manager.admit(&record, printable(kernel::release()))?;
         let (handle, state, blockers) = (descriptor.handle(), State::Loading, Blockers::default());
-        let (work, directory) = (None, None);
-        let entry = Entry { id, handle, record, active, ranges, state, blockers, work, directory };
+        let (work, directory, policy) = (None, None, Vec::new());
+        let entry =
+            Entry { id, handle, record, active, ranges, state, blockers, work, directory, policy };
         registry.entries.try_push(entry)?;
         id
     };
@@ -133,10 +137,12 @@ fn begin(
 ) -> Result<(), Refused> {
     let layer = KernelLayer::new(id, record, descriptor, module)?;
     let mut work = try_box(Work { update: Update::new(&record)?, layer })?;
+    let policy = work.layer.policy_text()?;
     let parent = STATE.lock().root.as_ref().map(Dir::as_parent).ok_or(Errno::ENODEV)?;
     let directory = Dir::inside(parent, name, UpdateDirectory::new(id))?;
     if let Some(entry) = STATE.lock().registry.entry_mut(id) {
         entry.directory = Some(directory);
+        entry.policy = policy;
     }
     let result = work.start(id);
     if result.is_err() && work.update.state() != State::Reverting {
@@ -227,6 +233,31 @@ impl Work {
         result
     }
 
+    /// Sets the policies that `input` asks for.
+    fn set_policy(&mut self, id: UpdateId, input: &[u8]) -> Result<(), Refused> {
+        let state = self.update.state();
+        let live = match state {
+            State::Active => true,
+            State::Reverted => false,
+            _ => {
+                let (update, wanted) = (self.update.name(), State::Active);
+                return Err(Refusal::WrongState { update, state, wanted }.into());
+            }
+        };
+        let request =
+            Request::parse(input).map_err(|error| Refused::policy(format_args!("{error}")))?;
+        let program = Program::parse(request.program, policy::facts()?.hz)
+            .map_err(|error| Refused::policy(format_args!("{error}")))?;
+        self.layer.set_policy(&request, &program, live)?;
+        let (name, function) = (self.update.name(), request.function.unwrap_or("all functions"));
+        log::info(format_args!("{name}: policy of {function}: {}", program.source()));
+        let text = self.layer.policy_text()?;
+        if let Some(entry) = STATE.lock().registry.entry_mut(id) {
+            entry.policy = text;
+        }
+        Ok(())
+    }
+
     /// Brings the version manager to the state that the update has reached.
     fn follow(&self, id: UpdateId) {
         let state = self.update.state();
@@ -277,6 +308,29 @@ pub(crate) fn set_enabled(id: UpdateId, enabled: bool) -> Result<(), Errno> {
                 }
                 (_, false) => work.revert(id),
             };
+            give_back(id, work);
+            result
+        }
+    };
+    result.map_err(|refused| {
+        if let Ok(name) = names::c_string(record.name()) {
+            refuse(names::as_c_str(&name).unwrap_or_default(), format_args!("{refused}"));
+        }
+        refused.errno()
+    })
+}
+
+/// Decides which calls take the editions, by what was written. Whoever comes while another does this is refused.
+pub(crate) fn set_policy(id: UpdateId, input: &[u8]) -> Result<(), Errno> {
+    let (record, work) = {
+        let mut state = STATE.lock_killable()?;
+        let entry = state.registry.entry_mut(id).ok_or(Errno::ENOENT)?;
+        (entry.record, entry.work.take())
+    };
+    let result = match work {
+        None => Err(Refused::InProgress),
+        Some(mut work) => {
+            let result = work.set_policy(id, input);
             give_back(id, work);
             result
         }

@@ -2,24 +2,36 @@
 
 use alloc::vec::Vec;
 
-use dynamos_abi::{Record, function_flags};
+use dynamos_abi::{NONE, Record, function_flags};
 use dynamos_core::{Blocked, Place, Range, first_touch, normalise, sort_by_key};
 
 use crate::ffi::errno::Errno;
 use crate::ffi::memory::TryVec;
 use crate::ffi::stacks::{Stack, Task};
 
-/// Editions 0 and the update's text.
+/// Editions 0, or their entries, and the update's text.
 ///
-/// Both in both directions. While the update is active no task sleeps in an edition 0, but one may be on its way
-/// from the entry of one, through ftrace's trampoline, to a handler that was replaced since: only its return
-/// address says so.
+/// Both in both directions. While the update is active a task may be on its way from the entry of an edition 0, through
+/// ftrace's trampoline, to a handler that was replaced since: only its return address says so. Deeper in edition 0
+/// there is no task then, or it is there by a policy, and stays where it belongs.
 #[derive(Default)]
 pub(crate) struct Watched {
     ranges: Vec<Range>,
     /// What begins at an address, sorted.
     marks: Vec<(u64, Place)>,
 }
+
+/// What of an edition 0 counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of it: it is being left.
+    Whole,
+    /// Up to the return address of `call __fentry__`: the update is being left.
+    Entry,
+}
+
+/// Bytes of a call.
+const CALL: u32 = 5;
 
 impl Watched {
     /// For functions at `functions` and an update with this text and these `addresses`.
@@ -28,6 +40,7 @@ impl Watched {
         functions: &[u64],
         addresses: &[u64],
         text: Range,
+        part: Part,
     ) -> Result<Self, Errno> {
         let mut watched = Self::default();
         watched.ranges.try_push(text)?;
@@ -36,13 +49,19 @@ impl Watched {
             if function.flags & (function_flags::REPLACE | function_flags::FRAGMENT) == 0 {
                 continue;
             }
-            let end = start.checked_add(u64::from(function.bytes.len)).ok_or(Errno::EINVAL)?;
+            let len = match (part, function.fentry) {
+                (Part::Whole, _) => function.bytes.len,
+                (Part::Entry, NONE) => continue,
+                (Part::Entry, fentry) => fentry.saturating_add(CALL),
+            };
+            let end = start.checked_add(u64::from(len)).ok_or(Errno::EINVAL)?;
             watched.ranges.try_push(Range { start, end })?;
             watched.marks.try_push((start, Place::Function(index)))?;
             for (address, place) in [
                 (function.clone, Place::Function(index)),
                 (function.transition, Place::Handler),
                 (function.steady, Place::Handler),
+                (function.policy, Place::Handler),
             ] {
                 if let Some(address) = addresses.get(address as usize) {
                     watched.marks.try_push((*address, place))?;

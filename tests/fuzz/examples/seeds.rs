@@ -101,6 +101,7 @@ fn example() -> (Vec<u8>, Vec<u8>) {
         code.push(0x90);
     }
     let bytes = writer.bytes(&code);
+    let parameters = writer.str("(a:u64 b:s32)");
     writer.functions.push(Function {
         symbol: 0,
         flags: 0,
@@ -111,6 +112,8 @@ fn example() -> (Vec<u8>, Vec<u8>) {
         clone: NONE,
         transition: NONE,
         steady: NONE,
+        policy: NONE,
+        parameters,
     });
     let record = writer.finish("example", "6.1.0-55-amd64", "").unwrap();
     let matcher = running(&record);

@@ -22,12 +22,16 @@ mod decide;
 #[cfg(any(test, feature = "compile"))]
 pub mod language;
 pub mod native;
+mod parameters;
 mod program;
+mod request;
 #[cfg(test)]
 mod tests;
 
 pub use decide::{Context, share};
+pub use parameters::{Parameter, Parameters};
 pub use program::{
     Compare, Field, IntegerType, MAX_BYTES, MAX_SOURCE, MAX_STEPS, Program, ProgramError, Step,
     Target, Test,
 };
+pub use request::{Request, RequestError};

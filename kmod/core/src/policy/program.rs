@@ -131,6 +131,57 @@ impl IntegerType {
     }
 }
 
+impl IntegerType {
+    /// The name in the language.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::U8 => "u8",
+            Self::U16 => "u16",
+            Self::U32 => "u32",
+            Self::U64 => "u64",
+            Self::S8 => "s8",
+            Self::S16 => "s16",
+            Self::S32 => "s32",
+            Self::S64 => "s64",
+        }
+    }
+
+    /// Whether its highest bit is a sign.
+    pub fn signed(self) -> bool {
+        matches!(self, Self::S8 | Self::S16 | Self::S32 | Self::S64)
+    }
+
+    /// How many bits it has.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::U8 | Self::S8 => 8,
+            Self::U16 | Self::S16 => 16,
+            Self::U32 | Self::S32 => 32,
+            Self::U64 | Self::S64 => 64,
+        }
+    }
+}
+
+impl Field {
+    /// The name in the language.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pid => "pid",
+            Self::Tgid => "tgid",
+            Self::Uid => "uid",
+            Self::Cpu => "cpu",
+            Self::Cgroup => "cgroup",
+            Self::Time => "time",
+            Self::Arg1 => "arg1",
+            Self::Arg2 => "arg2",
+            Self::Arg3 => "arg3",
+            Self::Arg4 => "arg4",
+            Self::Arg5 => "arg5",
+            Self::Arg6 => "arg6",
+        }
+    }
+}
+
 /// What a step asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Test {

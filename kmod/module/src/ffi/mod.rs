@@ -13,6 +13,7 @@ pub mod log;
 pub mod memory;
 pub mod modules;
 mod panic;
+pub mod policy;
 pub mod redirect;
 pub mod stacks;
 pub mod symbols;

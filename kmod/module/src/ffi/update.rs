@@ -9,7 +9,7 @@ use super::errno::Errno;
 use super::modules::{Module, RawModule};
 
 /// `DYNAMOS_DESC_ABI`.
-const DESC_ABI: u32 = 1;
+const DESC_ABI: u32 = 2;
 
 /// `struct dynamos_update_desc`.
 #[repr(C)]
@@ -26,6 +26,7 @@ pub(super) struct RawDescriptor {
     jump_table_end: *mut c_void,
     static_calls: *mut c_void,
     static_calls_end: *mut c_void,
+    default_edition: u64,
 }
 
 /// Which registration this is: the same at `dynamos_register` and `dynamos_unregister`.
@@ -100,6 +101,9 @@ impl<'a> Descriptor<'a> {
         if !raw.addrs.is_aligned() {
             return Err((Errno::EINVAL, "its table of addresses is not aligned"));
         }
+        if raw.default_edition > 1 {
+            return Err((Errno::EINVAL, "the default edition is 0 or 1"));
+        }
         if spans.into_iter().all(|(start, length)| length == 0 || inside(start, length)) {
             Ok(())
         } else {
@@ -144,6 +148,12 @@ impl<'a> Descriptor<'a> {
     /// [`Errno::EINVAL`] without one.
     pub fn active(&self) -> Result<ActiveFlag, Errno> {
         NonNull::new(self.raw.active).map(|flag| ActiveFlag(flag.cast())).ok_or(Errno::EINVAL)
+    }
+
+    /// Whether calls take the edition as long as there is no policy.
+    #[must_use]
+    pub fn takes_by_default(&self) -> bool {
+        self.raw.default_edition != 0
     }
 
     /// The jump entries withheld from the loader.

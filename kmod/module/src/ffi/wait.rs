@@ -17,6 +17,12 @@ pub fn synchronize_rcu_tasks() {
     unsafe { dynamos_shim_synchronize_rcu_tasks() }
 }
 
+/// Waits until every CPU has switched tasks: nobody is left in code that was left before, but who was preempted there.
+pub fn synchronize_rcu_tasks_rude() {
+    // SAFETY: may sleep; so may its callers.
+    unsafe { dynamos_shim_synchronize_rcu_tasks_rude() }
+}
+
 /// Sleeps; a fatal signal ends it early.
 ///
 /// # Errors
@@ -37,6 +43,7 @@ pub fn now() -> Duration {
 unsafe extern "C" {
     fn dynamos_shim_synchronize_rcu();
     fn dynamos_shim_synchronize_rcu_tasks();
+    fn dynamos_shim_synchronize_rcu_tasks_rude();
     fn dynamos_shim_sleep_killable(milliseconds: u32) -> c_int;
     fn dynamos_shim_now_ns() -> u64;
 }

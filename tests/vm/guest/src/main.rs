@@ -2,6 +2,7 @@
 
 mod kcore;
 mod load;
+mod pipe;
 mod seccomp;
 
 use std::path::PathBuf;
@@ -56,6 +57,23 @@ enum Command {
         /// What to wait for.
         until: PathBuf,
     },
+    /// Which edition of `pipe_fcntl` calls take: `0`, `1` or `mixed`.
+    PipeEdition {
+        /// Set the pipe's size to this, instead of asking for it.
+        #[arg(long)]
+        size: Option<i32>,
+        /// How many calls to make.
+        #[arg(long, default_value_t = 3)]
+        times: u32,
+    },
+    /// Run a program as another user, without any other group.
+    AsUser {
+        /// The user's and the group's number.
+        id: u32,
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        program: Vec<std::ffi::OsString>,
+    },
     /// The process that `seccomp-race` holds.
     #[command(hide = true)]
     SeccompVictim {
@@ -86,6 +104,8 @@ fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::SeccompRace => println!("{}", seccomp::race()?),
         Command::HoldCall { held, until } => seccomp::hold_call(&held, &until)?,
+        Command::PipeEdition { size, times } => println!("{}", pipe::edition(size, times)?),
+        Command::AsUser { id, program } => pipe::as_user(id, &program)?,
         Command::SeccompVictim { scratch } => seccomp::victim(&scratch)?,
         Command::Kbytes { symbol, length, module } => {
             println!("{}", kcore::hex(&symbol, module.as_deref(), length)?);

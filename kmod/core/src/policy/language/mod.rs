@@ -24,6 +24,10 @@ pub trait Environment {
     fn cgroup(&self, path: &str) -> Result<u64, String>;
     /// What is known of an argument of the function; `index` is 0 to 5.
     fn argument(&self, index: usize) -> Argument;
+    /// Which argument has this name; `index` as above. Fields have their names before arguments.
+    fn named(&self, _name: &str) -> Option<usize> {
+        None
+    }
     /// Which tasks `percent(P)` draws if the expression does not say. It must not change when a policy is
     /// replaced by one with a greater share, so that nobody drawn before is left out: make it from the
     /// update's name.
@@ -147,57 +151,6 @@ impl Operand {
                 (-half, half - 1)
             }
             _ => unsigned(self.as_type.bits()),
-        }
-    }
-}
-
-impl IntegerType {
-    /// The name in the language.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::U8 => "u8",
-            Self::U16 => "u16",
-            Self::U32 => "u32",
-            Self::U64 => "u64",
-            Self::S8 => "s8",
-            Self::S16 => "s16",
-            Self::S32 => "s32",
-            Self::S64 => "s64",
-        }
-    }
-
-    /// Whether its highest bit is a sign.
-    pub fn signed(self) -> bool {
-        matches!(self, Self::S8 | Self::S16 | Self::S32 | Self::S64)
-    }
-
-    /// How many bits it has.
-    pub fn bits(self) -> u32 {
-        match self {
-            Self::U8 | Self::S8 => 8,
-            Self::U16 | Self::S16 => 16,
-            Self::U32 | Self::S32 => 32,
-            Self::U64 | Self::S64 => 64,
-        }
-    }
-}
-
-impl Field {
-    /// The name in the language.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pid => "pid",
-            Self::Tgid => "tgid",
-            Self::Uid => "uid",
-            Self::Cpu => "cpu",
-            Self::Cgroup => "cgroup",
-            Self::Time => "time",
-            Self::Arg1 => "arg1",
-            Self::Arg2 => "arg2",
-            Self::Arg3 => "arg3",
-            Self::Arg4 => "arg4",
-            Self::Arg5 => "arg5",
-            Self::Arg6 => "arg6",
         }
     }
 }

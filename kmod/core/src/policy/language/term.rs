@@ -55,7 +55,7 @@ impl Parser<'_> {
                 let Token::Word(word) = token else {
                     return Err(LanguageError::new(at, token.describe(), "arg1 to arg6"));
                 };
-                let field = field(word, at)?;
+                let field = self.field(word, at)?;
                 let Some(index) = field.argument() else {
                     let problem = format!("a type for `{word}`, which has one");
                     return Err(LanguageError::new(at, problem, "arg1 to arg6"));
@@ -64,7 +64,7 @@ impl Parser<'_> {
                 (field, self.argument(index, Some(*as_type), at)?)
             }
             None => {
-                let field = field(word, at)?;
+                let field = self.field(word, at)?;
                 let as_type = match field.argument() {
                     Some(index) => self.argument(index, None, at)?,
                     None => IntegerType::U64,
@@ -82,6 +82,25 @@ impl Parser<'_> {
             operand.mask = Some(self.mask(&operand)?);
         }
         Ok(operand)
+    }
+
+    /// A field by its name, or an argument by the name of the function's parameter.
+    fn field(&self, word: &str, at: usize) -> Result<Field, LanguageError> {
+        if let Some(field) = Field::ALL.iter().find(|field| field.name() == word) {
+            return Ok(*field);
+        }
+        let number = word.strip_prefix("arg").and_then(|number| number.parse::<usize>().ok());
+        let number = number.or_else(|| Some(self.environment.named(word)?.saturating_add(1)));
+        let by_number =
+            |number: usize| Field::ALL.iter().find(|f| f.argument() == number.checked_sub(1));
+        let problem = match number {
+            Some(number) => match by_number(number).filter(|field| field.argument().is_some()) {
+                Some(field) => return Ok(*field),
+                None => format!("argument {number}, which no register holds"),
+            },
+            None => format!("unknown field `{word}`"),
+        };
+        Err(LanguageError::new(at, problem, format!("one of {FIELDS}, or a parameter's name")))
     }
 
     /// The type in which argument `index` is compared.
@@ -266,18 +285,6 @@ fn short(at: usize, name: String) -> Result<String, LanguageError> {
     let problem = format!("{} bytes of name", name.len());
     let expected = format!("1 to {MAX_COMM}: the kernel keeps no more of a task's name");
     Err(LanguageError::new(at, problem, expected))
-}
-
-fn field(word: &str, at: usize) -> Result<Field, LanguageError> {
-    if let Some(field) = Field::ALL.iter().find(|field| field.name() == word) {
-        return Ok(*field);
-    }
-    let number = word.strip_prefix("arg").and_then(|number| number.parse::<u32>().ok());
-    let problem = match number {
-        Some(number) => format!("argument {number}, which no register holds"),
-        None => format!("unknown field `{word}`"),
-    };
-    Err(LanguageError::new(at, problem, format!("one of {FIELDS}")))
 }
 
 /// Decimal or `0x` hexadecimal digits, with `_` between them.

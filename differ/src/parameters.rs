@@ -1,0 +1,138 @@
+//! What a function's argument registers hold on entry, as DWARF tells: for policies that ask for arguments.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::{Error, Result};
+use crate::lines::{Debug, Reader, text};
+use crate::load::Elf;
+
+type Unit<'d> = gimli::Unit<Reader<'d>>;
+type Dwarf<'d> = gimli::Dwarf<Reader<'d>>;
+
+/// Types may be typedefs of typedefs, but not for long.
+const MAX_DEPTH: usize = 32;
+
+/// The parameters of the functions in `wanted`, as records have them: `(file:u64 flags:s32 rest:other)`. `other` is
+/// what does not come in one register as an integer or a pointer, and all that follows it.
+///
+/// A function whose name has a suffix (`foo.isra.0`) is not found: the compiler has changed its parameters. One
+/// that is declared twice with different parameters is not given.
+pub fn parameters(elf: &Elf<'_>, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, String>> {
+    let debug = Debug::load(elf)?;
+    let dwarf = debug.dwarf();
+    let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut units = dwarf.units();
+    while let Some(header) = units.next().map_err(bad)? {
+        let unit = dwarf.unit(header).map_err(bad)?;
+        for (name, text) in of_unit(&dwarf, &unit, wanted).map_err(bad)? {
+            found.entry(name).or_default().insert(text);
+        }
+    }
+    let single = |(name, texts): (String, BTreeSet<String>)| {
+        let text = texts.first().filter(|_| texts.len() == 1)?.clone();
+        Some((name, text))
+    };
+    Ok(found.into_iter().filter_map(single).collect())
+}
+
+/// The definitions of one unit: children of its root that are no declarations.
+fn of_unit(
+    dwarf: &Dwarf<'_>,
+    unit: &Unit<'_>,
+    wanted: &BTreeSet<String>,
+) -> gimli::Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    let mut tree = unit.entries_tree(None)?;
+    let mut children = tree.root()?.children();
+    while let Some(node) = children.next()? {
+        let entry = node.entry();
+        if entry.tag() != gimli::DW_TAG_subprogram
+            || entry.attr_value(gimli::DW_AT_declaration)?.is_some()
+        {
+            continue;
+        }
+        let Some(name) = entry.attr_value(gimli::DW_AT_name)? else { continue };
+        let name = text(dwarf.attr_string(unit, name)?);
+        if !wanted.contains(&name) {
+            continue;
+        }
+        let mut words = Vec::new();
+        let mut regular = true;
+        let mut parts = node.children();
+        while let Some(part) = parts.next()? {
+            let entry = part.entry();
+            if entry.tag() != gimli::DW_TAG_formal_parameter {
+                continue;
+            }
+            let name = match entry.attr_value(gimli::DW_AT_name)? {
+                Some(name) => text(dwarf.attr_string(unit, name)?) + ":",
+                None => String::new(),
+            };
+            let kind = match entry.attr_value(gimli::DW_AT_type)? {
+                Some(gimli::AttributeValue::UnitRef(offset)) => integer(unit, offset, 0)?,
+                _ => None,
+            };
+            regular &= kind.is_some();
+            let kind = kind.filter(|_| regular).unwrap_or("other");
+            words.push(name + kind);
+        }
+        found.push((name, format!("({})", words.join(" "))));
+    }
+    Ok(found)
+}
+
+/// The name that records have for a type, if it is an integer or a pointer.
+fn integer(
+    unit: &Unit<'_>,
+    offset: gimli::UnitOffset,
+    depth: usize,
+) -> gimli::Result<Option<&'static str>> {
+    let entry = unit.entry(offset)?;
+    let size = entry.attr_value(gimli::DW_AT_byte_size)?.and_then(|size| size.udata_value());
+    let encoding = match entry.attr_value(gimli::DW_AT_encoding)? {
+        Some(gimli::AttributeValue::Encoding(encoding)) => Some(encoding),
+        _ => None,
+    };
+    match entry.tag() {
+        gimli::DW_TAG_pointer_type => Ok(Some("u64")),
+        gimli::DW_TAG_base_type => {
+            let signed = match encoding {
+                Some(gimli::DW_ATE_signed | gimli::DW_ATE_signed_char) => true,
+                Some(
+                    gimli::DW_ATE_unsigned | gimli::DW_ATE_unsigned_char | gimli::DW_ATE_boolean,
+                ) => false,
+                _ => return Ok(None),
+            };
+            Ok(name_of(size, signed))
+        }
+        // What it is made of says whether it has a sign; older compilers do not say, and then it is not known.
+        gimli::DW_TAG_enumeration_type
+        | gimli::DW_TAG_typedef
+        | gimli::DW_TAG_const_type
+        | gimli::DW_TAG_volatile_type
+        | gimli::DW_TAG_restrict_type
+            if depth < MAX_DEPTH =>
+        {
+            match entry.attr_value(gimli::DW_AT_type)? {
+                Some(gimli::AttributeValue::UnitRef(offset)) => integer(unit, offset, depth + 1),
+                _ => Ok(None),
+            }
+        }
+        _ => Ok(None),
+    }
+}
+
+fn name_of(size: Option<u64>, signed: bool) -> Option<&'static str> {
+    Some(match (size?, signed) {
+        (1, true) => "s8",
+        (2, true) => "s16",
+        (4, true) => "s32",
+        (8, true) => "s64",
+        (1, false) => "u8",
+        (2, false) => "u16",
+        (4, false) => "u32",
+        (8, false) => "u64",
+        _ => return None,
+    })
+}

@@ -1,0 +1,320 @@
+//! Policies on real kernels: which calls take the edition, changed while they run, and who may not change it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use common::{diff, edit, machine};
+
+/// The functions that the guest scripts share. `asks NAME COMMAND…`: which edition the command's calls take.
+/// `refused NAME COMMAND…`: hands the exit code and what it said to the test.
+const SHELL: &str = r#"
+policy() { dynamos policy dynamos_pipe "$@" >/run/policy || cat /run/policy; }
+when() { policy --when "$1"; }
+asks() { name=$1; shift; "$@" | result "$name"; }
+edition() { guest-tool pipe-edition "$@"; }
+refused() {
+    name=$1; shift; code=0
+    "$@" >/run/said 2>&1 || code=$?
+    { echo "status $code"; cat /run/said; } | result "$name"
+}
+"#;
+
+/// The scripts start hundreds of processes, on an emulated machine.
+const LONG: Duration = Duration::from_secs(1200);
+
+/// An update whose `pipe_fcntl` gives a number that is one greater; made once for all tests of a run.
+fn update(version: &'static str) -> PathBuf {
+    static MADE: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry(version).or_insert_with(|| make_update(version)).clone()
+}
+
+fn make_update(version: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("policy").join(version);
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let patch = directory.join("pipe.patch");
+    let greater = |text: &str| {
+        let (before, after) = text.split_once("long pipe_fcntl(").unwrap();
+        let after = after.replacen("\treturn ret;\n", "\treturn ret + 1;\n", 1);
+        format!("{before}long pipe_fcntl({after}")
+    };
+    edit(version, "fs/pipe.c", greater, &patch);
+    let update = directory.join("pipe");
+    let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    assert_eq!(plan.name, "dynamos_pipe");
+    update
+}
+
+#[track_caller]
+fn check(results: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
+    for (name, edition) in expected {
+        assert_eq!(results[*name], *edition, "{name}");
+    }
+}
+
+/// Every field decides, and a change takes effect at once.
+fn every_field_decides(version: &'static str, release: &str) {
+    let update = update(version);
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SHELL}
+            cp /bin/guest-tool /run/canary
+            mkdir -p /run/cgroup
+            mount -t cgroup2 none /run/cgroup
+            mkdir -p /run/cgroup/web/canary
+            asks stock edition
+            dynamos load /update/pipe --default 0
+            asks loaded edition
+            dynamos policy dynamos_pipe | result show_0
+            policy --default 1
+            asks default_1 edition
+
+            when 'comm == "canary"'
+            asks comm_other edition
+            asks comm_canary /run/canary pipe-edition
+            when 'comm ~ "can*"'
+            asks comm_begins /run/canary pipe-edition
+
+            when 'uid == 33'
+            asks uid_root edition
+            asks uid_33 guest-tool as-user 33 guest-tool pipe-edition
+
+            when 'cgroup == "/web/canary"'
+            asks cgroup_outside edition
+            asks cgroup_inside sh -c 'echo $$ >/run/cgroup/web/canary/cgroup.procs; guest-tool pipe-edition'
+            asks cgroup_above sh -c 'echo $$ >/run/cgroup/web/cgroup.procs; guest-tool pipe-edition'
+
+            sh -c 'echo $$ >/run/pid; while [ ! -e /run/go ]; do usleep 5000; done
+                exec guest-tool pipe-edition' >/run/pid_same &
+            while [ ! -s /run/pid ]; do usleep 5000; done
+            when "pid == $(cat /run/pid) and tgid == $(cat /run/pid)"
+            touch /run/go
+            wait
+            asks pid_same cat /run/pid_same
+            asks pid_other edition
+
+            when 'cpu in {{0, 1}} and time < 100000'
+            asks cpu_and_time edition
+            when 'cpu > 1 or time > 100000'
+            asks no_cpu_or_time edition
+
+            policy --function pipe_fcntl --when 'cmd == 1031 and arg3 >= 65536'
+            asks argument_small edition --size 8192
+            asks argument_large edition --size 131072
+            asks argument_none edition
+            dynamos policy dynamos_pipe | result show_when
+            dynamos status --json | result status
+
+            for share in 30 100; do
+                when "percent($share)"
+                for round in $(seq 60); do edition; done | sort | uniq -c | result percent_$share
+            done
+
+            when 'comm == "canary"'
+            dynamos revert dynamos_pipe
+            asks reverted /run/canary pipe-edition
+            dynamos enable dynamos_pipe
+            asks enabled_canary /run/canary pipe-edition
+            asks enabled_other edition
+            dynamos revert dynamos_pipe
+            policy --default 1
+            dynamos enable dynamos_pipe
+            asks enabled_default edition
+            policy --when 'false'
+            asks stopped edition
+            dynamos unload dynamos_pipe --revert
+            rmmod dynamos
+            asks gone edition"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    let results = &outcome.results;
+    check(
+        results,
+        &[
+            ("stock", "0"),
+            ("loaded", "0"),
+            ("show_0", "* default 0"),
+            ("default_1", "1"),
+            ("comm_other", "0"),
+            ("comm_canary", "1"),
+            ("comm_begins", "1"),
+            ("uid_root", "0"),
+            ("uid_33", "1"),
+            ("cgroup_outside", "0"),
+            ("cgroup_inside", "1"),
+            ("cgroup_above", "0"),
+            ("pid_same", "1"),
+            ("pid_other", "0"),
+            ("cpu_and_time", "1"),
+            ("no_cpu_or_time", "0"),
+            ("argument_small", "0"),
+            ("argument_large", "1"),
+            ("argument_none", "0"),
+            ("show_when", "* when cmd == 1031 and arg3 >= 65536"),
+            ("reverted", "0"),
+            ("enabled_canary", "1"),
+            ("enabled_other", "0"),
+            ("enabled_default", "1"),
+            ("stopped", "0"),
+            ("gone", "0"),
+        ],
+    );
+    assert!(results["status"].contains("arg3 >= 65536"), "{}", results["status"]);
+    // No process has calls of both kinds; of 60 some are drawn and some are not.
+    let share: Vec<_> = results["percent_30"].split_whitespace().collect();
+    assert_eq!((share[1], share[3], share.len()), ("0", "1", 4), "{share:?}");
+    assert_eq!(results["percent_100"].split_whitespace().collect::<Vec<_>>(), ["60", "1"]);
+}
+
+#[test]
+fn every_field_decides_on_6_12() {
+    every_field_decides("6.12.107", "6.12.107+deb12-amd64");
+}
+
+#[test]
+fn every_field_decides_on_6_1() {
+    every_field_decides("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn what_is_wrong_is_refused_and_changes_nothing() {
+    let update = update("6.12.107");
+    let outcome = machine("6.12.107+deb12-amd64", &[&update])
+        .script(format!(
+            r#"{SHELL}
+            dynamos load /update/pipe
+            when 'comm == "canary"'
+            refused field dynamos policy dynamos_pipe --when 'nice > 3'
+            refused value dynamos policy dynamos_pipe --when 'pid == -1'
+            refused syntax dynamos policy dynamos_pipe --when 'pid =='
+            refused cgroup dynamos policy dynamos_pipe --when 'cgroup == "/none"'
+            refused absent dynamos policy dynamos_pipe --when 'arg4 == 1'
+            refused wide dynamos policy dynamos_pipe --when 'u64(arg2) == 1'
+            refused function dynamos policy dynamos_pipe --function pipe_read --when 'pid == 1'
+            refused update dynamos policy dynamos_none --default 0
+            refused edition dynamos policy dynamos_pipe --default 2
+            refused both dynamos policy dynamos_pipe --default 0 --when true
+            ids=$(seq -s , 1 64)
+            refused long dynamos policy dynamos_pipe --when "pid in {{$ids}}"
+            for bytes in '' 'x' '\000\000DYP1' '\000\000DYP1\001\000\000\000'; do
+                refused "raw_${{#bytes}}" sh -c "printf '$bytes' >/sys/kernel/dynamos/dynamos_pipe/policy"
+            done
+            head -c 4096 /dev/urandom >/run/noise
+            refused noise sh -c 'cat /run/noise >/sys/kernel/dynamos/dynamos_pipe/policy'
+            user() {{ name=$1; shift; refused "$name" guest-tool as-user 1000 "$@"; }}
+            user user_policy dynamos policy dynamos_pipe --default 0
+            user user_show dynamos policy dynamos_pipe
+            user user_revert dynamos revert dynamos_pipe
+            user user_unload dynamos unload dynamos_pipe --revert
+            user user_load dynamos load /update/pipe/update.ko
+            user user_write sh -c 'echo 0 >/sys/kernel/dynamos/dynamos_pipe/enabled'
+            user user_raw sh -c 'echo 0 >/sys/kernel/dynamos/dynamos_pipe/policy'
+            user user_status dynamos status
+            dynamos policy dynamos_pipe | result after
+            dynamos status dynamos_pipe | head -n 3 | result state
+            dynamos unload dynamos_pipe --revert
+            rmmod dynamos"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    let results = &outcome.results;
+    for (name, status, says) in [
+        ("field", 2, "nice"),
+        ("value", 2, "never is"),
+        ("syntax", 2, "a number"),
+        ("cgroup", 2, "/none"),
+        ("absent", 2, "3 arguments"),
+        ("wide", 2, "64 bits of `arg2`"),
+        ("function", 3, "does not replace `pipe_read`"),
+        ("update", 2, "dynamos_none"),
+        ("edition", 2, "0..=1"),
+        ("both", 2, "cannot be used with"),
+        ("long", 3, "use fewer conditions"),
+        ("raw_1", 1, "Invalid argument"),
+        ("raw_12", 1, "Invalid argument"),
+        ("raw_28", 1, "Invalid argument"),
+        ("noise", 1, "Invalid argument"),
+        ("user_policy", 2, "only root may"),
+        ("user_show", 2, "only root may"),
+        ("user_revert", 2, "only root may"),
+        ("user_unload", 2, "only root may"),
+        ("user_load", 3, "already"),
+        ("user_write", 1, "ermission denied"),
+        ("user_raw", 1, "ermission denied"),
+        ("user_status", 0, "active"),
+    ] {
+        let said = &results[name];
+        assert!(said.starts_with(&format!("status {status}\n")), "{name}: {said}");
+        assert!(said.contains(says), "{name} should say {says:?}: {said}");
+    }
+    assert_eq!(results["after"], r#"* when comm == "canary""#);
+    assert!(results["state"].contains("active"), "{}", results["state"]);
+}
+
+/// Many administrators at once: each operation happens as a whole or is refused, and what is left is what the last
+/// one did.
+#[test]
+fn administrators_race() {
+    let update = update("6.12.107");
+    let outcome = machine("6.12.107+deb12-amd64", &[&update])
+        .script(format!(
+            r#"{SHELL}
+            dynamos load /update/pipe
+            one() {{
+                case $1 in
+                    0) dynamos revert dynamos_pipe ;;
+                    1) dynamos enable dynamos_pipe ;;
+                    2) dynamos policy dynamos_pipe --when "percent($(($2 * 9))) or uid == 7" ;;
+                    3) dynamos policy dynamos_pipe --default $(($2 % 2)) ;;
+                    4) dynamos unload dynamos_pipe --revert ;;
+                    5) dynamos load /update/pipe --default $(($2 % 2)) ;;
+                    6) dynamos policy dynamos_pipe --when 'cgroup == 1 and pid > 1' ;;
+                    7) guest-tool pipe-edition --times 500 ;;
+                esac
+            }}
+            mkdir /run/codes
+            for worker in $(seq 0 15); do
+                (for round in $(seq 1 10); do
+                    code=0
+                    one $((worker % 8)) $round >/dev/null 2>&1 || code=$?
+                    echo $code >>/run/codes/$((worker % 8))
+                done) &
+            done
+            wait
+            for kind in $(seq 0 7); do sort /run/codes/$kind | uniq -c | result codes_$kind; done
+            dynamos load /update/pipe || dynamos enable dynamos_pipe
+            policy --default 1
+            asks one edition
+            when 'uid == 7'
+            asks zero edition
+            asks seven guest-tool as-user 7 guest-tool pipe-edition
+            dynamos unload dynamos_pipe --revert
+            asks gone edition
+            rmmod dynamos
+            grep -c dynamos /proc/modules | result left || true"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    let results = &outcome.results;
+    check(results, &[("one", "1"), ("zero", "0"), ("seven", "1"), ("gone", "0"), ("left", "0")]);
+    for kind in 0..8 {
+        // Done, not possible now, or refused; nobody dies.
+        let codes = &results[&format!("codes_{kind}")];
+        for line in codes.lines() {
+            let code = line.split_whitespace().nth(1).unwrap();
+            assert!(["0", "2", "3"].contains(&code), "{kind}: {codes}");
+        }
+    }
+    assert!(results["codes_7"].trim().ends_with(" 0"), "{}", results["codes_7"]);
+}
