@@ -67,6 +67,6 @@ mod tests {
         assert_eq!(misuse("pid == 1 and u64(arg1) == 0 and s16(arg2) < 0"), None);
         assert_eq!(misuse("s64(arg2) < 0"), Some(Field::Arg2));
         assert_eq!(misuse("true and u8(arg3) == 0"), Some(Field::Arg3));
-        assert_eq!(misuse("u8(arg4) == 0"), Some(Field::Arg4));
+        assert_eq!(misuse("u8(arg5) == 0"), Some(Field::Arg5));
     }
 }

@@ -15,7 +15,7 @@ const FUNCTIONS: u32 = 3;
 const CODE: u64 = 0xffff_ffff_8100_0000;
 const UPDATE: u64 = 0xffff_ffff_c000_0000;
 const WRITABLE: [Range; 1] = [Range { start: UPDATE, end: UPDATE + 0x1000 }];
-const ADDRESSES: [u64; 3] = [UPDATE, UPDATE + 0x100, UPDATE + 0x200];
+const ADDRESSES: [u64; 4] = [UPDATE, UPDATE + 0x100, UPDATE + 0x200, UPDATE + 0x300];
 const LIMITS: Limits = Limits { wait_ms: 100, first_pause_ms: 10, longest_pause_ms: 40 };
 
 /// A kernel that knows which edition each function runs, and fails where it is told to.

@@ -19,11 +19,11 @@ fn texts_of_refusals() {
         ),
         (
             "ppid == 1",
-            "at byte 1: unknown field `ppid`; expected one of pid, tgid, uid, cpu, cgroup, comm, time, arg1 to arg6, or percent(P)",
+            "at byte 1: unknown field `ppid`; expected one of pid, tgid, uid, cpu, cgroup, comm, time, arg1 to arg6, or percent(P), or a parameter's name",
         ),
         (
             "arg7 == 1",
-            "at byte 1: argument 7, which no register holds; expected one of pid, tgid, uid, cpu, cgroup, comm, time, arg1 to arg6, or percent(P)",
+            "at byte 1: argument 7, which no register holds; expected one of pid, tgid, uid, cpu, cgroup, comm, time, arg1 to arg6, or percent(P), or a parameter's name",
         ),
         ("pid", "at byte 4: the end; expected a comparison (== != < <= > >=) or `in {…}`"),
         ("pid = 1", "at byte 5: `=` is not of this language; expected `==`"),
