@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod mutate;
 mod setup;
+mod stress;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Change single functions of real kernel files and check the differ's verdicts.
     Mutate(mutate::Arguments),
+    /// Run many lives of an update under load, or make every point of one fail, on a debug kernel.
+    Stress(stress::Arguments),
     /// Check the formatting and the lints, and run every test, those in virtual machines too.
     Test,
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Mutate(arguments) => mutate::run(&arguments),
+        Command::Stress(arguments) => stress::run(&arguments),
         Command::Test => test::run(),
     };
     match done {
