@@ -17,8 +17,6 @@ pub const UPDATE: &str = "stress_paths";
 /// Leaks that were there before are no business of ours.
 const SET_UP: &str = "
     ifconfig lo 127.0.0.1 up
-    [ -e /sys/kernel/debug/failslab ] || mount -t debugfs debugfs /sys/kernel/debug
-    [ -e /sys/kernel/tracing/enabled_functions ] || mount -t tracefs tracefs /sys/kernel/tracing
     echo scan=off >/sys/kernel/debug/kmemleak
     echo scan >/sys/kernel/debug/kmemleak
     echo clear >/sys/kernel/debug/kmemleak
