@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use dynamos_vm::{Error, Image, Outcome, Vm, stress};
-use kernel_trees::{BuiltKernel, Cache, Manifest, Stderr};
+use kernel_trees::{Cache, Manifest, Stderr};
 use serde_json::{Map, Value, json};
 
 use crate::{setup, workspace};
@@ -28,6 +28,10 @@ pub struct Arguments {
     /// Make every allocation, registration and wait of every operation fail in turn.
     #[arg(long)]
     faults: bool,
+    /// Use Debian's own kernel of the same source: nothing to build, but it finds only what crashes or
+    /// loses data.
+    #[arg(long, conflicts_with = "faults")]
+    stock: bool,
     /// Write the results to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -39,16 +43,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let out = workspace().join("target/stress");
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let cache = Cache::open(None)?.with_progress(Arc::new(Stderr::default()));
-    let kernel = cache.debug_kernel(Manifest::builtin()?.find(VERSION)?)?;
+    let (image, build) = kernel(&cache, arguments.stock)?;
     let update = out.join("update");
-    let functions = make_update(&kernel, &update)?;
-    println!("{}: an update of {functions} functions", kernel.release());
+    let functions = make_update(build.as_deref(), &update)?;
+    println!("{}: an update of {functions} functions", image.release);
 
-    let image = Image {
-        vmlinuz: kernel.vmlinuz(),
-        modules_dir: kernel.modules(),
-        release: kernel.release().to_owned(),
-    };
     let mut results = Map::new();
     let rounds = arguments.rounds.or((!arguments.faults).then_some(ROUNDS));
     if let Some(rounds) = rounds {
@@ -68,17 +67,33 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let bad = results.get(zero).is_some_and(|value| *value != 0);
         ensure!(!bad, "{zero} is not 0; the consoles are in {}", out.display());
     }
+    ensure!(arguments.stock || results.contains_key("leaks"), "nobody has looked for leaks");
     let done = results.get("rounds").and_then(Value::as_u64);
     ensure!(rounds.is_none() || done == rounds.map(u64::from), "{done:?} rounds of {rounds:?}");
     Ok(())
 }
 
+/// The kernel to boot, and the directory it was built in, unless it is Debian's.
+fn kernel(cache: &Cache, stock: bool) -> Result<(Image, Option<PathBuf>)> {
+    let manifest = Manifest::builtin()?;
+    let version = manifest.find(VERSION)?;
+    if stock {
+        let image = cache.image(version)?;
+        return Ok((Image::in_root(&image.dir, &image.release), None));
+    }
+    let built = cache.debug_kernel(version)?;
+    let (vmlinuz, modules_dir) = (built.vmlinuz(), built.modules());
+    let image = Image { vmlinuz, modules_dir, release: built.release().to_owned() };
+    Ok((image, Some(built.build_dir())))
+}
+
 /// Makes the update with the tool itself; gives the number of functions it replaces.
-fn make_update(kernel: &BuiltKernel, update: &Path) -> Result<usize> {
+fn make_update(build: Option<&Path>, update: &Path) -> Result<usize> {
     let mut tool =
         crate::cargo(&["run", "--release", "--quiet", "--bin", "dynamos-diff", "--", "--quiet"]);
-    tool.arg(format!("deb:{VERSION}")).arg(stress::patch()).arg("--kernel");
-    tool.arg(kernel.build_dir()).args(["--name", stress::UPDATE, "-o"]).arg(update);
+    tool.arg(format!("deb:{VERSION}")).arg(stress::patch());
+    tool.args(["--name", stress::UPDATE, "-o"]).arg(update);
+    tool.args(build.map(|build| [Path::new("--kernel"), build]).into_iter().flatten());
     let status = tool.status().context("cannot start cargo")?;
     ensure!(status.success(), "dynamos-diff failed ({status}); its own message is above");
     let plan = std::fs::read(update.join("plan.json")).context("no plan")?;
@@ -107,21 +122,20 @@ fn collect(results: &mut Map<String, Value>, what: &str, vm: Vm, out: &Path) -> 
         Err(error) => return Err(error).context("the machine failed"),
     };
     let Outcome { results: told, reports, .. } = &outcome;
-    if let Some(figures) = told.get(what) {
-        let figures: Value =
-            serde_json::from_str(figures).with_context(|| format!("{what} told {figures:?}"))?;
-        results.extend(figures.as_object().cloned().unwrap_or_default());
-    }
+    let Some(figures) = told.get(what) else {
+        anyhow::bail!("the machine did not come to its end; see {}", console.display());
+    };
+    let figures: Value =
+        serde_json::from_str(figures).with_context(|| format!("{what} told {figures:?}"))?;
+    results.extend(figures.as_object().cloned().unwrap_or_default());
     let mut add = |name: &str, more: u64| {
         let before = results.get(name).and_then(Value::as_u64).unwrap_or(0);
         results.insert(name.to_owned(), json!(before.saturating_add(more)));
     };
     add("reports", reports.len() as u64);
-    let leaks = told.get("leaks").map(|text| text.trim().parse::<u64>()).transpose();
-    let Some(leaks) = leaks.context("the number of leaks")? else {
-        anyhow::bail!("the machine did not come to its end; see {}", console.display());
-    };
-    add("leaks", leaks);
+    if let Some(leaks) = told.get("leaks") {
+        add("leaks", leaks.trim().parse().context("the number of leaks")?);
+    }
     results.insert(format!("{what}_vm_seconds"), json!(start.elapsed().as_secs()));
     Ok(())
 }
