@@ -69,6 +69,8 @@ fn machine(image: &Image, update: &Path) -> Result<Vm, Error> {
         .memory(1536)
         // Every report, not the first one only.
         .append("kasan_multi_shot")
+        // The update changes it, so it must be there; in the debug kernel it is built in.
+        .module("ext4")
         .file(static_binary("guest-tool", "guest-tool")?, "/bin/guest-tool")
         .file(update, "/update"))
 }
