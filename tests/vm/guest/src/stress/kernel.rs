@@ -97,7 +97,9 @@ impl Subject {
     /// Finds out, by what the kernel shows and by what it does; everything must agree.
     pub fn at(&self) -> Result<At> {
         let now = redirected()?;
-        let ours = now.lines().filter(|line| !self.before.lines().any(|old| old == *line)).count();
+        // Below a function's own line, indented, may be where it goes to.
+        let functions = now.lines().filter(|line| !line.starts_with(char::is_whitespace));
+        let ours = functions.filter(|line| !self.before.lines().any(|old| old == *line)).count();
         let new_behaviour = behaves_as_updated()?;
         let there = Path::new("/sys/module").join(&self.name).is_dir();
         let said = std::fs::read_to_string(self.file("state")).ok();
