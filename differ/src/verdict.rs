@@ -286,6 +286,9 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
     };
     match comparer.functions(x, y) {
         Ok(()) if old == new => {}
+        Err(_) if registers_with_kasan(a, x) && registers_with_kasan(b, y) => {
+            verdict.reason = "tells KASAN of this object's variables: not compared".to_owned();
+        }
         Ok(()) => {
             verdict.verdict = Verdict::Renamed;
             verdict.reason = format!("was {old}");
@@ -329,6 +332,15 @@ fn inlined(
         o.inlined_at(section, at)
     };
     chain(b, y, at_b).or_else(|| chain(a, x, at_a))
+}
+
+/// The compiler's constructor and destructor that tell KASAN where the variables of an object are. They run when
+/// the kernel or the module comes and goes; an update's copies of variables are not watched.
+fn registers_with_kasan(object: &Object<'_>, id: FunctionId) -> bool {
+    let generated = object.function(id).is_some_and(|f| f.name.starts_with("_sub_"));
+    let relocations = object.function_relocations(id).iter();
+    let mut calls = relocations.filter_map(|r| object.elf.symbol(r.symbol).ok().map(|s| s.name));
+    generated && calls.any(|n| n == "__asan_register_globals" || n == "__asan_unregister_globals")
 }
 
 /// Why edition 0 cannot be redirected.

@@ -9,6 +9,9 @@ use kernel_trees::{Cache, Kernel, Manifest, Prepared, SourceId, check_kernel_tre
 use crate::changes::{self, Changes};
 use crate::patch;
 
+/// Where Kbuild leaves what `uname -r` says.
+const RELEASE: &str = "include/config/kernel.release";
+
 /// One side, as named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spec {
@@ -83,15 +86,17 @@ pub struct Input {
     _patched: Option<tempfile::TempDir>,
 }
 
-/// Finds both sides and what differs; `kernel` is the release to run the update where it does not follow from V1.
+/// Finds both sides and what differs; `kernel` is the release to run the update where it does not follow from V1,
+/// or the directory that kernel was built in.
 pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Result<Input> {
     let manifest = Manifest::builtin()?;
-    let target = target(&manifest, v1, kernel)?;
-    let image = cache.image(target).context("the target kernel's image")?;
-    let headers = cache.headers(target).context("the target kernel's headers")?;
+    let Target { release, config, headers } = match kernel.filter(|name| is_directory(name)) {
+        Some(directory) => built(Path::new(directory))?,
+        None => packaged(cache, target(&manifest, v1, kernel)?)?,
+    };
 
     let (kernel, v1_root) = side(cache, &manifest, v1, "V1")?;
-    check_config(&v1_root, &image.config, "V1")?;
+    check_config(&v1_root, &config, "V1")?;
     let (changes, patched) = match v2 {
         Spec::Patch(file) => {
             let target = tempfile::tempdir().context("cannot make a temporary directory")?;
@@ -99,7 +104,7 @@ pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Res
         }
         other => {
             let (v2_kernel, v2_root) = side(cache, &manifest, other, "V2")?;
-            check_config(&v2_root, &image.config, "V2")?;
+            check_config(&v2_root, &config, "V2")?;
             let changes = match (kernel, v2_kernel) {
                 (Some(v1), Some(v2)) => {
                     let (v1, v2) = (cache.source_index(v1)?, cache.source_index(v2)?);
@@ -114,8 +119,8 @@ pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Res
         v1_root,
         changes,
         headers,
-        release: target.release.clone(),
-        config: image.config,
+        release,
+        config,
         kernel: kernel.cloned(),
         _patched: patched,
     })
@@ -129,6 +134,44 @@ impl Input {
             .prepared(&source, &self.config, &self.release)
             .context("preparing V1 with the target kernel's configuration")
     }
+}
+
+/// The kernel that is to run the update.
+struct Target {
+    release: String,
+    config: PathBuf,
+    headers: PathBuf,
+}
+
+/// A release has no slash in it.
+fn is_directory(kernel: &str) -> bool {
+    kernel.contains('/') || kernel == "."
+}
+
+/// A distribution's kernel: known by its packages.
+fn packaged(cache: &Cache, kernel: &Kernel) -> Result<Target> {
+    let image = cache.image(kernel).context("the target kernel's image")?;
+    let headers = cache.headers(kernel).context("the target kernel's headers")?;
+    Ok(Target { release: kernel.release.clone(), config: image.config, headers })
+}
+
+/// Somebody's own kernel: the directory it was built in has all there is to know.
+fn built(directory: &Path) -> Result<Target> {
+    let headers = directory
+        .canonicalize()
+        .with_context(|| format!("--kernel: cannot open {}", directory.display()))?;
+    for file in [".config", "Module.symvers", RELEASE] {
+        if !headers.join(file).is_file() {
+            bail!(
+                "--kernel {}: no kernel was built there: {file} is missing; give the directory that `make` \
+                 and `make modules` were run in",
+                directory.display()
+            );
+        }
+    }
+    let release = std::fs::read_to_string(headers.join(RELEASE))
+        .with_context(|| format!("cannot read {RELEASE} of {}", directory.display()))?;
+    Ok(Target { release: release.trim().into(), config: headers.join(".config"), headers })
 }
 
 fn target<'m>(manifest: &'m Manifest, v1: &Spec, kernel: Option<&str>) -> Result<&'m Kernel> {
@@ -145,7 +188,8 @@ fn target<'m>(manifest: &'m Manifest, v1: &Spec, kernel: Option<&str>) -> Result
         (_, Some(follows)) => Ok(follows),
         (Some(release), None) => Ok(manifest.find_release(release)?),
         (None, None) => bail!(
-            "say with --kernel RELEASE (`uname -r`) which kernel is to run the update: it does not follow from V1"
+            "say which kernel is to run the update, for it does not follow from V1: --kernel RELEASE (`uname -r`), or \
+             --kernel DIR, where it was built"
         ),
     }
 }

@@ -34,8 +34,9 @@ struct Cli {
     /// Git repository that revisions are looked up in.
     #[arg(long, value_name = "DIR")]
     repo: Option<PathBuf>,
-    /// Release (`uname -r`) of the kernel that will run the update, where it does not follow from V1.
-    #[arg(long, value_name = "RELEASE")]
+    /// The kernel that will run the update, where it does not follow from V1: its release (`uname -r`), or, for
+    /// one of your own, the directory it was built in (with a slash in it).
+    #[arg(long, value_name = "RELEASE|DIR")]
     kernel: Option<String>,
     /// Name of the kernel module, by default made of what changed.
     #[arg(long)]

@@ -26,7 +26,8 @@ pub struct Request {
     pub v1: Spec,
     /// The kernel that should.
     pub v2: Spec,
-    /// Release of the kernel that will run the update, where it does not follow from V1.
+    /// Release of the kernel that will run the update, where it does not follow from V1, or the directory it
+    /// was built in.
     pub kernel: Option<String>,
     /// Name of the update.
     pub name: Option<String>,

@@ -129,6 +129,9 @@ fn what_is_no_kernel_is_named() {
     let text =
         run(Path::new("deb:6.1.192-1"), "deb:6.1.192-2", &["--kernel", "6.12.107+deb12-amd64"]);
     assert!(text.contains("6.1.0-55-amd64") && text.contains("6.12.107+deb12-amd64"), "{text}");
+    let nothing = ["--kernel", empty.path().to_str().unwrap()];
+    let text = run(Path::new("deb:6.1.192-1"), "deb:6.1.192-2", &nothing);
+    assert!(text.contains("no kernel was built there: .config is missing"), "{text}");
     let text = run(Path::new("deb:6.1.192-1"), "deb:6.1.192-2", &["--name", "No Name"]);
     assert!(text.contains("--name"), "{text}");
 }

@@ -14,8 +14,8 @@ use crate::progress::{Progress, Quiet};
 use crate::tree;
 
 /// The kinds of entries that are made as directories.
-const KINDS: [&str; 8] =
-    ["download", "source", "index", "image", "headers", "debug", "prepared", "view"];
+const KINDS: [&str; 9] =
+    ["download", "source", "index", "image", "headers", "debug", "prepared", "view", "built"];
 
 /// The cache of kernels. Cheap to clone; several processes may use one at the same time.
 #[derive(Clone)]

@@ -11,6 +11,7 @@
 //! # Ok::<(), kernel_trees::Error>(())
 //! ```
 
+mod built;
 mod cache;
 mod error;
 mod fetch;
@@ -24,6 +25,7 @@ mod tree;
 mod unpack;
 mod view;
 
+pub use built::BuiltKernel;
 pub use cache::Cache;
 pub use error::{Error, Result};
 pub use index::{Difference, IndexEntry, SourceIndex};

@@ -58,6 +58,12 @@ enum Sub {
         #[arg(value_enum, default_value = "prepared")]
         what: What,
     },
+    /// Build the debug kernel of a version's source (checkers and fault injection on),
+    /// and print the directory it was built in
+    DebugKernel {
+        /// A version, a prefix of one, or a release
+        kernel: String,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -144,6 +150,10 @@ fn run(args: Args) -> anyhow::Result<()> {
         }
         Sub::Prepare { kernel } => {
             print(&path(&open()?, manifest.find(kernel)?, What::Prepared)?.display().to_string())
+        }
+        Sub::DebugKernel { kernel } => {
+            let built = open()?.debug_kernel(manifest.find(kernel)?)?;
+            print(&built.build_dir().display().to_string())
         }
         Sub::Path { kernel, what } => {
             print(&path(&open()?, manifest.find(kernel)?, *what)?.display().to_string())

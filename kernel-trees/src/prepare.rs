@@ -64,7 +64,7 @@ impl Cache {
         }
         let hash = hasher.finalize().to_hex();
         let key = format!("{release}-{}", hash.get(..16).unwrap_or_default());
-        let make = Make { compiler: &compiler, release };
+        let make = Make { compiler: &compiler, release: Some(release) };
         let dir = self.entry("prepared", &key, |partial| {
             fs::create_dir(partial).at("create", partial)?;
             let root = partial.join("tree");
@@ -115,23 +115,26 @@ impl Prepared {
 }
 
 /// How `make` is run for the top Makefile.
-struct Make<'a> {
-    compiler: &'a str,
-    release: &'a str,
+pub(crate) struct Make<'a> {
+    pub(crate) compiler: &'a str,
+    /// The kernel's release, where it is not to follow from the configuration.
+    pub(crate) release: Option<&'a str>,
 }
 
 impl Make<'_> {
     /// `make` in `tree` with a clean environment, so that nothing of the caller's (such
     /// as `KCFLAGS`) changes the code. 6.1 has no way to set the release but its filechk.
-    fn command(&self, tree: &Path) -> Command {
+    pub(crate) fn command(&self, tree: &Path) -> Command {
         let mut make = Command::new("make");
         make.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         make.env("LC_ALL", "C").env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970");
         make.env("KBUILD_BUILD_USER", "dynamos").env("KBUILD_BUILD_HOST", "dynamos");
         make.arg("-C").arg(tree).arg("--no-print-directory");
         make.arg(format!("CC={}", self.compiler)).arg(format!("HOSTCC={}", self.compiler));
-        make.arg(format!("KERNELRELEASE={}", self.release));
-        make.arg(format!("filechk_kernel.release=echo {}", self.release));
+        if let Some(release) = self.release {
+            make.arg(format!("KERNELRELEASE={release}"));
+            make.arg(format!("filechk_kernel.release=echo {release}"));
+        }
         make
     }
 
@@ -150,11 +153,13 @@ impl Make<'_> {
         run::output(&mut make, "preparing the tree", root)?;
         let release = root.join("include/config/kernel.release");
         let found = fs::read_to_string(&release).at("read", &release)?;
-        if found.trim() != self.release {
-            let wanted = self.release.to_owned();
-            return Err(Error::Release { wanted, found: found.trim().to_owned() });
+        match self.release {
+            Some(wanted) if found.trim() != wanted => {
+                let (wanted, found) = (wanted.to_owned(), found.trim().to_owned());
+                Err(Error::Release { wanted, found })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -171,6 +176,11 @@ pub(crate) fn parse_config(text: &str) -> Options {
         .filter(|(name, _)| name.starts_with("CONFIG_"))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
+}
+
+/// The option that a line says is off: `# CONFIG_X is not set`.
+pub(crate) fn option_off(line: &str) -> Option<&str> {
+    line.strip_prefix("# ")?.strip_suffix(" is not set").filter(|name| name.starts_with("CONFIG_"))
 }
 
 /// Debian's certificates are not in the source package.

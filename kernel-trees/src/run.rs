@@ -62,7 +62,13 @@ pub(crate) fn pipeline(commands: Vec<Command>, what: &str, place: &Path) -> Resu
     Ok(())
 }
 
-fn check(line: &str, status: ExitStatus, stderr: &[u8], what: &str, place: &Path) -> Result<()> {
+pub(crate) fn check(
+    line: &str,
+    status: ExitStatus,
+    stderr: &[u8],
+    what: &str,
+    place: &Path,
+) -> Result<()> {
     if status.success() {
         return Ok(());
     }

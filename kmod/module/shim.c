@@ -5,6 +5,7 @@
  */
 #include <linux/cgroup-defs.h>
 #include <linux/cred.h>
+#include <linux/error-injection.h>
 #include <linux/ftrace.h>
 #include <linux/jiffies.h>
 #include <linux/jump_label.h>
@@ -30,6 +31,16 @@
 #include <asm/text-patching.h>
 
 #include "shim.h"
+
+/*
+ * What tests make fail, in kernels for tests: registrations, lookups and waits. Allocations fail by
+ * failslab and fail_page_alloc. In all other kernels the module is the same without it.
+ */
+#ifdef CONFIG_FAIL_FUNCTION
+#define MAY_FAIL(name) ALLOW_ERROR_INJECTION(name, ERRNO)
+#else
+#define MAY_FAIL(name)
+#endif
 
 /* The direct-call API without "_multi" and symbol search by module name: both came by 6.4. */
 #define BEFORE_6_4 (LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0))
@@ -138,11 +149,13 @@ int dynamos_shim_lookup_all(void)
 	ftrace_enabled_address = (int *)lookup("ftrace_enabled");
 	return ftrace_enabled_address ? 0 : -ENOENT;
 }
+MAY_FAIL(dynamos_shim_lookup_all);
 
 int dynamos_shim_vmlinux_matches(const char *name, dynamos_match_fn visit, void *context)
 {
 	return HIDDEN(kallsyms_on_each_match_symbol)(visit, name, context);
 }
+MAY_FAIL(dynamos_shim_vmlinux_matches);
 
 /* Without a name: every module. */
 #if BEFORE_6_4
@@ -169,11 +182,13 @@ int dynamos_shim_module_symbols(const char *module, dynamos_symbol_fn visit, voi
 
 	return HIDDEN(module_kallsyms_on_each_symbol)(visit_if_in_module, &request);
 }
+MAY_FAIL(dynamos_shim_module_symbols);
 #else
 int dynamos_shim_module_symbols(const char *module, dynamos_symbol_fn visit, void *context)
 {
 	return HIDDEN(module_kallsyms_on_each_symbol)(module, visit, context);
 }
+MAY_FAIL(dynamos_shim_module_symbols);
 #endif
 
 size_t dynamos_shim_symbol_name_length(void)
@@ -223,6 +238,7 @@ int dynamos_shim_module_find(const char *name, struct module **result)
 		*result = module;
 	return err;
 }
+MAY_FAIL(dynamos_shim_module_find);
 
 bool dynamos_shim_module_get(struct module *module)
 {
@@ -284,6 +300,7 @@ int dynamos_shim_write_text(void *to, const void *from, size_t size)
 {
 	return HIDDEN(text_poke_copy)(to, from, size) ? 0 : -EPERM;
 }
+MAY_FAIL(dynamos_shim_write_text);
 
 unsigned long dynamos_shim_ftrace_location(unsigned long function)
 {
@@ -332,6 +349,7 @@ int dynamos_shim_redirect_register(struct ftrace_ops *ops, unsigned long functio
 	ops->flags |= FTRACE_OPS_FL_PERMANENT;
 	return 0;
 }
+MAY_FAIL(dynamos_shim_redirect_register);
 
 int dynamos_shim_redirect_modify(struct ftrace_ops *ops, unsigned long handler)
 {
@@ -341,6 +359,7 @@ int dynamos_shim_redirect_modify(struct ftrace_ops *ops, unsigned long handler)
 	return modify_ftrace_direct(ops, handler);
 #endif
 }
+MAY_FAIL(dynamos_shim_redirect_modify);
 
 /* Waits until no CPU and no task is in the core's code for these ops: they may be freed after. */
 int dynamos_shim_redirect_unregister(struct ftrace_ops *ops, unsigned long handler)
@@ -351,11 +370,13 @@ int dynamos_shim_redirect_unregister(struct ftrace_ops *ops, unsigned long handl
 	return unregister_ftrace_direct(ops, handler, false);
 #endif
 }
+MAY_FAIL(dynamos_shim_redirect_unregister);
 
 int dynamos_shim_stop_machine(dynamos_stopped_fn call, void *context)
 {
 	return stop_machine(call, context, NULL);
 }
+MAY_FAIL(dynamos_shim_stop_machine);
 
 static int visit_task(struct task_struct *task, unsigned long *entries, u32 size,
 		      dynamos_task_fn visit, void *context)
@@ -417,6 +438,7 @@ int dynamos_shim_sleep_killable(u32 milliseconds)
 	schedule_timeout_killable(msecs_to_jiffies(milliseconds));
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
+MAY_FAIL(dynamos_shim_sleep_killable);
 
 u64 dynamos_shim_now_ns(void)
 {
@@ -444,6 +466,7 @@ int dynamos_shim_jump_labels_coming(struct module *module, void *start, void *en
 	}
 	return ret;
 }
+MAY_FAIL(dynamos_shim_jump_labels_coming);
 
 void dynamos_shim_jump_labels_going(struct module *module)
 {
@@ -469,6 +492,7 @@ int dynamos_shim_static_calls_coming(struct module *module, void *start, void *e
 	}
 	return ret;
 }
+MAY_FAIL(dynamos_shim_static_calls_coming);
 
 void dynamos_shim_static_calls_going(struct module *module)
 {
@@ -540,6 +564,7 @@ int dynamos_shim_lock_killable(void)
 {
 	return mutex_lock_killable(&dynamos_mutex);
 }
+MAY_FAIL(dynamos_shim_lock_killable);
 
 void dynamos_shim_unlock(void)
 {

@@ -7,6 +7,7 @@ mod demo;
 mod fuzz;
 mod mutate;
 mod setup;
+mod stress;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ enum Command {
     Mutate(mutate::Arguments),
     /// Feed the loaders and the matcher mutated input (cargo-fuzz).
     Fuzz(fuzz::Arguments),
+    /// Run many lives of an update under load, or make every point of one fail, on a debug kernel.
+    Stress(stress::Arguments),
     /// Check the formatting and the lints, and run every test, those in virtual machines too.
     Test,
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Corpus(arguments) => corpus::run(&arguments),
         Command::Mutate(arguments) => mutate::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Stress(arguments) => stress::run(&arguments),
         Command::Test => test::run(),
     };
     match done {

@@ -62,7 +62,7 @@ impl KernelConfig {
                 return refuse(option, "is off, and dynamos.ko needs it");
             }
         }
-        for option in ["CFI_CLANG", "CFI", "KASAN", "LTO_CLANG"] {
+        for option in ["CFI_CLANG", "CFI", "KASAN_SW_TAGS", "LTO_CLANG"] {
             if self.is_on(option) {
                 return refuse(
                     option,

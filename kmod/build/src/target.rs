@@ -48,6 +48,11 @@ fn spec(config: &KernelConfig, version: Version) -> String {
         "linker": "ld",
         "linker-flavor": "gnu",
     });
+    if config.is_on("KASAN_GENERIC")
+        && let Some(object) = spec.as_object_mut()
+    {
+        object.insert("supported-sanitizers".to_owned(), json!(["kernel-address"]));
+    }
     if version.at_least(1, 86)
         && let Some(object) = spec.as_object_mut()
     {
@@ -106,5 +111,21 @@ fn flags(config: &KernelConfig, version: Version) -> Vec<String> {
     {
         flags.push(format!("-Zpatchable-function-entry={bytes},{bytes}"));
     }
+    flags.extend(kasan(config).into_iter().flatten());
     flags
+}
+
+/// As `scripts/Makefile.kasan`, every check a call: it is about what is found, not about speed. Not for the
+/// globals, which here are all constant or guarded by the compiler.
+fn kasan(config: &KernelConfig) -> Option<impl Iterator<Item = String>> {
+    let offset = config.value("KASAN_SHADOW_OFFSET").filter(|_| config.is_on("KASAN_GENERIC"))?;
+    let arguments = [
+        format!("-asan-mapping-offset={offset}"),
+        "-asan-instrumentation-with-call-threshold=0".to_owned(),
+        "-asan-stack=1".to_owned(),
+        "-asan-globals=0".to_owned(),
+    ];
+    let sanitizer = ["-Zsanitizer=kernel-address", "-Zsanitizer-recover=kernel-address"];
+    let arguments = arguments.map(|argument| format!("-Cllvm-args={argument}"));
+    Some(sanitizer.map(str::to_owned).into_iter().chain(arguments))
 }

@@ -30,6 +30,7 @@ mod modules;
 mod qemu;
 mod report;
 mod results;
+pub mod stress;
 mod tools;
 mod vm;
 

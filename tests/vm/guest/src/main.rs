@@ -4,6 +4,7 @@ mod kcore;
 mod load;
 mod pipe;
 mod seccomp;
+mod stress;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -74,6 +75,30 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         program: Vec<std::ffi::OsString>,
     },
+    /// Load, switch, revert and unload an update many times with loads going; prints JSON.
+    Stress {
+        #[command(flatten)]
+        what: stress::What,
+        /// How many times.
+        #[arg(long)]
+        rounds: u32,
+        /// Where to write files meanwhile.
+        #[arg(long, default_value = "/mnt")]
+        dir: PathBuf,
+    },
+    /// Make every allocation, registration and wait of an operation fail in turn; prints JSON.
+    Faults {
+        #[command(flatten)]
+        what: stress::What,
+        /// Which operations; all of them if absent.
+        #[arg(long = "stage", value_enum)]
+        stages: Vec<stress::Stage>,
+        /// Only the points below a function of dynamos.ko.
+        #[arg(long)]
+        own: bool,
+    },
+    /// Scan for leaked memory and print how many objects there are.
+    Leaks,
     /// The process that `seccomp-race` holds.
     #[command(hide = true)]
     SeccompVictim {
@@ -133,6 +158,12 @@ fn main() -> anyhow::Result<()> {
             println!("{count} files intact");
         }
         Command::DropCaches => drop_caches()?,
+        Command::Stress { what, rounds, dir } => stress::stress(&what, rounds, &dir)?,
+        Command::Faults { what, stages, own } => {
+            let all = <stress::Stage as clap::ValueEnum>::value_variants();
+            stress::faults(&what, if stages.is_empty() { all } else { &stages }, own)?;
+        }
+        Command::Leaks => stress::leaks()?,
     }
     Ok(())
 }

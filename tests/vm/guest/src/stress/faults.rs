@@ -1,0 +1,259 @@
+//! A failure at every point of an operation, one at a time.
+//!
+//! `/proc/self/task/TID/fail-nth` makes the N-th thing of this task fail that fault injection knows: every
+//! allocation, and every call of a function of dynamos.ko that is marked `ALLOW_ERROR_INJECTION` (registrations
+//! and waits). N goes up until nothing failed any more.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+
+use super::What;
+use super::kernel::{At, Subject};
+
+const DEBUG: &str = "/sys/kernel/debug";
+
+/// The operation that is made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// Loading dynamos.ko.
+    DynamosLoad,
+    /// Loading the update, and switching to it.
+    Load,
+    /// Going back to edition 0.
+    Revert,
+    /// Switching to it again.
+    Enable,
+    /// Unloading the update.
+    Unload,
+    /// Unloading dynamos.ko.
+    DynamosUnload,
+}
+
+/// What came of a stage.
+#[derive(Debug, Default)]
+struct Outcome {
+    points: u32,
+    /// How often the operation failed, and all was as before.
+    refused: u32,
+    /// How often it did its work all the same.
+    done: u32,
+    /// How often the kernel did not let go of a redirection, and the next try put it right.
+    kept: u32,
+    failures: Vec<String>,
+}
+
+/// Goes through the stages and prints a JSON object. With `own` only the points below a function of dynamos.ko
+/// count, not those of the kernel's module loader around it.
+pub fn faults(what: &What, stages: &[Stage], own: bool) -> Result<()> {
+    let mut subject = what.subject()?;
+    prepare()?;
+    let mut shown = Vec::new();
+    let (mut points, mut failures) = (0, 0);
+    for stage in stages {
+        let outcome = go_through(&mut subject, *stage, own)?;
+        for failure in &outcome.failures {
+            eprintln!("{stage:?}: {failure}");
+        }
+        points += outcome.points;
+        failures += outcome.failures.len();
+        let Outcome { points, refused, done, kept, failures } = outcome;
+        eprintln!("{stage:?}: {points} points, {refused} refused, {done} done, {kept} kept");
+        shown.push(format!(
+            r#"{{"stage":"{stage:?}","points":{points},"refused":{refused},"done":{done},"kept":{kept},"failures":{}}}"#,
+            failures.len()
+        ));
+    }
+    let shown = shown.join(",");
+    println!(r#"{{"fault_points":{points},"fault_failures":{failures},"stages":[{shown}]}}"#);
+    Ok(())
+}
+
+/// Sleeping allocations shall fail too, of any size, and without a word.
+fn prepare() -> Result<()> {
+    for (file, value) in [
+        ("failslab/ignore-gfp-wait", "N"),
+        ("failslab/verbose", "0"),
+        ("fail_page_alloc/ignore-gfp-wait", "N"),
+        ("fail_page_alloc/ignore-gfp-highmem", "N"),
+        ("fail_page_alloc/min-order", "0"),
+        ("fail_page_alloc/verbose", "0"),
+        ("fail_function/verbose", "0"),
+    ] {
+        set(file, value)?;
+    }
+    Ok(())
+}
+
+fn set(file: &str, value: &str) -> Result<()> {
+    let path = Path::new(DEBUG).join(file);
+    std::fs::write(&path, value).with_context(|| format!("cannot set {}", path.display()))
+}
+
+fn go_through(subject: &mut Subject, stage: Stage, own: bool) -> Result<Outcome> {
+    let about_dynamos = matches!(stage, Stage::DynamosLoad | Stage::DynamosUnload);
+    if !about_dynamos {
+        reach(subject, None)?;
+        subject.insert_dynamos().context("dynamos.ko")?;
+        mark(subject)?;
+    }
+    only_below_dynamos(own && !about_dynamos)?;
+    let mut outcome = Outcome::default();
+    for number in 1.. {
+        before(subject, stage).with_context(|| format!("{stage:?}: before point {number}"))?;
+        let nth = Nth::arm(number)?;
+        let result = operate(subject, stage);
+        if !nth.disarm()? {
+            ensure!(result.is_ok(), "{stage:?} fails without a fault: {result:?}");
+            break;
+        }
+        outcome.points += 1;
+        if let Err(error) = judge(subject, stage, result, &mut outcome) {
+            outcome.failures.push(format!("point {number}: {result:?}, {error:#}"));
+        }
+    }
+    only_below_dynamos(false)?;
+    set("fail_function/inject", "")?;
+    reach(subject, None)?;
+    subject.rebase()?;
+    Ok(outcome)
+}
+
+/// Every function of dynamos.ko that may be made to fail, shall be.
+fn mark(subject: &mut Subject) -> Result<()> {
+    let list = std::fs::read_to_string(Path::new(DEBUG).join("error_injection/list"))
+        .context("cannot read which functions may fail")?;
+    let names = list.lines().filter_map(|line| line.split_whitespace().next());
+    let mut ours = 0;
+    for name in names.filter(|name| name.starts_with("dynamos_shim_")) {
+        set("fail_function/inject", name)?;
+        ours += 1;
+    }
+    ensure!(ours > 0, "no function of dynamos.ko may be made to fail");
+    subject.rebase()
+}
+
+/// Only what has dynamos.ko on the stack, or everything.
+fn only_below_dynamos(only: bool) -> Result<()> {
+    let (mut start, mut end) = (0, u64::MAX);
+    if only {
+        let text = std::fs::read_to_string("/sys/module/dynamos/sections/.text")
+            .context("where is dynamos.ko?")?;
+        start = u64::from_str_radix(text.trim().trim_start_matches("0x"), 16)
+            .with_context(|| format!("an address: {text:?}"))?;
+        let size = std::fs::read_to_string("/sys/module/dynamos/coresize")
+            .context("how large is dynamos.ko?")?;
+        end = start + size.trim().parse::<u64>().context("the size of dynamos.ko")?;
+    }
+    for attribute in ["failslab", "fail_page_alloc", "fail_function"] {
+        set(&format!("{attribute}/require-end"), &format!("{end:#x}"))?;
+        set(&format!("{attribute}/require-start"), &format!("{start:#x}"))?;
+    }
+    Ok(())
+}
+
+/// Brings the kernel to where the stage begins.
+fn before(subject: &Subject, stage: Stage) -> Result<()> {
+    reach(
+        subject,
+        match stage {
+            Stage::DynamosLoad => None,
+            Stage::Load | Stage::DynamosUnload => Some(At::Absent),
+            Stage::Revert => Some(At::Active),
+            Stage::Enable | Stage::Unload => Some(At::Reverted),
+        },
+    )
+}
+
+/// Goes to a state without faults; `None` is without dynamos.ko.
+fn reach(subject: &Subject, wanted: Option<At>) -> Result<()> {
+    for _ in 0..6 {
+        let at = subject.at()?;
+        match (subject.has_dynamos(), &wanted) {
+            (false, None) => return Ok(()),
+            (true, Some(wanted)) if at == *wanted => return Ok(()),
+            (false, Some(_)) => subject.insert_dynamos().context("dynamos.ko")?,
+            (true, None) if at == At::Absent => subject.remove_dynamos().context("dynamos.ko")?,
+            (true, wanted) => match (at, wanted) {
+                (At::Absent, _) => subject.insert().context("load")?,
+                (At::Reverted, Some(At::Active)) => subject.enable(true).context("enable")?,
+                (At::Reverted, _) => subject.remove().context("unload")?,
+                (At::Active | At::Reverting, _) => subject.enable(false).context("revert")?,
+            },
+        }
+    }
+    bail!("{wanted:?} is not reached; the update is {:?}", subject.at()?)
+}
+
+fn operate(subject: &Subject, stage: Stage) -> nix::Result<()> {
+    match stage {
+        Stage::DynamosLoad => subject.insert_dynamos(),
+        Stage::Load => subject.insert(),
+        Stage::Revert => subject.enable(false),
+        Stage::Enable => subject.enable(true),
+        Stage::Unload => subject.remove(),
+        Stage::DynamosUnload => subject.remove_dynamos(),
+    }
+}
+
+/// Where the kernel must be, by the operation's own answer.
+fn judge(
+    subject: &Subject,
+    stage: Stage,
+    result: nix::Result<()>,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let at = subject.at()?;
+    let dynamos = subject.has_dynamos();
+    let (old, new) = match stage {
+        Stage::DynamosLoad => ((At::Absent, false), (At::Absent, true)),
+        Stage::Load => ((At::Absent, true), (At::Active, true)),
+        Stage::Revert => ((At::Active, true), (At::Reverted, true)),
+        Stage::Enable => ((At::Reverted, true), (At::Active, true)),
+        Stage::Unload => ((At::Reverted, true), (At::Absent, true)),
+        Stage::DynamosUnload => ((At::Absent, true), (At::Absent, false)),
+    };
+    if at == At::Reverting {
+        // Edition 0 runs, and the update says that it could not let go: the next try must.
+        subject.enable(false).context("it is kept, and the next revert fails too")?;
+        ensure!(subject.at()? == At::Reverted, "it is kept after the next revert too");
+        outcome.kept += 1;
+        return Ok(());
+    }
+    let (wanted, counted) = match result {
+        Ok(()) => (new, &mut outcome.done),
+        Err(_) => (old, &mut outcome.refused),
+    };
+    ensure!(
+        (at.clone(), dynamos) == wanted,
+        "the update is {at:?}, dynamos.ko is there: {dynamos}"
+    );
+    *counted += 1;
+    Ok(())
+}
+
+/// Makes the N-th point of this task fail.
+struct Nth(File);
+
+impl Nth {
+    fn arm(number: u32) -> Result<Nth> {
+        let path = format!("/proc/self/task/{}/fail-nth", nix::unistd::gettid());
+        let mut file = File::options().read(true).write(true).open(path).context("no fail-nth")?;
+        file.write_all(number.to_string().as_bytes()).context("cannot arm fail-nth")?;
+        Ok(Nth(file))
+    }
+
+    /// Whether something failed. The file is open already: nothing is allocated before it is read.
+    fn disarm(self) -> Result<bool> {
+        let mut left = [0; 16];
+        let length = self.0.read_at(&mut left, 0).context("cannot read fail-nth")?;
+        self.0.write_all_at(b"0", 0).context("cannot disarm fail-nth")?;
+        let left = String::from_utf8_lossy(left.get(..length).unwrap_or_default()).into_owned();
+        let left = left.trim().parse::<u32>().with_context(|| format!("fail-nth is {left:?}"))?;
+        Ok(left == 0)
+    }
+}

@@ -1,0 +1,149 @@
+//! What the driver does to the kernel, and how it finds out where an update is.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
+
+/// Every function that ftrace has redirected.
+const REDIRECTED: &str = "/sys/kernel/tracing/enabled_functions";
+
+/// How long a module may stay in use after somebody let go of it.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// An update and dynamos.ko beside it.
+pub struct Subject {
+    update: File,
+    dynamos: File,
+    name: String,
+    /// What ftrace had redirected before anything was loaded.
+    before: String,
+    /// How many functions the update replaces.
+    functions: usize,
+}
+
+/// Where an update is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum At {
+    /// Its module is not there.
+    Absent,
+    /// Every function is redirected and behaves so.
+    Active,
+    /// The module is there, and no function is redirected.
+    Reverted,
+    /// Kept, because the kernel did not let go of a redirection; edition 0 runs.
+    Reverting,
+}
+
+impl Subject {
+    /// The update in `dir`, whose module is called `name` and replaces `functions` functions.
+    pub fn open(dir: &Path, name: &str, functions: usize) -> Result<Subject> {
+        let open = |file: &str| {
+            File::open(dir.join(file)).with_context(|| format!("cannot open the update's {file}"))
+        };
+        Ok(Subject {
+            update: open("update.ko")?,
+            dynamos: open("dynamos.ko")?,
+            name: name.to_owned(),
+            before: redirected()?,
+            functions,
+        })
+    }
+
+    /// Takes what ftrace redirects now for what it redirects without the update.
+    pub fn rebase(&mut self) -> Result<()> {
+        self.before = redirected()?;
+        Ok(())
+    }
+
+    pub fn insert_dynamos(&self) -> nix::Result<()> {
+        finit_module(&self.dynamos, c"", ModuleInitFlags::empty())
+    }
+
+    pub fn remove_dynamos(&self) -> nix::Result<()> {
+        remove("dynamos")
+    }
+
+    pub fn insert(&self) -> nix::Result<()> {
+        finit_module(&self.update, c"", ModuleInitFlags::empty())
+    }
+
+    pub fn remove(&self) -> nix::Result<()> {
+        remove(&self.name)
+    }
+
+    /// Writes the `enabled` file.
+    pub fn enable(&self, on: bool) -> nix::Result<()> {
+        let file = File::options().write(true).open(self.file("enabled"));
+        let written = file.and_then(|mut file| file.write_all(if on { b"1" } else { b"0" }));
+        written.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(Errno::EIO as i32)))
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        Path::new("/sys/kernel/dynamos").join(&self.name).join(name)
+    }
+
+    /// Whether dynamos.ko is there.
+    pub fn has_dynamos(&self) -> bool {
+        Path::new("/sys/module/dynamos").is_dir()
+    }
+
+    /// Finds out, by what the kernel shows and by what it does; everything must agree.
+    pub fn at(&self) -> Result<At> {
+        let now = redirected()?;
+        // Below a function's own line, indented, may be where it goes to.
+        let functions = now.lines().filter(|line| !line.starts_with(char::is_whitespace));
+        let ours = functions.filter(|line| !self.before.lines().any(|old| old == *line)).count();
+        let new_behaviour = behaves_as_updated()?;
+        let there = Path::new("/sys/module").join(&self.name).is_dir();
+        let said = std::fs::read_to_string(self.file("state")).ok();
+        let said = said.as_deref().map(str::trim);
+        let shown = (there, said, ours, new_behaviour);
+        match shown {
+            (false, None, 0, false) => {
+                ensure!(now == self.before, "ftrace shows {now:?} instead of {:?}", self.before);
+                Ok(At::Absent)
+            }
+            (true, Some("active"), ours, true) if ours == self.functions => Ok(At::Active),
+            (true, Some("reverted"), 0, false) => Ok(At::Reverted),
+            (true, Some("reverting"), _, false) => Ok(At::Reverting),
+            _ => {
+                bail!("neither as before nor active: (module, state, redirected, new) = {shown:?}")
+            }
+        }
+    }
+}
+
+/// A pipe's size: the update adds one to it.
+fn behaves_as_updated() -> Result<bool> {
+    let (reader, _writer) = std::io::pipe().context("cannot make a pipe")?;
+    match fcntl(&reader, FcntlArg::F_GETPIPE_SZ).context("F_GETPIPE_SZ")? {
+        65_536 => Ok(false),
+        65_537 => Ok(true),
+        other => bail!("a pipe has the size {other}"),
+    }
+}
+
+fn redirected() -> Result<String> {
+    std::fs::read_to_string(REDIRECTED).with_context(|| format!("cannot read {REDIRECTED}"))
+}
+
+/// Tries for a while: a reader of a module's files keeps it in use for a moment.
+fn remove(name: &str) -> nix::Result<()> {
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    let start = Instant::now();
+    loop {
+        match delete_module(&name, DeleteModuleFlags::O_NONBLOCK) {
+            Err(Errno::EAGAIN | Errno::EWOULDBLOCK) if start.elapsed() < SETTLE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `stress` and `faults`: many rounds of an update's life under load, and a failure at every point of one.
+
+mod faults;
+mod kernel;
+mod loads;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use nix::errno::Errno;
+
+use kernel::{At, Subject};
+use loads::Loads;
+
+pub use faults::{Stage, faults};
+
+/// What is loaded.
+#[derive(Debug, Args)]
+pub struct What {
+    /// The update's directory, with dynamos.ko in it.
+    update: PathBuf,
+    /// The name of its module.
+    #[arg(long)]
+    name: String,
+    /// How many functions it replaces.
+    #[arg(long)]
+    functions: usize,
+}
+
+impl What {
+    fn subject(&self) -> Result<Subject> {
+        Subject::open(&self.update, &self.name, self.functions)
+    }
+}
+
+/// How many rounds pass between two lines on the console.
+const SHOWN: u32 = 10;
+
+/// How often a switch that found a task in the way is tried again.
+const TRIES: u32 = 20;
+
+/// Runs `rounds` rounds with all loads going, and prints a JSON object.
+pub fn stress(what: &What, rounds: u32, dir: &Path) -> Result<()> {
+    let subject = what.subject()?;
+    let loads = Loads::start(dir)?;
+    let start = Instant::now();
+    let mut held_up = 0;
+    let mut done = Ok(());
+    let mut completed = 0;
+    for number in 1..=rounds {
+        done = round(&subject, &mut held_up).with_context(|| format!("round {number}"));
+        if done.is_err() {
+            break;
+        }
+        completed = number;
+        if number % SHOWN == 0 {
+            eprintln!("{number} rounds, {} s", start.elapsed().as_secs());
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let tallies = loads.stop()?;
+    done?;
+    let each: Vec<String> = tallies
+        .iter()
+        .map(|tally| {
+            let loads::Tally { name, operations, bytes, lost } = tally;
+            format!(
+                r#"{{"name":"{name}","operations":{operations},"bytes":{bytes},"lost":{lost}}}"#
+            )
+        })
+        .collect();
+    let lost: u64 = tallies.iter().map(|tally| tally.lost).sum();
+    let each = each.join(",");
+    println!(
+        r#"{{"rounds":{completed},"seconds":{seconds:.1},"held_up":{held_up},"bytes_lost":{lost},"loads":[{each}]}}"#
+    );
+    Ok(())
+}
+
+/// One life of dynamos.ko and of the update.
+fn round(subject: &Subject, held_up: &mut u32) -> Result<()> {
+    let is = |wanted: At, after: &str| -> Result<()> {
+        let at = subject.at().with_context(|| format!("after {after}"))?;
+        ensure!(at == wanted, "{at:?} instead of {wanted:?} after {after}");
+        Ok(())
+    };
+    subject.insert_dynamos().context("dynamos.ko")?;
+    patiently(held_up, || subject.insert()).context("load")?;
+    is(At::Active, "load")?;
+    policies(subject)?;
+    patiently(held_up, || subject.enable(false)).context("revert")?;
+    is(At::Reverted, "revert")?;
+    patiently(held_up, || subject.enable(true)).context("enable")?;
+    is(At::Active, "enable")?;
+    patiently(held_up, || subject.enable(false)).context("second revert")?;
+    subject.remove().context("unload")?;
+    is(At::Absent, "unload")?;
+    subject.remove_dynamos().context("unload of dynamos.ko")
+}
+
+/// POLICY CHANGES GO HERE, once an update has a `policy` file (see docs/policies.md): set two policies one after
+/// the other and remove them, each while the loads run.
+fn policies(subject: &Subject) -> Result<()> {
+    let _ = subject;
+    Ok(())
+}
+
+/// A switch may find a task in its way until its time is up; nothing has happened then.
+fn patiently(held_up: &mut u32, change: impl Fn() -> nix::Result<()>) -> nix::Result<()> {
+    for _ in 0..TRIES {
+        match change() {
+            Err(Errno::EBUSY | Errno::ETIMEDOUT | Errno::EAGAIN) => *held_up += 1,
+            other => return other,
+        }
+    }
+    change()
+}
+
+/// Looks for leaks now; the ones of before are forgotten by `clear`. Prints how many there are; what they are
+/// goes to the console.
+pub fn leaks() -> Result<()> {
+    const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+    let scan = || std::fs::write(KMEMLEAK, "scan").context("cannot scan for leaks");
+    // What was allocated within the last 5 s is not reported (MSECS_MIN_AGE).
+    std::thread::sleep(Duration::from_secs(6));
+    scan()?;
+    std::thread::sleep(Duration::from_secs(2));
+    scan()?;
+    let found = std::fs::read_to_string(KMEMLEAK).context("cannot read the leaks")?;
+    eprint!("{found}");
+    println!("{}", found.lines().filter(|line| line.starts_with("unreferenced object")).count());
+    Ok(())
+}
