@@ -13,7 +13,10 @@ use crate::lines::{Debug, Reader};
 use crate::load::Elf;
 use crate::object_file::Object;
 
+mod abbreviations;
+mod index;
 mod read;
+mod scan;
 
 /// What a type is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -162,8 +165,17 @@ pub fn compare(a: &Object<'_>, b: &Object<'_>) -> Result<(Vec<LayoutChange>, Opt
             return Ok((Vec::new(), Some(format!("{side} has no DWARF (.debug_info)"))));
         }
     }
-    let (old, new) = rayon::join(|| types(&a.elf), || types(&b.elf));
-    Ok((compare_types(&old?, &new?), None))
+    let (old, new) = (Debug::load(&a.elf)?, Debug::load(&b.elf)?);
+    Ok((compare_debug((&a.elf.name, &old), (&b.elf.name, &new))?, None))
+}
+
+/// Compares the types of two images, each given with the name that errors call it. The same as comparing all
+/// their [`types`], but only those that differ are ever built.
+pub fn compare_debug(old: (&str, &Debug<'_>), new: (&str, &Debug<'_>)) -> Result<Vec<LayoutChange>> {
+    let (dwarf, other) = (old.1.dwarf(), new.1.dwarf());
+    let index = index::Index::build(old.0, &dwarf)?;
+    let (old, new) = index.differing(&index::Index::build(new.0, &other)?)?;
+    Ok(compare_types(&old, &new))
 }
 
 /// Compares two sets of types.
