@@ -1,7 +1,10 @@
 //! Linked images (`vmlinux`): no relocations are left, so code is compared by what its operands point at.
 
+mod functions;
 mod load;
+mod names;
 
+pub use functions::{FunctionVerdict, functions};
 pub use load::{Image, Placed, Symbol, is_linked};
 
 use crate::error::Result;
