@@ -6,6 +6,7 @@
 
 mod assemble;
 mod background;
+mod binaries;
 mod build;
 mod candidates;
 mod changes;

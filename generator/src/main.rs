@@ -14,7 +14,11 @@ use dynamos_generator::{Request, Spec, report};
 /// that names one is enough), a kernel source tree, or a git revision of --repo. V2 may also be a patch file,
 /// which is applied to V1.
 ///
-/// Exit codes: 0 an update was made, 1 nothing to do, 2 error, 3 refused (plan.json and review.md say why).
+/// Both may be built files instead, which are compared and reported: an object, module or vmlinux, a build directory,
+/// a directory of modules and images, deb-dbg:VERSION (Debian's package with debug information) or
+/// deb-dbg:VERSION/FILE (one file of it, e.g. vmlinux or ext4.ko).
+///
+/// Exit codes: 0 an update was made, or built files differ, 1 nothing to do, 2 error, 3 refused (plan.json and review.md say why).
 #[derive(Debug, Parser)]
 #[command(name = "dynamos-diff", version, max_term_width = 100)]
 struct Cli {

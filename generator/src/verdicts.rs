@@ -136,14 +136,10 @@ impl Rows<'_> {
     }
 
     fn function(&mut self, function: &FunctionVerdict) {
-        let verdict = match function.verdict {
-            Verdict::Unchanged => return,
-            Verdict::Changed => "changed",
-            Verdict::New => "new",
-            Verdict::Removed => "removed",
-            Verdict::Renamed => "renamed",
-            Verdict::Refused => "refused",
-        };
+        if function.verdict == Verdict::Unchanged {
+            return;
+        }
+        let verdict = function_verdict(function.verdict);
         self.plan.functions.push(FunctionPlan {
             name: function.old_name.clone().unwrap_or_else(|| function.name.clone()),
             object: self.object.into(),
@@ -159,22 +155,9 @@ impl Rows<'_> {
     }
 
     fn data(&mut self, data: &DataVerdict) {
-        let verdict = match data.change {
-            DataChange::Unchanged => return,
-            DataChange::Changed => "changed",
-            DataChange::Resized => "resized",
-            DataChange::New => "new",
-            DataChange::Removed => "removed",
-        };
-        if data.kind == DataKind::Discarded {
-            return;
-        }
-        self.plan.data.push(DataPlan {
-            name: data.name.clone(),
-            object: self.object.into(),
-            verdict: verdict.into(),
-            reason: data.reason.clone(),
-        });
+        let Some(row) = data_verdict(data, self.object) else { return };
+        let verdict = row.verdict.clone();
+        self.plan.data.push(row);
         let differs = matches!(data.change, DataChange::Changed | DataChange::Resized);
         let takes_part = matches!(
             data.kind,
@@ -239,8 +222,37 @@ impl Rows<'_> {
     }
 }
 
+/// The plan's word for a verdict.
+pub fn function_verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Unchanged => "unchanged",
+        Verdict::Changed => "changed",
+        Verdict::New => "new",
+        Verdict::Removed => "removed",
+        Verdict::Renamed => "renamed",
+        Verdict::Refused => "refused",
+    }
+}
+
+/// The plan's row for a variable or constant, if it differs and gets into the kernel.
+pub fn data_verdict(data: &DataVerdict, object: &str) -> Option<DataPlan> {
+    let verdict = match data.change {
+        DataChange::Unchanged => return None,
+        DataChange::Changed => "changed",
+        DataChange::Resized => "resized",
+        DataChange::New => "new",
+        DataChange::Removed => "removed",
+    };
+    (data.kind != DataKind::Discarded).then(|| DataPlan {
+        name: data.name.clone(),
+        object: object.into(),
+        verdict: verdict.into(),
+        reason: data.reason.clone(),
+    })
+}
+
 /// The word that JSON has for it.
-fn spelled(value: &impl serde::Serialize) -> String {
+pub fn spelled(value: &impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => "unknown".into(),
@@ -248,7 +260,7 @@ fn spelled(value: &impl serde::Serialize) -> String {
 }
 
 /// What differs in a type: its size, then its members.
-fn layout_reason(layout: &LayoutChange) -> String {
+pub fn layout_reason(layout: &LayoutChange) -> String {
     let mut parts = Vec::new();
     if let ([old], [new]) = (layout.old.as_slice(), layout.new.as_slice()) {
         if old.size != new.size {
