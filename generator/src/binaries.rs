@@ -24,6 +24,15 @@ use crate::report::Reporter;
 use crate::run::Request;
 use crate::verdicts::{data_verdict, function_verdict, layout_reason, spelled};
 
+/// A part of the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Only {
+    /// Types.
+    Layouts,
+    /// Functions and data.
+    Functions,
+}
+
 /// What was found out about one pair of files.
 #[derive(Debug, Default)]
 struct Found {
@@ -70,7 +79,7 @@ pub fn run(request: &Request, reporter: &Reporter) -> Result<Plan> {
         .map(|(name, old, new)| {
             anyhow::ensure!(!crate::interrupted(), "interrupted");
             let shown = if name.is_empty() { file_name(new) } else { (*name).to_owned() };
-            let found = compare(&shown, old, new);
+            let found = compare(&shown, old, new, request.only);
             Ok((shown, found))
         })
         .collect::<Result<_>>()?;
@@ -131,7 +140,7 @@ fn finish(plan: &mut Plan) {
 }
 
 /// Compares one pair of files; nothing if there is nothing to compare.
-fn compare(name: &str, old: &Path, new: &Path) -> Result<Option<Found>> {
+fn compare(name: &str, old: &Path, new: &Path, only: Option<Only>) -> Result<Option<Found>> {
     let failed = |path: &Path| format!("cannot read {}", path.display());
     if identical(old, new).with_context(|| failed(new))? || find::is_composite(new) {
         return Ok(None);
@@ -147,11 +156,13 @@ fn compare(name: &str, old: &Path, new: &Path) -> Result<Option<Found>> {
             name,
             &Image::parse(x.bytes(), &names.0)?,
             &Image::parse(y.bytes(), &names.1)?,
+            only,
         )?,
         (false, false) => objects(
             name,
             &Object::parse(x.bytes(), &names.0)?,
             &Object::parse(y.bytes(), &names.1)?,
+            only,
         )?,
         _ => bail!("{name}: one side is a linked image, the other a relocatable object"),
     }))
@@ -180,10 +191,21 @@ fn identical(old: &Path, new: &Path) -> std::io::Result<bool> {
     }
 }
 
-fn images(name: &str, old: &Image<'_>, new: &Image<'_>) -> Result<Found> {
+fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> Result<Found> {
+    for (image, side) in [(old, "V1"), (new, "V2")] {
+        if image.symbols.is_empty() && only != Some(Only::Layouts) {
+            bail!("{name}: {side} is stripped (no symbol table): functions cannot be told apart");
+        }
+    }
     let mut found = Found::default();
-    let (functions, layouts) =
-        rayon::join(|| image::functions(old, new), || image::layouts(old, new));
+    let functions = match only {
+        Some(Only::Layouts) => Vec::new(),
+        _ => image::functions(old, new),
+    };
+    let layouts = match only {
+        Some(Only::Functions) => Ok((Vec::new(), None)),
+        _ => image::layouts(old, new),
+    };
     found.compared = functions.len();
     for function in functions.into_iter().filter(|f| f.verdict != Verdict::Unchanged) {
         let object =
@@ -200,16 +222,28 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>) -> Result<Found> {
     found.layouts(name, &layouts, unknown);
     let comment = |i: &Image<'_>| compilers(i.section(".comment").map(|s| &*s.section.data));
     found.compilers(&comment(old), &comment(new));
-    for (image, side) in [(old, "V1"), (new, "V2")] {
-        if image.symbols.is_empty() {
-            bail!("{name}: {side} is stripped (no symbol table): functions cannot be told apart");
-        }
-    }
     Ok(found)
 }
 
-fn objects(name: &str, old: &Object<'_>, new: &Object<'_>) -> Result<Found> {
-    let comparison = Pair::compare(old, new)?;
+fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -> Result<Found> {
+    for (object, side) in [(old, "V1"), (new, "V2")] {
+        if object.elf.symbols.len() <= 1 && !object.elf.sections.is_empty() {
+            bail!("{name}: {side} is stripped (no symbol table): functions cannot be told apart");
+        }
+    }
+    let mut comparison = Pair::compare(old, new)?;
+    match only {
+        Some(Only::Layouts) => {
+            comparison.functions.clear();
+            comparison.data.clear();
+            comparison.sections.clear();
+        }
+        Some(Only::Functions) => {
+            comparison.layouts.clear();
+            comparison.layouts_unknown = None;
+        }
+        None => {}
+    }
     let mut found = Found { compared: comparison.functions.len(), ..Found::default() };
     for function in comparison.functions.iter().filter(|f| f.verdict != Verdict::Unchanged) {
         // What cannot be redirected has changed all the same; no update is made here.
@@ -237,11 +271,6 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>) -> Result<Found> {
     }
     let comment = |o: &Object<'_>| compilers(o.elf.section_by_name(".comment").map(|s| &*s.1.data));
     found.compilers(&comment(old), &comment(new));
-    for (object, side) in [(old, "V1"), (new, "V2")] {
-        if object.elf.symbols.len() <= 1 {
-            bail!("{name}: {side} is stripped (no symbol table): functions cannot be told apart");
-        }
-    }
     Ok(found)
 }
 

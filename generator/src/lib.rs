@@ -27,6 +27,7 @@ mod unit;
 mod validate;
 mod verdicts;
 
+pub use binaries::Only;
 pub use input::Spec;
 pub use plan::Plan;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use dynamos_generator::{Request, Spec, report};
+use dynamos_generator::{Only, Request, Spec, report};
 
 /// Makes a live update of a running kernel from the difference of two kernels.
 ///
@@ -41,6 +41,9 @@ struct Cli {
     /// Compare and report, but do not build a module.
     #[arg(long)]
     report_only: bool,
+    /// Of built files compare only this.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    only: Option<Only>,
     /// The most objects to compare because a header changed; with more, the header is refused.
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_objects: usize,
@@ -91,6 +94,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         name: cli.name,
         output: cli.output,
         report_only: cli.report_only,
+        only: cli.only,
         max_objects: cli.max_objects,
         jobs: cli.jobs,
         cache: cli.cache,
