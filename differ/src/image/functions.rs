@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, OpKind, Register};
+use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, Mnemonic, OpKind, Register};
 use object::elf;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -23,6 +23,12 @@ pub struct FunctionVerdict {
     /// Why, in words.
     pub reason: String,
 }
+
+/// Where the kernel is linked to (`__START_KERNEL_map`).
+const KERNEL: u64 = 0xffff_ffff_8000_0000;
+
+/// Tables of pointers to tables go no deeper than this.
+const MAX_DEPTH: usize = 3;
 
 /// A function: index of its best symbol.
 type Id = u32;
@@ -193,7 +199,9 @@ fn address_in(instruction: &Instruction) -> Option<u64> {
     } else if instruction.is_ip_rel_memory_operand() {
         Some(instruction.ip_rel_memory_address())
     } else {
-        None
+        let immediates = (0..instruction.op_count()).filter_map(|i| instruction.try_immediate(i).ok());
+        let mut numbers = immediates.chain([instruction.memory_displacement64()]);
+        numbers.find(|number| *number >= KERNEL && *number < u64::MAX - 0xff_ffff)
     }
 }
 
@@ -271,13 +279,16 @@ fn instruction(
             (offset < side.bytes.len() as u64).then_some(offset)
         };
         return match (inside(a, p), inside(b, q)) {
-            (None, None) => same(a.names, p, b.names, q, 0, pairs),
+            (None, None) => {
+                same(a.names, p, b.names, q, 0, pairs)
+                    || same_aside(a.names, p, b.names, q, pairs)
+            }
             (p, q) => p == q,
         };
     }
     if i.is_ip_rel_memory_operand() {
         let (p, q) = (i.ip_rel_memory_address(), j.ip_rel_memory_address());
-        let width = if i.mnemonic() == iced_x86::Mnemonic::Lea { 0 } else { width };
+        let width = if i.mnemonic() == Mnemonic::Lea { 0 } else { width };
         if !same(a.names, p, b.names, q, width, pairs) {
             return false;
         }
@@ -291,10 +302,41 @@ fn instruction(
     } else if i.memory_displacement64() != j.memory_displacement64() {
         return false;
     }
+    // A mask may look like an address.
+    let mask = matches!(
+        i.mnemonic(),
+        Mnemonic::Test | Mnemonic::And | Mnemonic::Or | Mnemonic::Xor
+    );
     (0..i.op_count()).all(|operand| match i.try_immediate(operand) {
+        Ok(p) if mask => j.try_immediate(operand).is_ok_and(|q| p == q),
         Ok(p) => j.try_immediate(operand).is_ok_and(|q| number(a, p, b, q, 0, pairs)),
         Err(_) => true,
     })
+}
+
+/// Whether two jumps lead to the same code that no symbol names: the kernel's `static_cpu_has` moves its test of a
+/// bit out of the way, to `.altinstr_aux`, from where it jumps back.
+fn same_aside(a: &Names<'_, '_>, p: u64, b: &Names<'_, '_>, q: u64, pairs: &mut Pairs) -> bool {
+    const LONGEST: usize = 64;
+    let side = |names, start| -> Option<Side<'_, '_, '_>> {
+        let Target::Anonymous(section) = Names::at(names, start) else { return None };
+        let code = names.image.sections.get(section as usize)?.section.is_exec();
+        let bytes: &[u8] = names.bytes(start);
+        code.then_some(Side { names, start, bytes: bytes.get(..LONGEST).unwrap_or(bytes) })
+    };
+    let (Some(a), Some(b)) = (side(a, p), side(b, q)) else { return false };
+    let (mut old, mut new) = (decoder(&a), decoder(&b));
+    while old.can_decode() && new.can_decode() {
+        let (i, j) = (old.decode(), new.decode());
+        let known = matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::Jne | Mnemonic::Jmp);
+        if !known || !instruction(&a, (&i, &old), &b, (&j, &new), pairs) {
+            return false;
+        }
+        if i.mnemonic() == Mnemonic::Jmp {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether two numbers mean the same: equal, unless they are addresses in the images.
@@ -358,8 +400,53 @@ fn same_symbol(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, pairs: &mut
         pairs.push((x, y));
         return true;
     }
-    let size = usize::try_from(s.size).unwrap_or(usize::MAX);
-    matches!((a.bytes(s.address).get(..size), b.bytes(t.address).get(..size)), (Some(x), Some(y)) if x == y)
+    same_content(a, s.address, b, t.address, s.size, 0)
+}
+
+/// Whether two constants are the same: words that point into the images by what is there.
+fn same_content(a: &Names<'_, '_>, p: u64, b: &Names<'_, '_>, q: u64, size: u64, depth: usize) -> bool {
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let (Some(x), Some(y)) = (a.bytes(p).get(..size), b.bytes(q).get(..size)) else { return false };
+    let (words, rest) = x.as_chunks::<8>();
+    let (others, more) = y.as_chunks::<8>();
+    rest == more
+        && words.iter().zip(others).all(|(x, y)| {
+            let (x, y) = (u64::from_le_bytes(*x), u64::from_le_bytes(*y));
+            if x < KERNEL || y < KERNEL {
+                return x == y;
+            }
+            match (a.at(x), b.at(y)) {
+                (Target::Number, Target::Number) => x == y,
+                (Target::Symbol(s, offset), Target::Symbol(t, other)) => {
+                    offset == other && same_pointee(a, s, b, t, depth + 1)
+                }
+                (Target::Anonymous(s), Target::Anonymous(t)) => {
+                    !a.writable(s)
+                        && !b.writable(t)
+                        && matches!((string_at(a, x), string_at(b, y)), (Some(x), Some(y)) if x == y)
+                }
+                _ => false,
+            }
+        })
+}
+
+/// Whether a constant points at the same symbol on both sides.
+fn same_pointee(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, depth: usize) -> bool {
+    let (Some(p), Some(q)) = (a.identities.get(x as usize), b.identities.get(y as usize)) else {
+        return false;
+    };
+    let (Some(s), Some(t)) = (a.image.symbols.get(x as usize), b.image.symbols.get(y as usize)) else {
+        return false;
+    };
+    let code = s.kind == elf::STT_FUNC;
+    p == q
+        && (!p.numbered
+            || code
+            || depth < MAX_DEPTH
+                && s.size == t.size
+                && !a.writable(s.section)
+                && !b.writable(t.section)
+                && same_content(a, s.address, b, t.address, s.size, depth))
 }
 
 /// The text at an address, if it looks like one.
