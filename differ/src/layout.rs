@@ -171,7 +171,10 @@ pub fn compare(a: &Object<'_>, b: &Object<'_>) -> Result<(Vec<LayoutChange>, Opt
 
 /// Compares the types of two images, each given with the name that errors call it. The same as comparing all
 /// their [`types`], but only those that differ are ever built.
-pub fn compare_debug(old: (&str, &Debug<'_>), new: (&str, &Debug<'_>)) -> Result<Vec<LayoutChange>> {
+pub fn compare_debug(
+    old: (&str, &Debug<'_>),
+    new: (&str, &Debug<'_>),
+) -> Result<Vec<LayoutChange>> {
     let (dwarf, other) = (old.1.dwarf(), new.1.dwarf());
     let index = index::Index::build(old.0, &dwarf)?;
     let (old, new) = index.differing(&index::Index::build(new.0, &other)?)?;

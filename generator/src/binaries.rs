@@ -19,7 +19,9 @@ use rayon::prelude::*;
 pub use find::{is_built, is_elf};
 
 use crate::output::Output;
-use crate::plan::{DataPlan, FunctionPlan, Kernels, LayoutPlan, ObjectPlan, Outcome, Plan, Refusal};
+use crate::plan::{
+    DataPlan, FunctionPlan, Kernels, LayoutPlan, ObjectPlan, Outcome, Plan, Refusal,
+};
 use crate::report::Reporter;
 use crate::run::Request;
 use crate::verdicts::{data_verdict, function_verdict, layout_reason, spelled};
@@ -60,11 +62,7 @@ pub fn run(request: &Request, reporter: &Reporter) -> Result<Plan> {
         );
     }
     let mut plan = Plan {
-        kernels: Kernels {
-            v1: request.v1.label(),
-            v2: request.v2.label(),
-            ..Kernels::default()
-        },
+        kernels: Kernels { v1: request.v1.label(), v2: request.v2.label(), ..Kernels::default() },
         ..Plan::default()
     };
     for (here, there, side) in [(&old, &new, "V1"), (&new, &old, "V2")] {
@@ -96,7 +94,8 @@ pub fn run(request: &Request, reporter: &Reporter) -> Result<Plan> {
             )),
         }
     }
-    plan.notes.push(format!("{skipped} of {} pairs are identical or only link others", pairs.len()));
+    plan.notes
+        .push(format!("{skipped} of {} pairs are identical or only link others", pairs.len()));
     finish(&mut plan);
     reporter.phase("write", "writing the report");
     output.finish(&plan, "")?;
@@ -130,8 +129,7 @@ fn finish(plan: &mut Plan) {
     plan.layouts.retain(|l| {
         seen.insert((l.kind.clone(), l.name.clone(), l.verdict.clone(), l.reason.clone()))
     });
-    let differs =
-        !plan.functions.is_empty() || !plan.data.is_empty() || !plan.layouts.is_empty();
+    let differs = !plan.functions.is_empty() || !plan.data.is_empty() || !plan.layouts.is_empty();
     plan.outcome = match plan.outcome {
         Outcome::Refused => Outcome::Refused,
         _ if differs => Outcome::Differs,
@@ -208,8 +206,11 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> R
     };
     found.compared = functions.len();
     for function in functions.into_iter().filter(|f| f.verdict != Verdict::Unchanged) {
-        let object =
-            if function.file.is_empty() { name.to_owned() } else { format!("{name} ({})", function.file) };
+        let object = if function.file.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{name} ({})", function.file)
+        };
         found.functions.push(FunctionPlan {
             name: function.name,
             object,

@@ -136,7 +136,8 @@ pub fn summary(plan: &Plan, output: &Path, report_only: bool) {
             let changed = |verdict: &&str, list: &[(&str, usize)]| -> usize {
                 list.iter().filter(|(v, _)| v == verdict).map(|(_, n)| n).sum()
             };
-            let functions: Vec<_> = plan.functions.iter().map(|f| (f.verdict.as_str(), 1)).collect();
+            let functions: Vec<_> =
+                plan.functions.iter().map(|f| (f.verdict.as_str(), 1)).collect();
             let layouts: Vec<_> = plan.layouts.iter().map(|l| (l.verdict.as_str(), 1)).collect();
             for (what, list) in [("functions", functions), ("types", layouts)] {
                 let counts: Vec<_> = ["changed", "added", "new", "removed", "renamed"]
@@ -145,10 +146,13 @@ pub fn summary(plan: &Plan, output: &Path, report_only: bool) {
                     .filter(|(count, _)| *count > 0)
                     .map(|(count, verdict)| format!("{count} {verdict}"))
                     .collect();
-                let counts = if counts.is_empty() { "none differ".into() } else { counts.join(", ") };
+                let counts =
+                    if counts.is_empty() { "none differ".into() } else { counts.join(", ") };
                 println!("{what}: {counts}");
             }
-            println!("{output}/review.md and plan.json have the list. No update is made of built files.");
+            println!(
+                "{output}/review.md and plan.json have the list. No update is made of built files."
+            );
         }
         Outcome::NoChange => println!("Nothing to do: no code of this kernel differs."),
         Outcome::Refused => {

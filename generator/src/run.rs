@@ -49,7 +49,10 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     if request.v1.is_built() || request.v2.is_built() {
         return crate::binaries::run(request, reporter);
     }
-    anyhow::ensure!(request.only.is_none(), "--only is for built files; sources are always compared as a whole");
+    anyhow::ensure!(
+        request.only.is_none(),
+        "--only is for built files; sources are always compared as a whole"
+    );
     // Opening the cache may take a while: it removes what killed runs left.
     reporter.phase("provide", "providing both kernels");
     let output = Output::begin(&request.output)?;

@@ -39,7 +39,14 @@ impl Bench {
         let (path, input) = (self.path(name), self.path("file.c"));
         fs::write(&input, source).unwrap();
         let mut gcc = Command::new("gcc");
-        gcc.current_dir(self.0.path()).args(["-c", "-g", "-O2", "-mcmodel=kernel", "-fno-pic", "-fno-pie"]);
+        gcc.current_dir(self.0.path()).args([
+            "-c",
+            "-g",
+            "-O2",
+            "-mcmodel=kernel",
+            "-fno-pic",
+            "-fno-pie",
+        ]);
         gcc.args(["-fcf-protection=none", "file.c", "-o"]).arg(&path).args(more);
         assert!(gcc.status().unwrap().success());
         path
@@ -47,7 +54,10 @@ impl Bench {
 
     /// Links an image with `SOURCE` edited, and with so much data before it.
     fn image(&self, name: &str, edit: (&str, &str), shift: usize) -> PathBuf {
-        let first = format!("int {name}_first[{}] = {{1}}; int {name}_code(void) {{ return {shift}; }}\n", shift + 1);
+        let first = format!(
+            "int {name}_first[{}] = {{1}}; int {name}_code(void) {{ return {shift}; }}\n",
+            shift + 1
+        );
         let source = SOURCE.replace(edit.0, edit.1);
         let objects = [
             self.object(&format!("{name}-first.o"), &first, &[]),
@@ -56,7 +66,14 @@ impl Bench {
         ];
         let path = self.path(name);
         let mut ld = Command::new("ld");
-        ld.args(["-static", "-e", "f", "-Ttext=0xffffffff81000000", "-Tdata=0xffffffff82000000", "-o"]);
+        ld.args([
+            "-static",
+            "-e",
+            "f",
+            "-Ttext=0xffffffff81000000",
+            "-Tdata=0xffffffff82000000",
+            "-o",
+        ]);
         assert!(ld.arg(&path).args(&objects).status().unwrap().success());
         path
     }
@@ -118,7 +135,10 @@ fn operands_are_compared_by_what_they_point_at() {
     ] {
         let (v1, v2) = (bench.image("v1", SAME, 1), bench.image("v2", edit, 300));
         let plan = bench.plan(&v1, &v2, 0);
-        assert!(rows(&plan, "functions", "changed").contains(&function.to_owned()), "{edit:?}: {plan:#}");
+        assert!(
+            rows(&plan, "functions", "changed").contains(&function.to_owned()),
+            "{edit:?}: {plan:#}"
+        );
         assert!(rows(&plan, "layouts", "changed").is_empty());
     }
 }
@@ -197,7 +217,11 @@ fn what_has_nothing_in_common_is_an_error() {
     let bench = Bench::new();
     bench.object("v1/a.o", SOURCE, &[]);
     bench.object("v2/b.o", SOURCE, &[]);
-    bench.error(&bench.path("v1"), &bench.path("v2"), "no object, module or image is on both sides");
+    bench.error(
+        &bench.path("v1"),
+        &bench.path("v2"),
+        "no object, module or image is on both sides",
+    );
     let (object, image) = (bench.object("v1.o", SOURCE, &[]), bench.image("image", SAME, 1));
     bench.error(&object, &image, "one side is a linked image");
     bench.error(Path::new("deb:6.12.107"), &image, "give sources twice or built files twice");
@@ -213,7 +237,11 @@ fn build_directories_are_paired_by_path() {
         bench.object(&format!("{side}/fs/{side}.o"), SOURCE, &[]);
         // What `ld -r` made of others is not compared again.
         bench.object(&format!("{side}/fs/all.o"), &SOURCE.replace(change.0, change.1), &[]);
-        fs::write(bench.path(&format!("{side}/fs/.all.o.cmd")), "cmd_all.o := ld -m elf -r -o all.o main.o\n").unwrap();
+        fs::write(
+            bench.path(&format!("{side}/fs/.all.o.cmd")),
+            "cmd_all.o := ld -m elf -r -o all.o main.o\n",
+        )
+        .unwrap();
     }
     let (v1, v2) = (bench.path("v1"), bench.path("v2"));
     let plan = bench.plan(&v1, &v2, 0);

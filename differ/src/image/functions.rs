@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, Mnemonic, OpKind, Register,
+};
 use object::elf;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -91,7 +93,8 @@ struct Known {
 impl Known {
     fn check(&mut self, a: &Names<'_, '_>, b: &Names<'_, '_>, pairs: Pairs) -> Result<(), String> {
         for (x, y) in pairs {
-            let (forth, back) = (*self.forth.entry(x).or_insert(y), *self.back.entry(y).or_insert(x));
+            let (forth, back) =
+                (*self.forth.entry(x).or_insert(y), *self.back.entry(y).or_insert(x));
             if forth != y || back != x {
                 return Err(format!(
                     "uses {} where it used {}, which other functions know as another variable",
@@ -199,7 +202,8 @@ fn address_in(instruction: &Instruction) -> Option<u64> {
     } else if instruction.is_ip_rel_memory_operand() {
         Some(instruction.ip_rel_memory_address())
     } else {
-        let immediates = (0..instruction.op_count()).filter_map(|i| instruction.try_immediate(i).ok());
+        let immediates =
+            (0..instruction.op_count()).filter_map(|i| instruction.try_immediate(i).ok());
         let mut numbers = immediates.chain([instruction.memory_displacement64()]);
         numbers.find(|number| *number >= KERNEL && *number < u64::MAX - 0xff_ffff)
     }
@@ -246,7 +250,9 @@ fn instruction(
         (at, at + i.len())
     };
     let ((from, to), (from_b, to_b)) = (raw(a, i), raw(b, j));
-    let (Some(x), Some(y)) = (a.bytes.get(from..to), b.bytes.get(from_b..to_b)) else { return false };
+    let (Some(x), Some(y)) = (a.bytes.get(from..to), b.bytes.get(from_b..to_b)) else {
+        return false;
+    };
     if i.code() != j.code() || x.len() != y.len() {
         return false;
     }
@@ -280,8 +286,7 @@ fn instruction(
         };
         return match (inside(a, p), inside(b, q)) {
             (None, None) => {
-                same(a.names, p, b.names, q, 0, pairs)
-                    || same_aside(a.names, p, b.names, q, pairs)
+                same(a.names, p, b.names, q, 0, pairs) || same_aside(a.names, p, b.names, q, pairs)
             }
             (p, q) => p == q,
         };
@@ -303,10 +308,8 @@ fn instruction(
         return false;
     }
     // A mask may look like an address.
-    let mask = matches!(
-        i.mnemonic(),
-        Mnemonic::Test | Mnemonic::And | Mnemonic::Or | Mnemonic::Xor
-    );
+    let mask =
+        matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::And | Mnemonic::Or | Mnemonic::Xor);
     (0..i.op_count()).all(|operand| match i.try_immediate(operand) {
         Ok(p) if mask => j.try_immediate(operand).is_ok_and(|q| p == q),
         Ok(p) => j.try_immediate(operand).is_ok_and(|q| number(a, p, b, q, 0, pairs)),
@@ -387,7 +390,8 @@ fn same_symbol(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, pairs: &mut
     if p != q {
         return false;
     }
-    let (Some(s), Some(t)) = (a.image.symbols.get(x as usize), b.image.symbols.get(y as usize)) else {
+    let (Some(s), Some(t)) = (a.image.symbols.get(x as usize), b.image.symbols.get(y as usize))
+    else {
         return false;
     };
     if !p.numbered || s.kind == elf::STT_FUNC {
@@ -404,30 +408,36 @@ fn same_symbol(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, pairs: &mut
 }
 
 /// Whether two constants are the same: words that point into the images by what is there.
-fn same_content(a: &Names<'_, '_>, p: u64, b: &Names<'_, '_>, q: u64, size: u64, depth: usize) -> bool {
+fn same_content(
+    a: &Names<'_, '_>,
+    p: u64,
+    b: &Names<'_, '_>,
+    q: u64,
+    size: u64,
+    depth: usize,
+) -> bool {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let (Some(x), Some(y)) = (a.bytes(p).get(..size), b.bytes(q).get(..size)) else { return false };
     let (words, rest) = x.as_chunks::<8>();
     let (others, more) = y.as_chunks::<8>();
-    rest == more
-        && words.iter().zip(others).all(|(x, y)| {
-            let (x, y) = (u64::from_le_bytes(*x), u64::from_le_bytes(*y));
-            if x < KERNEL || y < KERNEL {
-                return x == y;
+    rest == more && words.iter().zip(others).all(|(x, y)| {
+        let (x, y) = (u64::from_le_bytes(*x), u64::from_le_bytes(*y));
+        if x < KERNEL || y < KERNEL {
+            return x == y;
+        }
+        match (a.at(x), b.at(y)) {
+            (Target::Number, Target::Number) => x == y,
+            (Target::Symbol(s, offset), Target::Symbol(t, other)) => {
+                offset == other && same_pointee(a, s, b, t, depth + 1)
             }
-            match (a.at(x), b.at(y)) {
-                (Target::Number, Target::Number) => x == y,
-                (Target::Symbol(s, offset), Target::Symbol(t, other)) => {
-                    offset == other && same_pointee(a, s, b, t, depth + 1)
-                }
-                (Target::Anonymous(s), Target::Anonymous(t)) => {
-                    !a.writable(s)
-                        && !b.writable(t)
-                        && matches!((string_at(a, x), string_at(b, y)), (Some(x), Some(y)) if x == y)
-                }
-                _ => false,
+            (Target::Anonymous(s), Target::Anonymous(t)) => {
+                !a.writable(s)
+                    && !b.writable(t)
+                    && matches!((string_at(a, x), string_at(b, y)), (Some(x), Some(y)) if x == y)
             }
-        })
+            _ => false,
+        }
+    })
 }
 
 /// Whether a constant points at the same symbol on both sides.
@@ -435,7 +445,8 @@ fn same_pointee(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, depth: usi
     let (Some(p), Some(q)) = (a.identities.get(x as usize), b.identities.get(y as usize)) else {
         return false;
     };
-    let (Some(s), Some(t)) = (a.image.symbols.get(x as usize), b.image.symbols.get(y as usize)) else {
+    let (Some(s), Some(t)) = (a.image.symbols.get(x as usize), b.image.symbols.get(y as usize))
+    else {
         return false;
     };
     let code = s.kind == elf::STT_FUNC;

@@ -54,7 +54,10 @@ pub fn is_linked(data: &[u8], name: &str) -> Result<bool> {
     match header.e_type(LE) {
         elf::ET_REL => Ok(false),
         elf::ET_EXEC | elf::ET_DYN => Ok(true),
-        other => Err(Error::new(name, format_args!("ELF type {other} is neither an object nor an image"))),
+        other => Err(Error::new(
+            name,
+            format_args!("ELF type {other} is neither an object nor an image"),
+        )),
     }
 }
 

@@ -95,7 +95,9 @@ impl<'i, 'd> Names<'i, 'd> {
         }
         // Symbols may lie inside of others; eight steps back are more than they nest.
         for back in 1..=8 {
-            let Some((_, symbol)) = first.checked_sub(back).and_then(|at| self.symbol(at)) else { break };
+            let Some((_, symbol)) = first.checked_sub(back).and_then(|at| self.symbol(at)) else {
+                break;
+            };
             let end = symbol.address.saturating_add(symbol.size);
             if address < end && symbol.section == section {
                 // The best name of that place.
@@ -119,9 +121,10 @@ impl<'i, 'd> Names<'i, 'd> {
 
     /// Whether the kernel may write there. The linker marks `.rodata` as writable, but it is not.
     pub(super) fn writable(&self, section: u32) -> bool {
-        self.image.sections.get(section as usize).is_none_or(|s| {
-            s.section.is_write() && !s.section.name.starts_with(".rodata")
-        })
+        self.image
+            .sections
+            .get(section as usize)
+            .is_none_or(|s| s.section.is_write() && !s.section.name.starts_with(".rodata"))
     }
 
     /// How a person would call an address.
@@ -145,7 +148,8 @@ impl<'i, 'd> Names<'i, 'd> {
 
 fn identity(symbol: &Symbol<'_>, file: u64) -> Identity {
     let base = names::base(symbol.name);
-    let numbered = base.text != symbol.name && (base.clone.is_empty() || symbol.name.bytes().any(|b| b.is_ascii_digit()));
+    let numbered = base.text != symbol.name
+        && (base.clone.is_empty() || symbol.name.bytes().any(|b| b.is_ascii_digit()));
     let mut hasher = DefaultHasher::new();
     let function = symbol.kind == elf::STT_FUNC;
     (base.text, base.clone, file, symbol.global, function).hash(&mut hasher);

@@ -123,8 +123,7 @@ pub(super) fn table(data: &[u8], sizes: Sizes) -> Result<Vec<Option<Abbreviation
             }
             let at = DwAt(u16::try_from(at).map_err(|_| Error::AttributeFormZero)?);
             let form = DwForm(u16::try_from(form).map_err(|_| Error::AttributeFormZero)?);
-            let constant =
-                if form == dw::DW_FORM_implicit_const { cursor.sleb()? } else { 0 };
+            let constant = if form == dw::DW_FORM_implicit_const { cursor.sleb()? } else { 0 };
             abbreviation.split |= at == dw::DW_AT_dwo_name || at == dw::DW_AT_GNU_dwo_name;
             abbreviation.specs.push(Spec { at, form, constant });
             match sizes.of(form) {
@@ -179,7 +178,11 @@ impl Sizes {
     fn of(self, form: DwForm) -> Option<u32> {
         Some(match form {
             dw::DW_FORM_flag_present | dw::DW_FORM_implicit_const => 0,
-            dw::DW_FORM_data1 | dw::DW_FORM_ref1 | dw::DW_FORM_flag | dw::DW_FORM_strx1 | dw::DW_FORM_addrx1 => 1,
+            dw::DW_FORM_data1
+            | dw::DW_FORM_ref1
+            | dw::DW_FORM_flag
+            | dw::DW_FORM_strx1
+            | dw::DW_FORM_addrx1 => 1,
             dw::DW_FORM_data2 | dw::DW_FORM_ref2 | dw::DW_FORM_strx2 | dw::DW_FORM_addrx2 => 2,
             dw::DW_FORM_strx3 | dw::DW_FORM_addrx3 => 3,
             dw::DW_FORM_data4
@@ -187,10 +190,7 @@ impl Sizes {
             | dw::DW_FORM_ref_sup4
             | dw::DW_FORM_strx4
             | dw::DW_FORM_addrx4 => 4,
-            dw::DW_FORM_data8
-            | dw::DW_FORM_ref8
-            | dw::DW_FORM_ref_sig8
-            | dw::DW_FORM_ref_sup8 => 8,
+            dw::DW_FORM_data8 | dw::DW_FORM_ref8 | dw::DW_FORM_ref_sig8 | dw::DW_FORM_ref_sup8 => 8,
             dw::DW_FORM_data16 => 16,
             dw::DW_FORM_addr => u32::from(self.address),
             dw::DW_FORM_ref_addr if self.version <= 2 => u32::from(self.address),
@@ -336,7 +336,8 @@ impl<'a> Cursor<'a> {
             dw::DW_FORM_ref8 => self.little(8)?,
             dw::DW_FORM_ref_udata => self.uleb()?,
             dw::DW_FORM_ref_addr => {
-                let size = if self.sizes.version <= 2 { self.sizes.address } else { self.sizes.offset };
+                let size =
+                    if self.sizes.version <= 2 { self.sizes.address } else { self.sizes.offset };
                 let offset = self.little(usize::from(size))?;
                 offset.checked_sub(strings.unit).ok_or(Error::UnsupportedAttributeForm)?
             }

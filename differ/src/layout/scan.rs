@@ -135,9 +135,14 @@ impl Scanner {
             let mut node = NONE;
             match abbreviation.role {
                 Role::Other => abbreviation.skip(&mut cursor)?,
-                role @ (Role::Member | Role::Enumerator | Role::Subrange | Role::Parameter | Role::Variadic) => {
+                role @ (Role::Member
+                | Role::Enumerator
+                | Role::Subrange
+                | Role::Parameter
+                | Role::Variadic) => {
                     let parent = self.parents.last().copied().unwrap_or(NONE);
-                    let wanted = self.nodes.get(parent as usize).is_some_and(|p| belongs(role, p.role));
+                    let wanted =
+                        self.nodes.get(parent as usize).is_some_and(|p| belongs(role, p.role));
                     if wanted {
                         let facts = facts(&abbreviation.specs, &mut cursor, strings)?;
                         self.add_child(parent, role, &facts);
@@ -179,7 +184,8 @@ impl Scanner {
                     Some(bits) => bits,
                     None => facts.location.unwrap_or(0).wrapping_mul(8),
                 };
-                let bits = [facts.bit_size, facts.bit_offset, facts.bit_offset.and(facts.byte_size)];
+                let bits =
+                    [facts.bit_size, facts.bit_offset, facts.bit_offset.and(facts.byte_size)];
                 bits.iter().fold(mix(facts.name, place), |h, bits| option(h, *bits))
             }
             Role::Enumerator => {

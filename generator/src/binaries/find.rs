@@ -115,7 +115,8 @@ fn common_name(path: &str) -> String {
     if name.starts_with("vmlinux-") {
         return "vmlinux".to_owned();
     }
-    let below = path.strip_prefix("lib/modules/").or_else(|| path.split_once("/lib/modules/").map(|p| p.1));
+    let below =
+        path.strip_prefix("lib/modules/").or_else(|| path.split_once("/lib/modules/").map(|p| p.1));
     match below.and_then(|rest| rest.split_once('/')) {
         Some((_release, rest)) => rest.to_owned(),
         None => path.to_owned(),
@@ -139,7 +140,10 @@ mod tests {
     #[test]
     fn names_lose_the_release() {
         assert_eq!(common_name("boot/vmlinux-6.12.107+deb12-amd64"), "vmlinux");
-        assert_eq!(common_name("lib/modules/6.1.0-55-amd64/kernel/fs/ext4/ext4.ko"), "kernel/fs/ext4/ext4.ko");
+        assert_eq!(
+            common_name("lib/modules/6.1.0-55-amd64/kernel/fs/ext4/ext4.ko"),
+            "kernel/fs/ext4/ext4.ko"
+        );
         assert_eq!(common_name("usr/lib/debug/lib/modules/6.1/kernel/a.ko.debug"), "kernel/a.ko");
         assert_eq!(common_name("a/b.ko"), "a/b.ko");
     }

@@ -50,7 +50,11 @@ pub fn run(arguments: &Arguments) -> Result<Value> {
             ours.push(time(&mut command)?);
         }
         let (cat, ours) = (super::middle(cat)?, super::middle(ours)?);
-        println!("{size:>8} {:>8.0} {cat:>9.2} {ours:>9.2} {:>7.2}", bytes as f64 / 1e6, ours / cat);
+        println!(
+            "{size:>8} {:>8.0} {cat:>9.2} {ours:>9.2} {:>7.2}",
+            bytes as f64 / 1e6,
+            ours / cat
+        );
         rows.push(json!({
             "objects": size, "changed": size / 100, "bytes": bytes, "cat_seconds": cat,
             "seconds": ours, "ratio": ours / cat,
