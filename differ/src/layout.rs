@@ -13,10 +13,13 @@ use crate::lines::{Debug, Reader};
 use crate::load::Elf;
 use crate::object_file::Object;
 
+mod abbreviations;
 mod embed;
+mod index;
 mod live;
 mod members;
 mod read;
+mod scan;
 
 pub use embed::Embedder;
 pub use live::{Instance, Place, Retyped};
@@ -164,12 +167,12 @@ pub fn types(elf: &Elf<'_>) -> Result<Types> {
     Ok(types)
 }
 
+/// What is done with each unit.
+type ReadUnit<'f, T> =
+    dyn Fn(&gimli::Dwarf<Reader<'_>>, &gimli::Unit<Reader<'_>>) -> gimli::Result<T> + Sync + 'f;
+
 /// Reads every unit, in parallel; the results are in the order of the units.
-fn each_unit<T: Send>(
-    elf: &Elf<'_>,
-    debug: &Debug<'_>,
-    read: &(dyn Fn(&gimli::Dwarf<Reader<'_>>, &gimli::Unit<Reader<'_>>) -> gimli::Result<T> + Sync),
-) -> Result<Vec<T>> {
+fn each_unit<T: Send>(elf: &Elf<'_>, debug: &Debug<'_>, read: &ReadUnit<'_, T>) -> Result<Vec<T>> {
     let dwarf = debug.dwarf();
     let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
     let mut headers = Vec::new();
@@ -200,8 +203,8 @@ pub fn compare(a: &Object<'_>, b: &Object<'_>) -> Result<Layouts> {
             return Ok(Layouts { unknown, ..Layouts::default() });
         }
     }
-    let (old, new) = rayon::join(|| types(&a.elf), || types(&b.elf));
-    let mut types = compare_types(&old?, &new?);
+    let (old, new) = (Debug::load(&a.elf)?, Debug::load(&b.elf)?);
+    let mut types = compare_debug((&a.elf.name, &old), (&b.elf.name, &new))?;
     let (old, new) = rayon::join(|| live::variables(&a.elf), || live::variables(&b.elf));
     let (old, new) = (old?, new?);
     if !types.is_empty() {
@@ -215,6 +218,18 @@ pub fn compare(a: &Object<'_>, b: &Object<'_>) -> Result<Layouts> {
         }
     }
     Ok(Layouts { types, variables: live::retyped(&old, &new), unknown: None })
+}
+
+/// Compares the types of two images, each given with the name that errors call it. The same as comparing all
+/// their [`types`], but only those that differ are ever built.
+pub fn compare_debug(
+    old: (&str, &Debug<'_>),
+    new: (&str, &Debug<'_>),
+) -> Result<Vec<LayoutChange>> {
+    let (dwarf, other) = (old.1.dwarf(), new.1.dwarf());
+    let index = index::Index::build(old.0, &dwarf)?;
+    let (old, new) = index.differing(&index::Index::build(new.0, &other)?)?;
+    Ok(compare_types(&old, &new))
 }
 
 /// Compares two sets of types.

@@ -55,6 +55,17 @@ impl<'e> Debug<'e> {
         Ok(Self { sections })
     }
 
+    /// The DWARF sections of a linked image, which need no relocation.
+    pub(crate) fn of<'d: 'e>(
+        all: impl Iterator<Item = &'e crate::load::Section<'d>> + Clone,
+    ) -> Self {
+        let find = |id: &gimli::SectionId| {
+            let section = all.clone().find(|s| s.name == id.name())?;
+            Some((*id, Cow::Borrowed(section.data.as_ref())))
+        };
+        Self { sections: SECTIONS.iter().filter_map(find).collect() }
+    }
+
     /// The DWARF reader over these sections.
     pub fn dwarf(&self) -> gimli::Dwarf<Reader<'_>> {
         let load = |id: gimli::SectionId| -> std::result::Result<Reader<'_>, ()> {

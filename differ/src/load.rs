@@ -285,7 +285,7 @@ impl<'d> Elf<'d> {
 /// all memory.
 const MAX_DECOMPRESSED: u64 = 1 << 32;
 
-fn load_section<'d>(
+pub(crate) fn load_section<'d>(
     object: &str,
     name: &'d str,
     header: &elf::SectionHeader64<LE>,

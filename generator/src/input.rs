@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use kernel_trees::{Cache, Kernel, Manifest, Prepared, SourceId, check_kernel_tree};
 
+use crate::binaries;
 use crate::changes::{self, Changes};
 use crate::patch;
 
@@ -28,6 +29,12 @@ pub enum Spec {
     },
     /// A patch that makes V2 of V1.
     Patch(PathBuf),
+    /// An object, module or linked image.
+    Binary(PathBuf),
+    /// A build directory, or a directory of modules and images.
+    Built(PathBuf),
+    /// `deb-dbg:VERSION` or `deb-dbg:VERSION/FILE`: Debian's package with debug information, or one file of it.
+    DebDbg(String),
 }
 
 impl Spec {
@@ -36,9 +43,16 @@ impl Spec {
         if let Some(version) = text.strip_prefix("deb:") {
             return Ok(Spec::Deb(version.into()));
         }
+        if let Some(version) = text.strip_prefix("deb-dbg:") {
+            return Ok(Spec::DebDbg(version.into()));
+        }
         let path = Path::new(text);
         if path.is_dir() {
-            return Ok(Spec::Tree(path.into()));
+            let built = binaries::is_built(path);
+            return Ok(if built { Spec::Built(path.into()) } else { Spec::Tree(path.into()) });
+        }
+        if path.is_file() && binaries::is_elf(path) {
+            return Ok(Spec::Binary(path.into()));
         }
         if path.is_file() {
             return Ok(Spec::Patch(path.into()));
@@ -47,7 +61,8 @@ impl Spec {
             Some(repo) => Ok(Spec::Revision { repo: repo.into(), revision: text.into() }),
             None => bail!(
                 "{text}: no such file or directory; give deb:VERSION, a kernel source tree, a patch file \
-                 (V2 only), or a git revision together with --repo DIR"
+                 (V2 only), or a git revision together with --repo DIR; or built files: deb-dbg:VERSION, an \
+                 image, module or object, or a directory of them"
             ),
         }
     }
@@ -63,7 +78,15 @@ impl Spec {
             Spec::Tree(path) => format!("tree {}", file(path)),
             Spec::Revision { revision, .. } => format!("revision {revision}"),
             Spec::Patch(path) => format!("patch {}", file(path)),
+            Spec::Binary(path) => format!("file {}", file(path)),
+            Spec::Built(path) => format!("built files in {}", file(path)),
+            Spec::DebDbg(version) => format!("deb-dbg:{version}"),
         }
+    }
+
+    /// Whether it is built files, not sources.
+    pub fn is_built(&self) -> bool {
+        matches!(self, Spec::Binary(_) | Spec::Built(_) | Spec::DebDbg(_))
     }
 }
 
@@ -220,6 +243,10 @@ fn side<'m>(
             check_kernel_tree(&root).with_context(|| which.to_string())?;
             Ok((None, root))
         }
+        Spec::Binary(_) | Spec::Built(_) | Spec::DebDbg(_) => bail!(
+            "{which} is {}, which is no source: give sources twice or built files twice",
+            spec.label()
+        ),
         Spec::Patch(path) => bail!(
             "{which} cannot be a patch ({}): only V2 can, it is applied to V1",
             path.display()

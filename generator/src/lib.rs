@@ -6,6 +6,7 @@
 
 mod assemble;
 mod background;
+mod binaries;
 mod build;
 mod candidates;
 mod changes;
@@ -34,6 +35,7 @@ mod uses;
 mod validate;
 mod verdicts;
 
+pub use binaries::Only;
 pub use input::Spec;
 pub use plan::{Outcome, Plan, Refusal};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use dynamos_generator::{Request, Spec, report};
+use dynamos_generator::{Only, Request, Spec, report};
 
 /// Makes a live update of a running kernel from the difference of two kernels.
 ///
@@ -16,8 +16,12 @@ use dynamos_generator::{Request, Spec, report};
 /// that names one is enough), a kernel source tree, or a git revision of --repo. V2 may also be a patch file,
 /// which is applied to V1.
 ///
-/// Exit codes: 0 an update was made, 1 nothing to do, 2 error, 3 refused (plan.json and review.md say why).
-/// With --explain: 0 something shown differs, 1 nothing does, 2 error, also if nothing has that name.
+/// Both may be built files instead, which are compared and reported: an object, module or vmlinux, a build directory,
+/// a directory of modules and images, deb-dbg:VERSION (Debian's package with debug information) or
+/// deb-dbg:VERSION/FILE (one file of it, e.g. vmlinux or ext4.ko).
+///
+/// Exit codes: 0 an update was made, or built files differ, 1 nothing to do, 2 error, 3 refused (plan.json and
+/// review.md say why). With --explain: 0 something shown differs, 1 nothing does, 2 error, also if nothing has that name.
 #[derive(Debug, Parser)]
 #[command(name = "dynamos-diff", version, max_term_width = 100)]
 struct Cli {
@@ -44,6 +48,9 @@ struct Cli {
     /// Compare and report, but do not build a module.
     #[arg(long)]
     report_only: bool,
+    /// Of built files compare only this.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    only: Option<Only>,
     /// The most objects to compare because a header changed; with more, the header is refused.
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_objects: usize,
@@ -94,6 +101,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         name: cli.name,
         output: cli.output.unwrap_or_default(),
         report_only: cli.report_only,
+        only: cli.only,
         max_objects: cli.max_objects,
         jobs: cli.jobs,
         cache: cli.cache,

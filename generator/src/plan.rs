@@ -31,6 +31,9 @@ pub struct Plan {
     pub symbols: Vec<SymbolPlan>,
     /// Clones whose address may stay behind in the kernel's data.
     pub escapes: Vec<Escape>,
+    /// What else a reviewer should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// What stands in the way. Empty if an update was made.
     pub refusals: Vec<Refusal>,
 }
@@ -41,6 +44,8 @@ pub struct Plan {
 pub enum Outcome {
     /// An update was made (exit code 0); with `--report-only`, could be made.
     Update,
+    /// Built files differ, and no update can be made of built files (exit code 0).
+    Differs,
     /// No code or data differs (exit code 1).
     #[default]
     NoChange,
@@ -308,6 +313,7 @@ impl Plan {
         self.symbols.extend(other.symbols);
         self.escapes.extend(other.escapes);
         self.refusals.extend(other.refusals);
+        self.notes.extend(other.notes);
     }
 
     /// Sorts every list, drops duplicates and settles the outcome.
@@ -324,6 +330,7 @@ impl Plan {
         tidy(&mut self.ignored);
         tidy(&mut self.symbols);
         tidy(&mut self.escapes);
+        tidy(&mut self.notes);
         tidy(&mut self.refusals);
         self.outcome = if !self.refusals.is_empty() {
             Outcome::Refused

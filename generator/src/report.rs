@@ -138,7 +138,7 @@ impl kernel_trees::Progress for Reporter {
 /// The exit code that tells what came of it.
 pub fn exit_code(plan: &Plan) -> u8 {
     match plan.outcome {
-        Outcome::Update => 0,
+        Outcome::Update | Outcome::Differs => 0,
         Outcome::NoChange => 1,
         Outcome::Refused => 3,
     }
@@ -154,6 +154,28 @@ pub fn summary(plan: &Plan, output: &Path, report_only: bool) {
         Outcome::Update => {
             println!("Update {} for {} is in {output}.", plan.name, plan.kernels.release);
             println!("Read {output}/review.md, then: dynamos load {output}");
+        }
+        Outcome::Differs => {
+            let changed = |verdict: &&str, list: &[(&str, usize)]| -> usize {
+                list.iter().filter(|(v, _)| v == verdict).map(|(_, n)| n).sum()
+            };
+            let functions: Vec<_> =
+                plan.functions.iter().map(|f| (f.verdict.as_str(), 1)).collect();
+            let layouts: Vec<_> = plan.layouts.iter().map(|l| (l.verdict.as_str(), 1)).collect();
+            for (what, list) in [("functions", functions), ("types", layouts)] {
+                let counts: Vec<_> = ["changed", "added", "new", "removed", "renamed"]
+                    .iter()
+                    .map(|verdict| (changed(verdict, &list), verdict))
+                    .filter(|(count, _)| *count > 0)
+                    .map(|(count, verdict)| format!("{count} {verdict}"))
+                    .collect();
+                let counts =
+                    if counts.is_empty() { "none differ".into() } else { counts.join(", ") };
+                println!("{what}: {counts}");
+            }
+            println!(
+                "{output}/review.md and plan.json have the list. No update is made of built files."
+            );
         }
         Outcome::NoChange => println!("Nothing to do: no code of this kernel differs."),
         Outcome::Refused => {

@@ -14,7 +14,9 @@ pub fn review(plan: &Plan, diff: &str) -> String {
     functions(&mut page, plan);
     layouts(&mut page, plan);
     symbols(&mut page, plan);
-    not_covered(&mut page, plan);
+    if plan.outcome != Outcome::Differs {
+        not_covered(&mut page, plan);
+    }
     if !diff.is_empty() {
         let fence = fence(diff);
         let _ = writeln!(page, "## The source change\n\n{fence}diff\n{}\n{fence}", diff.trim_end());
@@ -31,6 +33,12 @@ fn verdict(page: &mut String, plan: &Plan) {
                 "**An update.** It replaces {count} function{} of the running kernel, after proving that each is the \
                  one compared here, at one instant at which no task is in any of them. It can be reverted.\n",
                 if count == 1 { "" } else { "s" }
+            );
+        }
+        Outcome::Differs => {
+            let _ = writeln!(
+                page,
+                "**A comparison of built files.** It says what differs; an update is made of sources.\n"
             );
         }
         Outcome::NoChange => {
@@ -57,8 +65,14 @@ fn kernels(page: &mut String, plan: &Plan) {
     let _ = writeln!(page, "## What was compared\n");
     let _ = writeln!(page, "- V1, what runs: {}", plan.kernels.v1);
     let _ = writeln!(page, "- V2, what should run: {}", plan.kernels.v2);
-    let _ = writeln!(page, "- the kernel: `{}`", plan.kernels.release);
-    let _ = writeln!(page, "- the compiler: {}\n", plan.kernels.compiler);
+    if !plan.kernels.release.is_empty() {
+        let _ = writeln!(page, "- the kernel: `{}`", plan.kernels.release);
+        let _ = writeln!(page, "- the compiler: {}", plan.kernels.compiler);
+    }
+    for note in &plan.notes {
+        let _ = writeln!(page, "- note: {}", cell(note));
+    }
+    page.push('\n');
     if plan.objects.is_empty() {
         return;
     }

@@ -35,6 +35,8 @@ pub struct Request {
     pub output: PathBuf,
     /// Compare only.
     pub report_only: bool,
+    /// What to compare of built files, if not all.
+    pub only: Option<crate::binaries::Only>,
     /// The most objects to compare because of a changed header.
     pub max_objects: usize,
     /// Compilers to run at once, if not as many as the machine has use for.
@@ -45,6 +47,13 @@ pub struct Request {
 
 /// Compares both sides and makes the update. The plan tells what came of it; it is in the output as well.
 pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
+    if request.v1.is_built() || request.v2.is_built() {
+        return crate::binaries::run(request, reporter);
+    }
+    anyhow::ensure!(
+        request.only.is_none(),
+        "--only is for built files; sources are always compared as a whole"
+    );
     // Opening the cache may take a while: it removes what killed runs left.
     reporter.phase("provide", "providing both kernels");
     let output = Output::begin(&request.output)?;

@@ -172,17 +172,12 @@ impl Rows<'_> {
 
     /// `alone`: no function of the object is replaced.
     fn function(&mut self, function: &FunctionVerdict, alone: bool) {
+        if function.verdict == Verdict::Unchanged {
+            return;
+        }
         let refused = function.verdict == Verdict::Refused;
         let stays = refused && stays(function, alone);
-        let verdict = match function.verdict {
-            _ if stays => "stays",
-            Verdict::Unchanged => return,
-            Verdict::Changed => "changed",
-            Verdict::New => "new",
-            Verdict::Removed => "removed",
-            Verdict::Renamed => "renamed",
-            Verdict::Refused => "refused",
-        };
+        let verdict = if stays { "stays" } else { function_verdict(function.verdict) };
         self.plan.functions.push(FunctionPlan {
             name: function.old_name.clone().unwrap_or_else(|| function.name.clone()),
             object: self.object.into(),
@@ -204,22 +199,9 @@ impl Rows<'_> {
     }
 
     fn data(&mut self, data: &DataVerdict) {
-        let verdict = match data.change {
-            DataChange::Unchanged => return,
-            DataChange::Changed => "changed",
-            DataChange::Resized => "resized",
-            DataChange::New => "new",
-            DataChange::Removed => "removed",
-        };
-        if data.kind == DataKind::Discarded {
-            return;
-        }
-        self.plan.data.push(DataPlan {
-            name: data.name.clone(),
-            object: self.object.into(),
-            verdict: verdict.into(),
-            reason: data.reason.clone(),
-        });
+        let Some(row) = data_verdict(data, self.object) else { return };
+        let verdict = row.verdict.clone();
+        self.plan.data.push(row);
         let differs = matches!(data.change, DataChange::Changed | DataChange::Resized);
         let takes_part = matches!(
             data.kind,
@@ -302,6 +284,35 @@ impl Rows<'_> {
     fn refuse(&mut self, name: &str, reason: &str, remedy: &str) {
         self.plan.refusals.push(Refusal::new(name, reason, remedy));
     }
+}
+
+/// The plan's word for a verdict.
+pub fn function_verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Unchanged => "unchanged",
+        Verdict::Changed => "changed",
+        Verdict::New => "new",
+        Verdict::Removed => "removed",
+        Verdict::Renamed => "renamed",
+        Verdict::Refused => "refused",
+    }
+}
+
+/// The plan's row for a variable or constant, if it differs and gets into the kernel.
+pub fn data_verdict(data: &DataVerdict, object: &str) -> Option<DataPlan> {
+    let verdict = match data.change {
+        DataChange::Unchanged => return None,
+        DataChange::Changed => "changed",
+        DataChange::Resized => "resized",
+        DataChange::New => "new",
+        DataChange::Removed => "removed",
+    };
+    (data.kind != DataKind::Discarded).then(|| DataPlan {
+        name: data.name.clone(),
+        object: object.into(),
+        verdict: verdict.into(),
+        reason: data.reason.clone(),
+    })
 }
 
 /// Data that the running kernel no longer reads, or that only describes code for tools.

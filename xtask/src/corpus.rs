@@ -218,7 +218,7 @@ fn judge(plan: &Plan) -> (String, String) {
     let hard = plan.refusals.iter().find(|refusal| !refusal.state_transfer);
     match (plan.outcome, hard, plan.refusals.first()) {
         (Outcome::Update, ..) => (BUILT.into(), String::new()),
-        (Outcome::NoChange, ..) => (NO_CHANGE.into(), String::new()),
+        (Outcome::NoChange | Outcome::Differs, ..) => (NO_CHANGE.into(), String::new()),
         (Outcome::Refused, Some(refusal), _) => {
             (format!("refused: {}", tell(refusal)), tell(refusal))
         }

@@ -62,7 +62,8 @@ pub const VM: &[Package] = &[
 ];
 
 /// Only tests use these.
-pub const TESTS: &[Package] = &[program("cpio", "cpio"), program("git", "git")];
+pub const TESTS: &[Package] =
+    &[program("cpio", "cpio"), program("git", "git"), program("pahole", "pahole")];
 
 /// A compiler that has the sources of its own library, for where rustup's has not.
 const RUST_WITH_SOURCES: &[Package] = &[

@@ -37,19 +37,21 @@ pub(super) fn unit<'a>(
     let mut found = Vec::new();
     let mut entries = unit.entries();
     while let Some((_, entry)) = entries.next_dfs()? {
-        let kind = match entry.tag() {
-            gimli::DW_TAG_structure_type => LayoutKind::Struct,
-            gimli::DW_TAG_union_type => LayoutKind::Union,
-            gimli::DW_TAG_enumeration_type => LayoutKind::Enum,
-            gimli::DW_TAG_typedef => LayoutKind::Typedef,
-            _ => continue,
-        };
-        if entry.attr(gimli::DW_AT_declaration)?.is_some() {
-            continue;
-        }
-        let Some(name) = reader.name(entry)? else { continue };
-        let definition = reader.definition(entry, kind)?;
-        found.push((TypeName { kind, name }, definition));
+        found.extend(reader.named(entry)?);
+    }
+    Ok(found)
+}
+
+/// The definitions at these offsets of a unit.
+pub(super) fn at<'a>(
+    dwarf: &gimli::Dwarf<Reader<'a>>,
+    unit: &gimli::Unit<Reader<'a>>,
+    offsets: impl Iterator<Item = UnitOffset>,
+) -> Result<Vec<(TypeName, Definition)>> {
+    let mut reader = Unit::new(dwarf, unit);
+    let mut found = Vec::new();
+    for offset in offsets {
+        found.extend(reader.named(&unit.entry(offset)?)?);
     }
     Ok(found)
 }
@@ -60,6 +62,23 @@ impl<'u, 'a> Unit<'u, 'a> {
         unit: &'u gimli::Unit<Reader<'a>>,
     ) -> Self {
         Self { dwarf, unit, names: HashMap::new(), left: Cell::new(MAX_COST) }
+    }
+
+    /// The definition that an entry is, if it is a named one.
+    fn named(&mut self, entry: &Entry<'_, 'a>) -> Result<Option<(TypeName, Definition)>> {
+        let kind = match entry.tag() {
+            gimli::DW_TAG_structure_type => LayoutKind::Struct,
+            gimli::DW_TAG_union_type => LayoutKind::Union,
+            gimli::DW_TAG_enumeration_type => LayoutKind::Enum,
+            gimli::DW_TAG_typedef => LayoutKind::Typedef,
+            _ => return Ok(None),
+        };
+        if entry.attr(gimli::DW_AT_declaration)?.is_some() {
+            return Ok(None);
+        }
+        let Some(name) = self.name(entry)? else { return Ok(None) };
+        let definition = self.definition(entry, kind)?;
+        Ok(Some((TypeName { kind, name }, definition)))
     }
 
     pub(super) fn name(&self, entry: &Entry<'_, 'a>) -> Result<Option<String>> {

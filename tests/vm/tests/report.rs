@@ -18,6 +18,7 @@ fn report(patch: &Path, output: &Path, jobs: usize, report_only: bool) -> Plan {
         name: None,
         output: output.into(),
         report_only,
+        only: None,
         max_objects: 64,
         jobs: Some(jobs),
         cache: None,

@@ -25,6 +25,7 @@ fn subject(scratch: &Path) -> (Image, PathBuf, usize) {
         name: Some(stress::UPDATE.into()),
         output: update.clone(),
         report_only: false,
+        only: None,
         max_objects: 64,
         jobs: None,
         cache: None,

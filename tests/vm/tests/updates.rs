@@ -118,6 +118,7 @@ fn two_updates_at_once() {
             name: Some(name.into()),
             output: output.clone(),
             report_only: false,
+            only: None,
             max_objects: 64,
             jobs: None,
             cache: None,

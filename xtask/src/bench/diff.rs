@@ -12,8 +12,8 @@ use clap::Args;
 use kernel_trees::{Cache, Manifest, Prepared, SourceId};
 use serde_json::{Value, json};
 
-use super::load_average;
-use crate::{cargo, setup, workspace};
+use super::{build_tool, load_average};
+use crate::setup;
 
 const V1: &str = "6.1.192-1";
 const V2: &str = "6.1.192-2";
@@ -78,12 +78,6 @@ pub fn run(arguments: &Arguments) -> Result<Value> {
     let kbuild = *kbuild.get(kbuild.len() / 2).context("nothing was measured")?;
     show(&cases, kbuild, load);
     Ok(results(&cases, kbuild, load, arguments.runs))
-}
-
-fn build_tool() -> Result<PathBuf> {
-    let mut build = cargo(&["build", "--release", "--quiet", "--bin", "dynamos-diff"]);
-    ensure!(build.status().context("cannot start cargo")?.success(), "dynamos-diff does not build");
-    Ok(workspace().join("target/release/dynamos-diff"))
 }
 
 struct Bench {

@@ -39,6 +39,7 @@ pub fn diff(v1: &str, v2: &str, output: &Path) -> anyhow::Result<Plan> {
         name: None,
         output: output.into(),
         report_only: false,
+        only: None,
         max_objects: 64,
         jobs: None,
         cache: None,

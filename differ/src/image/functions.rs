@@ -1,0 +1,472 @@
+//! Functions of two linked images: instruction by instruction, operands by what they point at.
+
+use std::collections::{BTreeMap, HashMap};
+
+use iced_x86::{
+    Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, Mnemonic, OpKind, Register,
+};
+use object::elf;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::load::Image;
+use super::names::{Names, Target, number_files};
+use crate::verdict::Verdict;
+
+/// The verdict on one function of an image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct FunctionVerdict {
+    /// Its name in v2, or in v1 if it was removed.
+    pub name: String,
+    /// The source file its symbol belongs to, as the linker noted it; empty for global symbols.
+    pub file: String,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// Where the kernel is linked to (`__START_KERNEL_map`).
+const KERNEL: u64 = 0xffff_ffff_8000_0000;
+
+/// Tables of pointers to tables go no deeper than this.
+const MAX_DEPTH: usize = 3;
+
+/// A function: index of its best symbol.
+type Id = u32;
+
+/// Numbered variables that two functions would have to share.
+type Pairs = Vec<(u32, u32)>;
+
+/// Compares all functions of two images. Unchanged ones are in the list too.
+pub fn functions(v1: &Image<'_>, v2: &Image<'_>) -> Vec<FunctionVerdict> {
+    let (files_a, files_b) = number_files(v1, v2);
+    let (a, b) = rayon::join(|| Names::build(v1, &files_a), || Names::build(v2, &files_b));
+    let (pairs, removed, new) = pair(&a, &b);
+    let compared: Vec<Result<Pairs, String>> =
+        pairs.par_iter().map(|(x, y)| compare(&a, *x, &b, *y)).collect();
+    let mut verdicts = Vec::with_capacity(pairs.len());
+    let mut known = Known::default();
+    for ((x, y), result) in pairs.iter().zip(compared) {
+        let result = result.and_then(|pairs| known.check(&a, &b, pairs));
+        verdicts.push(verdict(&a, *x, &b, *y, result));
+    }
+    let alone = |names: &Names<'_, '_>, id: Id, verdict, reason: &str| {
+        let (name, file) = name(names, id);
+        FunctionVerdict { name, file, verdict, reason: reason.to_owned() }
+    };
+    verdicts.extend(removed.iter().map(|x| alone(&a, *x, Verdict::Removed, "not in v2")));
+    verdicts.extend(new.iter().map(|y| alone(&b, *y, Verdict::New, "not in v1")));
+    verdicts.sort();
+    verdicts
+}
+
+fn verdict(
+    a: &Names<'_, '_>,
+    x: Id,
+    b: &Names<'_, '_>,
+    y: Id,
+    result: Result<(), String>,
+) -> FunctionVerdict {
+    let ((old, _), (name, file)) = (name(a, x), name(b, y));
+    let (verdict, reason) = match result {
+        Ok(()) if old == name => (Verdict::Unchanged, String::new()),
+        Ok(()) => (Verdict::Renamed, format!("was {old}")),
+        Err(reason) => (Verdict::Changed, reason),
+    };
+    FunctionVerdict { name, file, verdict, reason }
+}
+
+fn name(names: &Names<'_, '_>, id: Id) -> (String, String) {
+    let Some(symbol) = names.image.symbols.get(id as usize) else { return Default::default() };
+    let file = names.image.files.get(symbol.file as usize).copied().unwrap_or("");
+    (symbol.name.to_owned(), file.to_owned())
+}
+
+/// Which numbered variable of one side is which of the other, as the functions compared so far have it.
+#[derive(Default)]
+struct Known {
+    forth: HashMap<u32, u32>,
+    back: HashMap<u32, u32>,
+}
+
+impl Known {
+    fn check(&mut self, a: &Names<'_, '_>, b: &Names<'_, '_>, pairs: Pairs) -> Result<(), String> {
+        for (x, y) in pairs {
+            let (forth, back) =
+                (*self.forth.entry(x).or_insert(y), *self.back.entry(y).or_insert(x));
+            if forth != y || back != x {
+                return Err(format!(
+                    "uses {} where it used {}, which other functions know as another variable",
+                    name(b, y).0,
+                    name(a, x).0
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All functions of an image, by identity: one symbol for each address.
+fn all(names: &Names<'_, '_>) -> BTreeMap<u64, Vec<Id>> {
+    let mut at: BTreeMap<(u32, u64), Id> = BTreeMap::new();
+    let symbols = &names.image.symbols;
+    for (id, symbol) in symbols.iter().enumerate() {
+        let code = names
+            .image
+            .sections
+            .get(symbol.section as usize)
+            .is_some_and(|s| s.section.is_exec() && !s.section.is_nobits());
+        // The padding before a function has a symbol of its own.
+        let padding = symbol.name.starts_with("__pfx_") || symbol.name.starts_with("__cfi_");
+        if !code || padding || symbol.kind != elf::STT_FUNC || symbol.size == 0 {
+            continue;
+        }
+        let rank = |id: Id| symbols.get(id as usize).map(|s| (!s.global, s.name));
+        let best = at.entry((symbol.section, symbol.address)).or_insert(id as Id);
+        if rank(id as Id) < rank(*best) {
+            *best = id as Id;
+        }
+    }
+    let mut all: BTreeMap<u64, Vec<Id>> = BTreeMap::new();
+    for id in at.into_values() {
+        if let Some(identity) = names.identities.get(id as usize) {
+            all.entry(identity.hash).or_default().push(id);
+        }
+    }
+    all
+}
+
+/// Pairs functions by identity; of several with one identity those of one name, then the others by order.
+#[allow(clippy::type_complexity)] // pairs, removed, new
+fn pair(a: &Names<'_, '_>, b: &Names<'_, '_>) -> (Vec<(Id, Id)>, Vec<Id>, Vec<Id>) {
+    let (old, mut new) = (all(a), all(b));
+    let (mut pairs, mut removed) = (Vec::new(), Vec::new());
+    for (hash, mut xs) in old {
+        let mut ys = new.remove(&hash).unwrap_or_default();
+        xs.retain(|x| {
+            let same = ys.iter().position(|y| name(a, *x).0 == name(b, *y).0);
+            match same {
+                Some(at) => pairs.push((*x, ys.remove(at))),
+                None => return true,
+            }
+            false
+        });
+        let rest = xs.len().min(ys.len());
+        pairs.extend(xs.drain(..rest).zip(ys.drain(..rest)));
+        removed.extend(xs);
+        if !ys.is_empty() {
+            new.insert(hash, ys);
+        }
+    }
+    pairs.sort_unstable();
+    let mut new: Vec<Id> = new.into_values().flatten().collect();
+    removed.sort_unstable();
+    new.sort_unstable();
+    (pairs, removed, new)
+}
+
+/// One side of a comparison.
+struct Side<'n, 'i, 'd> {
+    names: &'n Names<'i, 'd>,
+    start: u64,
+    bytes: &'i [u8],
+}
+
+impl<'n, 'i, 'd> Side<'n, 'i, 'd> {
+    fn new(names: &'n Names<'i, 'd>, id: Id) -> Self {
+        let symbol = names.image.symbols.get(id as usize);
+        let (start, size) = symbol.map_or((0, 0), |s| (s.address, s.size));
+        let bytes = names.bytes(start);
+        let size = usize::try_from(size).unwrap_or(usize::MAX).min(bytes.len());
+        Self { names, start, bytes: bytes.get(..size).unwrap_or(bytes) }
+    }
+
+    fn show(&self, instruction: &Instruction) -> String {
+        if instruction.is_invalid() {
+            return "bytes that are no instruction".to_owned();
+        }
+        let mut text = String::new();
+        GasFormatter::new().format(instruction, &mut text);
+        match address_in(instruction) {
+            Some(address) => format!("`{text}` ({})", self.names.describe(address)),
+            None => format!("`{text}`"),
+        }
+    }
+}
+
+/// The address that a person would want explained.
+fn address_in(instruction: &Instruction) -> Option<u64> {
+    if branches(instruction) {
+        Some(instruction.near_branch_target())
+    } else if instruction.is_ip_rel_memory_operand() {
+        Some(instruction.ip_rel_memory_address())
+    } else {
+        let immediates =
+            (0..instruction.op_count()).filter_map(|i| instruction.try_immediate(i).ok());
+        let mut numbers = immediates.chain([instruction.memory_displacement64()]);
+        numbers.find(|number| *number >= KERNEL && *number < u64::MAX - 0xff_ffff)
+    }
+}
+
+fn branches(instruction: &Instruction) -> bool {
+    instruction.op0_kind() == OpKind::NearBranch64
+}
+
+fn compare(a: &Names<'_, '_>, x: Id, b: &Names<'_, '_>, y: Id) -> Result<Pairs, String> {
+    let (a, b) = (Side::new(a, x), Side::new(b, y));
+    let mut pairs = Pairs::new();
+    let (mut old, mut new) = (decoder(&a), decoder(&b));
+    let (mut i, mut j) = (Instruction::default(), Instruction::default());
+    loop {
+        match (old.can_decode(), new.can_decode()) {
+            (false, false) => return Ok(pairs),
+            (true, true) => {}
+            _ => return Err(format!("{} bytes of code became {}", a.bytes.len(), b.bytes.len())),
+        }
+        old.decode_out(&mut i);
+        new.decode_out(&mut j);
+        let same = instruction(&a, (&i, &old), &b, (&j, &new), &mut pairs);
+        if !same {
+            let at = i.ip().wrapping_sub(a.start);
+            return Err(format!("at +{at:#x}: {} became {}", a.show(&i), b.show(&j)));
+        }
+    }
+}
+
+fn decoder<'i>(side: &Side<'_, 'i, '_>) -> Decoder<'i> {
+    Decoder::with_ip(64, side.bytes, side.start, DecoderOptions::NONE)
+}
+
+fn instruction(
+    a: &Side<'_, '_, '_>,
+    (i, old): (&Instruction, &Decoder<'_>),
+    b: &Side<'_, '_, '_>,
+    (j, new): (&Instruction, &Decoder<'_>),
+    pairs: &mut Pairs,
+) -> bool {
+    let raw = |side: &Side<'_, '_, '_>, i: &Instruction| {
+        let at = i.ip().wrapping_sub(side.start) as usize;
+        (at, at + i.len())
+    };
+    let ((from, to), (from_b, to_b)) = (raw(a, i), raw(b, j));
+    let (Some(x), Some(y)) = (a.bytes.get(from..to), b.bytes.get(from_b..to_b)) else {
+        return false;
+    };
+    if i.code() != j.code() || x.len() != y.len() {
+        return false;
+    }
+    if i.is_invalid() {
+        return x == y;
+    }
+    let (fields, others) = (old.get_constant_offsets(i), new.get_constant_offsets(j));
+    if fields.displacement_offset() != others.displacement_offset()
+        || fields.immediate_offset() != others.immediate_offset()
+        || fields.displacement_size() != others.displacement_size()
+        || fields.immediate_size() != others.immediate_size()
+    {
+        return false;
+    }
+    let field = |at: usize| {
+        let within = |start: usize, size: usize| (start..start + size).contains(&at);
+        within(fields.displacement_offset(), fields.displacement_size())
+            || within(fields.immediate_offset(), fields.immediate_size())
+            || within(fields.immediate_offset2(), fields.immediate_size2())
+    };
+    // Everything but numbers must be equal as it is.
+    if x != y && x.iter().zip(y).enumerate().any(|(at, (p, q))| p != q && !field(at)) {
+        return false;
+    }
+    let width = i.memory_size().size();
+    if branches(i) {
+        let (p, q) = (i.near_branch_target(), j.near_branch_target());
+        let inside = |side: &Side<'_, '_, '_>, target: u64| {
+            let offset = target.wrapping_sub(side.start);
+            (offset < side.bytes.len() as u64).then_some(offset)
+        };
+        return match (inside(a, p), inside(b, q)) {
+            (None, None) => {
+                same(a.names, p, b.names, q, 0, pairs) || same_aside(a.names, p, b.names, q, pairs)
+            }
+            (p, q) => p == q,
+        };
+    }
+    if i.is_ip_rel_memory_operand() {
+        let (p, q) = (i.ip_rel_memory_address(), j.ip_rel_memory_address());
+        let width = if i.mnemonic() == Mnemonic::Lea { 0 } else { width };
+        if !same(a.names, p, b.names, q, width, pairs) {
+            return false;
+        }
+    } else if fields.displacement_size() >= 4 {
+        let (p, q) = (i.memory_displacement64(), j.memory_displacement64());
+        let plain = i.memory_base() == Register::None && i.memory_index() == Register::None;
+        let width = if plain { width } else { 0 };
+        if !number(a, p, b, q, width, pairs) {
+            return false;
+        }
+    } else if i.memory_displacement64() != j.memory_displacement64() {
+        return false;
+    }
+    // A mask may look like an address.
+    let mask =
+        matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::And | Mnemonic::Or | Mnemonic::Xor);
+    (0..i.op_count()).all(|operand| match i.try_immediate(operand) {
+        Ok(p) if mask => j.try_immediate(operand).is_ok_and(|q| p == q),
+        Ok(p) => j.try_immediate(operand).is_ok_and(|q| number(a, p, b, q, 0, pairs)),
+        Err(_) => true,
+    })
+}
+
+/// Whether two jumps lead to the same code that no symbol names: the kernel's `static_cpu_has` moves its test of a
+/// bit out of the way, to `.altinstr_aux`, from where it jumps back.
+fn same_aside(a: &Names<'_, '_>, p: u64, b: &Names<'_, '_>, q: u64, pairs: &mut Pairs) -> bool {
+    const LONGEST: usize = 64;
+    let side = |names, start| -> Option<Side<'_, '_, '_>> {
+        let Target::Anonymous(section) = Names::at(names, start) else { return None };
+        let code = names.image.sections.get(section as usize)?.section.is_exec();
+        let bytes: &[u8] = names.bytes(start);
+        code.then_some(Side { names, start, bytes: bytes.get(..LONGEST).unwrap_or(bytes) })
+    };
+    let (Some(a), Some(b)) = (side(a, p), side(b, q)) else { return false };
+    let (mut old, mut new) = (decoder(&a), decoder(&b));
+    while old.can_decode() && new.can_decode() {
+        let (i, j) = (old.decode(), new.decode());
+        let known = matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::Jne | Mnemonic::Jmp);
+        if !known || !instruction(&a, (&i, &old), &b, (&j, &new), pairs) {
+            return false;
+        }
+        if i.mnemonic() == Mnemonic::Jmp {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether two numbers mean the same: equal, unless they are addresses in the images.
+fn number(
+    a: &Side<'_, '_, '_>,
+    p: u64,
+    b: &Side<'_, '_, '_>,
+    q: u64,
+    width: usize,
+    pairs: &mut Pairs,
+) -> bool {
+    // Small numbers may be offsets of per-CPU variables, which start at 0; equal ones are taken for equal.
+    let small = p < 1 << 31 && q < 1 << 31;
+    (small && p == q) || same(a.names, p, b.names, q, width, pairs)
+}
+
+/// Whether two addresses mean the same. `width` is how much is read there, if that is known.
+fn same(
+    a: &Names<'_, '_>,
+    p: u64,
+    b: &Names<'_, '_>,
+    q: u64,
+    width: usize,
+    pairs: &mut Pairs,
+) -> bool {
+    match (a.at(p), b.at(q)) {
+        (Target::Number, Target::Number) => p == q,
+        (Target::Symbol(x, offset), Target::Symbol(y, other)) => {
+            offset == other && same_symbol(a, x, b, y, pairs)
+        }
+        (Target::Anonymous(s), Target::Anonymous(t)) => {
+            if a.writable(s) || b.writable(t) {
+                return false;
+            }
+            if width > 0 {
+                return matches!((a.bytes(p).get(..width), b.bytes(q).get(..width)), (Some(x), Some(y)) if x == y);
+            }
+            matches!((string_at(a, p), string_at(b, q)), (Some(x), Some(y)) if x == y)
+        }
+        _ => false,
+    }
+}
+
+fn same_symbol(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, pairs: &mut Pairs) -> bool {
+    let (Some(p), Some(q)) = (a.identities.get(x as usize), b.identities.get(y as usize)) else {
+        return false;
+    };
+    if p != q {
+        return false;
+    }
+    let (Some(s), Some(t)) = (a.image.symbols.get(x as usize), b.image.symbols.get(y as usize))
+    else {
+        return false;
+    };
+    if !p.numbered || s.kind == elf::STT_FUNC {
+        return true;
+    }
+    if s.size != t.size {
+        return false;
+    }
+    if a.writable(s.section) || b.writable(t.section) {
+        pairs.push((x, y));
+        return true;
+    }
+    same_content(a, s.address, b, t.address, s.size, 0)
+}
+
+/// Whether two constants are the same: words that point into the images by what is there.
+fn same_content(
+    a: &Names<'_, '_>,
+    p: u64,
+    b: &Names<'_, '_>,
+    q: u64,
+    size: u64,
+    depth: usize,
+) -> bool {
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let (Some(x), Some(y)) = (a.bytes(p).get(..size), b.bytes(q).get(..size)) else { return false };
+    let (words, rest) = x.as_chunks::<8>();
+    let (others, more) = y.as_chunks::<8>();
+    rest == more && words.iter().zip(others).all(|(x, y)| {
+        let (x, y) = (u64::from_le_bytes(*x), u64::from_le_bytes(*y));
+        if x < KERNEL || y < KERNEL {
+            return x == y;
+        }
+        match (a.at(x), b.at(y)) {
+            (Target::Number, Target::Number) => x == y,
+            (Target::Symbol(s, offset), Target::Symbol(t, other)) => {
+                offset == other && same_pointee(a, s, b, t, depth + 1)
+            }
+            (Target::Anonymous(s), Target::Anonymous(t)) => {
+                !a.writable(s)
+                    && !b.writable(t)
+                    && matches!((string_at(a, x), string_at(b, y)), (Some(x), Some(y)) if x == y)
+            }
+            _ => false,
+        }
+    })
+}
+
+/// Whether a constant points at the same symbol on both sides.
+fn same_pointee(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, depth: usize) -> bool {
+    let (Some(p), Some(q)) = (a.identities.get(x as usize), b.identities.get(y as usize)) else {
+        return false;
+    };
+    let (Some(s), Some(t)) = (a.image.symbols.get(x as usize), b.image.symbols.get(y as usize))
+    else {
+        return false;
+    };
+    let code = s.kind == elf::STT_FUNC;
+    p == q
+        && (!p.numbered
+            || code
+            || depth < MAX_DEPTH
+                && s.size == t.size
+                && !a.writable(s.section)
+                && !b.writable(t.section)
+                && same_content(a, s.address, b, t.address, s.size, depth))
+}
+
+/// The text at an address, if it looks like one.
+pub(super) fn string_at<'i>(names: &Names<'i, '_>, address: u64) -> Option<&'i [u8]> {
+    const LONGEST: usize = 4096;
+    let bytes = names.bytes(address);
+    let end = bytes.iter().take(LONGEST).position(|b| *b == 0)?;
+    let text = bytes.get(..end)?;
+    // printk's level is a start-of-header byte.
+    let readable = |b: &u8| matches!(b, 0x20..=0x7e | b'\n' | b'\t' | b'\r' | 1 | 0x80..);
+    text.iter().all(readable).then_some(text)
+}

@@ -1,0 +1,217 @@
+//! What an address of an image is called, so that it can be found again in another image.
+//!
+//! A global symbol is known by its name. A local one is known by its name and its source file;
+//! files of one name are told apart by their order or, where that does not work out, by the
+//! symbols they hold.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use object::elf;
+
+use super::load::{Image, Symbol};
+use crate::names;
+
+/// The name of a symbol on both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// Hash of name and file.
+    pub hash: u64,
+    /// Whether the compiler numbered it, so that several symbols may have this identity.
+    pub numbered: bool,
+}
+
+/// The symbols of an image, by address.
+#[derive(Debug)]
+pub(super) struct Names<'i, 'd> {
+    pub image: &'i Image<'d>,
+    /// Of each symbol of the image.
+    pub identities: Vec<Identity>,
+    /// Symbols by address; of those at one address the best first.
+    sorted: Vec<u32>,
+    /// Sections that occupy memory, by address.
+    sections: Vec<(u64, u64, u32)>,
+}
+
+/// What an address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// In or at a symbol.
+    Symbol(u32, u64),
+    /// In a section, where no symbol says what it is.
+    Anonymous(u32),
+    /// Not in the image.
+    Number,
+}
+
+impl<'i, 'd> Names<'i, 'd> {
+    /// Names all symbols; `files` numbers the source files so that both sides agree.
+    pub(super) fn build(image: &'i Image<'d>, files: &[u64]) -> Self {
+        let identities = image
+            .symbols
+            .iter()
+            .map(|symbol| identity(symbol, files.get(symbol.file as usize).copied().unwrap_or(0)))
+            .collect();
+        let mut sorted: Vec<u32> = (0..image.symbols.len() as u32).collect();
+        let rank = |i: &u32| {
+            image
+                .symbols
+                .get(*i as usize)
+                .map(|s| (s.address, s.size == 0, !s.global, s.name, s.section))
+        };
+        sorted.sort_by(|a, b| rank(a).cmp(&rank(b)));
+        let mut sections: Vec<(u64, u64, u32)> = image
+            .sections
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| s.section.is_alloc() && s.section.size > 0)
+            .map(|(i, s)| (s.address, s.address.saturating_add(s.section.size), i as u32))
+            .collect();
+        sections.sort_unstable();
+        Self { image, identities, sorted, sections }
+    }
+
+    fn section_at(&self, address: u64) -> Option<u32> {
+        let after = self.sections.partition_point(|s| s.0 <= address);
+        let (_, end, id) = self.sections.get(after.checked_sub(1)?)?;
+        (address < *end).then_some(*id)
+    }
+
+    fn symbol(&self, position: usize) -> Option<(u32, &Symbol<'d>)> {
+        let id = *self.sorted.get(position)?;
+        Some((id, self.image.symbols.get(id as usize)?))
+    }
+
+    /// What is at an address.
+    pub(super) fn at(&self, address: u64) -> Target {
+        let Some(section) = self.section_at(address) else { return Target::Number };
+        let first = self.sorted.partition_point(|i| {
+            self.image.symbols.get(*i as usize).is_some_and(|s| s.address < address)
+        });
+        if let Some((id, symbol)) = self.symbol(first)
+            && symbol.address == address
+        {
+            return Target::Symbol(id, 0);
+        }
+        // Symbols may lie inside of others; eight steps back are more than they nest.
+        for back in 1..=8 {
+            let Some((_, symbol)) = first.checked_sub(back).and_then(|at| self.symbol(at)) else {
+                break;
+            };
+            let end = symbol.address.saturating_add(symbol.size);
+            if address < end && symbol.section == section {
+                // The best name of that place.
+                let start = self.sorted.partition_point(|i| {
+                    self.image.symbols.get(*i as usize).is_some_and(|s| s.address < symbol.address)
+                });
+                let Some((id, best)) = self.symbol(start) else { break };
+                return Target::Symbol(id, address - best.address);
+            }
+        }
+        Target::Anonymous(section)
+    }
+
+    /// The bytes from an address to the end of its section.
+    pub(super) fn bytes(&self, address: u64) -> &'i [u8] {
+        let found = self.section_at(address).and_then(|id| self.image.sections.get(id as usize));
+        let Some(found) = found else { return &[] };
+        let offset = usize::try_from(address - found.address).unwrap_or(usize::MAX);
+        found.section.data.get(offset..).unwrap_or(&[])
+    }
+
+    /// Whether the kernel may write there. The linker marks `.rodata` as writable, but it is not.
+    pub(super) fn writable(&self, section: u32) -> bool {
+        self.image
+            .sections
+            .get(section as usize)
+            .is_none_or(|s| s.section.is_write() && !s.section.name.starts_with(".rodata"))
+    }
+
+    /// How a person would call an address.
+    pub(super) fn describe(&self, address: u64) -> String {
+        match self.at(address) {
+            Target::Symbol(id, offset) => {
+                let name = self.image.symbols.get(id as usize).map_or("?", |s| s.name);
+                if offset == 0 { name.to_owned() } else { format!("{name}+{offset:#x}") }
+            }
+            Target::Anonymous(id) => match super::functions::string_at(self, address) {
+                Some(text) => format!("{:?}", String::from_utf8_lossy(text)),
+                None => {
+                    let name = self.image.sections.get(id as usize).map_or("?", |s| s.section.name);
+                    format!("unnamed content of {name}")
+                }
+            },
+            Target::Number => format!("{address:#x}"),
+        }
+    }
+}
+
+fn identity(symbol: &Symbol<'_>, file: u64) -> Identity {
+    let base = names::base(symbol.name);
+    let numbered = base.text != symbol.name
+        && (base.clone.is_empty() || symbol.name.bytes().any(|b| b.is_ascii_digit()));
+    let mut hasher = DefaultHasher::new();
+    let function = symbol.kind == elf::STT_FUNC;
+    (base.text, base.clone, file, symbol.global, function).hash(&mut hasher);
+    Identity { hash: hasher.finish(), numbered }
+}
+
+/// Numbers the source files of both images: those with the same number are taken for the same file. Number 0
+/// is for symbols of no file.
+pub(super) fn number_files(a: &Image<'_>, b: &Image<'_>) -> (Vec<u64>, Vec<u64>) {
+    let (in_a, in_b) = (by_name(a), by_name(b));
+    let mut numbers = (vec![0; a.files.len()], vec![0; b.files.len()]);
+    let mut next = 1;
+    let give = |list: &mut Vec<u64>, file: usize, number: u64| {
+        if let Some(slot) = list.get_mut(file) {
+            *slot = number;
+        }
+    };
+    let (symbols_a, symbols_b) = (symbols_of(a), symbols_of(b));
+    for (name, old) in &in_a {
+        let mut new = in_b.get(name).cloned().unwrap_or_default();
+        let same_count = old.len() == new.len();
+        for file in old {
+            give(&mut numbers.0, *file, next);
+            let common = |other: usize| match (symbols_a.get(*file), symbols_b.get(other)) {
+                (Some(x), Some(y)) => x.intersection(y).count(),
+                _ => 0,
+            };
+            let found = if same_count {
+                Some(0)
+            } else {
+                // The most common symbols; of equals the first.
+                (0..new.len()).max_by_key(|i| {
+                    (new.get(*i).map_or(0, |other| common(*other)), std::cmp::Reverse(*i))
+                })
+            };
+            if let Some(found) = found.filter(|i| *i < new.len()) {
+                give(&mut numbers.1, new.remove(found), next);
+            }
+            next += 1;
+        }
+    }
+    for number in numbers.1.iter_mut().skip(1).filter(|n| **n == 0) {
+        *number = next;
+        next += 1;
+    }
+    (numbers.0, numbers.1)
+}
+
+fn by_name<'d>(image: &Image<'d>) -> BTreeMap<&'d str, Vec<usize>> {
+    let mut names: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (number, name) in image.files.iter().enumerate().skip(1) {
+        names.entry(name).or_default().push(number);
+    }
+    names
+}
+
+fn symbols_of<'d>(image: &Image<'d>) -> Vec<HashSet<&'d str>> {
+    let mut files = vec![HashSet::new(); image.files.len()];
+    for symbol in &image.symbols {
+        if let Some(names) = files.get_mut(symbol.file as usize) {
+            names.insert(symbol.name);
+        }
+    }
+    files
+}

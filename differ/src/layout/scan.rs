@@ -1,0 +1,347 @@
+//! A first, fast look at the types of one DWARF unit.
+//!
+//! A kernel image repeats the same few thousand types in each of its thousands of units. To
+//! build each of them only to find that it is known takes most of the time, so this reader gives
+//! every definition as a hash of its content, straight from the bytes. Equal hashes mean equal
+//! definitions; the few definitions whose hashes differ are then read properly.
+
+use gimli::constants as dw;
+use gimli::{Error, Result};
+
+use super::LayoutKind;
+use super::abbreviations::{Abbreviation, Cursor, Role, Spec, Strings};
+
+/// No such node, child or type.
+const NONE: u32 = u32::MAX;
+
+/// As in the exact reader: what nests deeper than this is cyclic.
+const MAX_DEPTH: usize = 64;
+
+/// A named definition of the unit.
+pub(super) struct Found {
+    /// What it is.
+    pub kind: LayoutKind,
+    /// Hash of its name.
+    pub name: u64,
+    /// Hash of everything it says.
+    pub content: u64,
+    /// Where in the unit.
+    pub offset: u32,
+}
+
+/// A DIE that can be the type of something.
+struct Node {
+    offset: u32,
+    role: Role,
+    declaration: bool,
+    /// Hash of the name; 0 without one.
+    name: u64,
+    /// `DW_AT_byte_size`.
+    size: Option<u64>,
+    target: u32,
+    first: u32,
+    last: u32,
+}
+
+/// A member, enumerator, array dimension or parameter.
+struct Child {
+    /// Hash of all it says but its type.
+    content: u64,
+    target: u32,
+    next: u32,
+}
+
+/// Hash of a type as a name in C, and of its size.
+type Hashes = (u64, u64);
+
+/// Memory that is used for one unit after the other.
+#[derive(Default)]
+pub(super) struct Scanner {
+    nodes: Vec<Node>,
+    children: Vec<Child>,
+    /// Index in `nodes` by offset in the unit, plus one; 0 where no type is.
+    at: Vec<u32>,
+    hashes: Vec<Option<Hashes>>,
+    parents: Vec<u32>,
+}
+
+/// What a DIE says, as far as types are concerned.
+#[derive(Default)]
+struct Facts {
+    name: u64,
+    target: Option<u32>,
+    byte_size: Option<u64>,
+    bit_size: Option<u64>,
+    bit_offset: Option<u64>,
+    data_bit_offset: Option<u64>,
+    location: Option<u64>,
+    count: Option<u64>,
+    upper_bound: Option<u64>,
+    value: Option<(u64, bool)>,
+    declaration: bool,
+}
+
+impl Scanner {
+    /// All named definitions of a unit. `entries` are its bytes, the header included.
+    pub(super) fn scan(
+        &mut self,
+        cursor: Cursor<'_>,
+        table: &[Option<Abbreviation>],
+        strings: &Strings<'_>,
+        mut found: impl FnMut(Found),
+    ) -> Result<()> {
+        self.at.resize(self.at.len().max(cursor.data.len()), 0);
+        let result = self.collect(cursor, table, strings).and_then(|()| {
+            self.hashes.resize(self.nodes.len(), None);
+            for index in 0..self.nodes.len() {
+                if let Some(definition) = self.definition(index)? {
+                    found(definition);
+                }
+            }
+            Ok(())
+        });
+        for node in &self.nodes {
+            if let Some(slot) = self.at.get_mut(node.offset as usize) {
+                *slot = 0;
+            }
+        }
+        self.nodes.clear();
+        self.children.clear();
+        self.hashes.clear();
+        self.parents.clear();
+        result
+    }
+
+    fn collect(
+        &mut self,
+        mut cursor: Cursor<'_>,
+        table: &[Option<Abbreviation>],
+        strings: &Strings<'_>,
+    ) -> Result<()> {
+        while !cursor.is_empty() {
+            let offset = cursor.at as u32;
+            let code = cursor.uleb()?;
+            if code == 0 {
+                self.parents.pop();
+                if self.parents.is_empty() {
+                    break;
+                }
+                continue;
+            }
+            let abbreviation = usize::try_from(code)
+                .ok()
+                .and_then(|code| table.get(code)?.as_ref())
+                .ok_or(Error::UnknownAbbreviation(code))?;
+            let mut node = NONE;
+            match abbreviation.role {
+                Role::Other => abbreviation.skip(&mut cursor)?,
+                role @ (Role::Member
+                | Role::Enumerator
+                | Role::Subrange
+                | Role::Parameter
+                | Role::Variadic) => {
+                    let parent = self.parents.last().copied().unwrap_or(NONE);
+                    let wanted =
+                        self.nodes.get(parent as usize).is_some_and(|p| belongs(role, p.role));
+                    if wanted {
+                        let facts = facts(&abbreviation.specs, &mut cursor, strings)?;
+                        self.add_child(parent, role, &facts);
+                    } else {
+                        abbreviation.skip(&mut cursor)?;
+                    }
+                }
+                role => {
+                    let facts = facts(&abbreviation.specs, &mut cursor, strings)?;
+                    node = self.nodes.len() as u32;
+                    if let Some(slot) = self.at.get_mut(offset as usize) {
+                        *slot = node + 1;
+                    }
+                    self.nodes.push(Node {
+                        offset,
+                        role,
+                        declaration: facts.declaration,
+                        name: facts.name,
+                        size: facts.byte_size,
+                        target: facts.target.unwrap_or(NONE),
+                        first: NONE,
+                        last: NONE,
+                    });
+                }
+            }
+            if abbreviation.children {
+                self.parents.push(node);
+            } else if self.parents.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_child(&mut self, parent: u32, role: Role, facts: &Facts) {
+        let content = match role {
+            Role::Member => {
+                let place = match facts.data_bit_offset {
+                    Some(bits) => bits,
+                    None => facts.location.unwrap_or(0).wrapping_mul(8),
+                };
+                let bits =
+                    [facts.bit_size, facts.bit_offset, facts.bit_offset.and(facts.byte_size)];
+                bits.iter().fold(mix(facts.name, place), |h, bits| option(h, *bits))
+            }
+            Role::Enumerator => {
+                let (value, signed) = facts.value.unwrap_or((0, false));
+                mix(mix(facts.name, value), u64::from(signed && value >> 63 != 0))
+            }
+            Role::Subrange => {
+                option(1, facts.count.or(facts.upper_bound.map(|u| u.wrapping_add(1))))
+            }
+            _ => role as u64,
+        };
+        let index = self.children.len() as u32;
+        let target = if role == Role::Subrange { None } else { facts.target };
+        self.children.push(Child { content, target: target.unwrap_or(NONE), next: NONE });
+        let Some(node) = self.nodes.get_mut(parent as usize) else { return };
+        match self.children.get_mut(node.last as usize) {
+            Some(last) => last.next = index,
+            None => node.first = index,
+        }
+        node.last = index;
+    }
+
+    fn definition(&mut self, index: usize) -> Result<Option<Found>> {
+        let Some(node) = self.nodes.get(index) else { return Ok(None) };
+        let kind = match node.role {
+            Role::Struct => LayoutKind::Struct,
+            Role::Union => LayoutKind::Union,
+            Role::Enum => LayoutKind::Enum,
+            Role::Typedef => LayoutKind::Typedef,
+            _ => return Ok(None),
+        };
+        if node.declaration || node.name == 0 {
+            return Ok(None);
+        }
+        let (name, offset, target) = (node.name, node.offset, node.target);
+        let mut content = option(kind as u64, node.size);
+        if kind == LayoutKind::Typedef || kind == LayoutKind::Enum {
+            let (text, size) = self.of_type(target, 0)?;
+            content = mix(mix(content, text), size);
+        }
+        let content = self.body(index, content, 0)?;
+        Ok(Some(Found { kind, name, content, offset }))
+    }
+
+    /// Adds all children of a node to a hash.
+    fn body(&mut self, index: usize, mut hash: u64, depth: usize) -> Result<u64> {
+        let mut next = self.nodes.get(index).map_or(NONE, |n| n.first);
+        while let Some(child) = self.children.get(next as usize) {
+            let (content, target) = (child.content, child.target);
+            next = child.next;
+            hash = mix(hash, content);
+            if target != NONE {
+                let (text, size) = self.of_type(target, depth + 1)?;
+                hash = mix(mix(hash, text), size);
+            }
+        }
+        Ok(hash)
+    }
+
+    /// The hashes of the type at an offset of the unit.
+    fn of_type(&mut self, target: u32, depth: usize) -> Result<Hashes> {
+        if target == NONE {
+            return Ok((VOID, 0));
+        }
+        if depth > MAX_DEPTH {
+            return Err(Error::UnsupportedOffset);
+        }
+        let found = self.at.get(target as usize).copied().unwrap_or(0);
+        let Some(index) = found.checked_sub(1).map(|i| i as usize) else {
+            // Something that is no type in C. No two of them are taken for equal.
+            return Ok((mix(VOID, u64::from(target)), 0));
+        };
+        if let Some(Some(hashes)) = self.hashes.get(index) {
+            return Ok(*hashes);
+        }
+        let Some(node) = self.nodes.get(index) else { return Ok((VOID, 0)) };
+        let (role, name, size, inner) = (node.role, node.name, node.size, node.target);
+        let own = mix(role as u64, name);
+        let tag = matches!(role, Role::Struct | Role::Union | Role::Enum);
+        let (text, size) = if tag {
+            let text = if name == 0 { self.body(index, own, depth)? } else { own };
+            (text, option(0, Some(size.unwrap_or(0))))
+        } else {
+            let target = match role {
+                // A name says all, but the size is the target's.
+                Role::Typedef | Role::Base if name != 0 && size.is_some() => (own, 0),
+                _ => self.of_type(inner, depth + 1)?,
+            };
+            let text = match role {
+                Role::Typedef | Role::Base if name != 0 => own,
+                Role::Typedef | Role::Base => target.0,
+                Role::Array | Role::Subroutine => self.body(index, mix(own, target.0), depth)?,
+                _ => mix(own, target.0),
+            };
+            let size = match (role, size) {
+                (_, Some(size)) => option(0, Some(size)),
+                (Role::Pointer, None) => option(0, Some(8)),
+                (Role::Subroutine, None) => 0,
+                (Role::Array, None) => self.body(index, target.1, depth)?,
+                (_, None) => target.1,
+            };
+            (text, size)
+        };
+        if let Some(slot) = self.hashes.get_mut(index) {
+            *slot = Some((text, size));
+        }
+        Ok((text, size))
+    }
+}
+
+fn belongs(child: Role, parent: Role) -> bool {
+    match child {
+        Role::Member => matches!(parent, Role::Struct | Role::Union),
+        Role::Enumerator => parent == Role::Enum,
+        Role::Subrange => parent == Role::Array,
+        _ => parent == Role::Subroutine,
+    }
+}
+
+fn facts(specs: &[Spec], cursor: &mut Cursor<'_>, strings: &Strings<'_>) -> Result<Facts> {
+    let mut facts = Facts::default();
+    for spec in specs {
+        match spec.at {
+            dw::DW_AT_name => facts.name = strings.hash(spec, cursor)?,
+            dw::DW_AT_type => facts.target = Some(cursor.reference(spec, strings)?),
+            dw::DW_AT_byte_size => facts.byte_size = cursor.number(spec)?.map(|n| n.0),
+            dw::DW_AT_bit_size => facts.bit_size = cursor.number(spec)?.map(|n| n.0),
+            dw::DW_AT_bit_offset => facts.bit_offset = cursor.number(spec)?.map(|n| n.0),
+            dw::DW_AT_data_bit_offset => facts.data_bit_offset = cursor.number(spec)?.map(|n| n.0),
+            dw::DW_AT_data_member_location => facts.location = cursor.number(spec)?.map(|n| n.0),
+            dw::DW_AT_count => facts.count = cursor.number(spec)?.map(|n| n.0),
+            dw::DW_AT_upper_bound => facts.upper_bound = cursor.number(spec)?.map(|n| n.0),
+            dw::DW_AT_const_value => facts.value = cursor.number(spec)?,
+            dw::DW_AT_declaration => {
+                facts.declaration = true;
+                cursor.skip(spec.form)?;
+            }
+            _ => cursor.skip(spec.form)?,
+        }
+    }
+    Ok(facts)
+}
+
+const VOID: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Adds a number to a hash: the halves of a 128-bit product, folded, with another odd factor for each side.
+pub(super) fn mix(hash: u64, value: u64) -> u64 {
+    let x = hash.rotate_left(23) ^ 0xa076_1d64_78bd_642f;
+    let y = value ^ 0xe703_7ed1_a0b4_28db;
+    let product = u128::from(x) * u128::from(y);
+    (product as u64) ^ ((product >> 64) as u64) ^ hash.wrapping_mul(0x8ebc_6af0_9c88_c6e3) ^ value
+}
+
+fn option(hash: u64, value: Option<u64>) -> u64 {
+    match value {
+        Some(value) => mix(mix(hash, 1), value),
+        None => mix(hash, 2),
+    }
+}

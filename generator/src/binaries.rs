@@ -1,0 +1,305 @@
+//! Built files instead of sources: objects, modules, images, and directories of them. They are compared and
+//! reported; no update can be made of them, for it takes the sources to compile the clones.
+
+mod find;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use dynamos_differ::image::{self, Image};
+use dynamos_differ::layout::LayoutChange;
+use dynamos_differ::map::Mapping;
+use dynamos_differ::verdict::Verdict;
+use dynamos_differ::{Object, Pair};
+use rayon::prelude::*;
+
+pub use find::{is_built, is_elf};
+
+use crate::layouts;
+use crate::output::Output;
+use crate::plan::{
+    DataPlan, FunctionPlan, Kernels, LayoutPlan, ObjectPlan, Outcome, Plan, Refusal,
+};
+use crate::report::Reporter;
+use crate::run::Request;
+use crate::verdicts::{data_verdict, function_verdict};
+
+/// A part of the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Only {
+    /// Types.
+    Layouts,
+    /// Functions and data.
+    Functions,
+}
+
+/// What was found out about one pair of files.
+#[derive(Debug, Default)]
+struct Found {
+    functions: Vec<FunctionPlan>,
+    data: Vec<DataPlan>,
+    layouts: Vec<LayoutPlan>,
+    notes: Vec<String>,
+    compared: usize,
+}
+
+/// Compares built files and writes the report.
+pub fn run(request: &Request, reporter: &Reporter) -> Result<Plan> {
+    reporter.phase("provide", "looking for built files");
+    let output = Output::begin(&request.output)?;
+    let old = find::files(&request.v1, request.cache.as_deref(), "V1")?;
+    let new = find::files(&request.v2, request.cache.as_deref(), "V2")?;
+    let pairs: Vec<(&str, &PathBuf, &PathBuf)> =
+        old.iter().filter_map(|(name, path)| Some((name.as_str(), path, new.get(name)?))).collect();
+    if pairs.is_empty() {
+        bail!(
+            "no object, module or image is on both sides ({} in V1, {} in V2): give two files, or two directories \
+             with the same layout",
+            old.len(),
+            new.len()
+        );
+    }
+    let mut plan = Plan {
+        kernels: Kernels { v1: request.v1.label(), v2: request.v2.label(), ..Kernels::default() },
+        ..Plan::default()
+    };
+    for (here, there, side) in [(&old, &new, "V1"), (&new, &old, "V2")] {
+        for name in here.keys().filter(|name| !there.contains_key(*name)) {
+            plan.notes.push(format!("`{name}` is only in {side}, and was not compared"));
+        }
+    }
+    reporter.phase("compare", &format!("comparing {} pairs of files", pairs.len()));
+    let single = pairs.len() == 1;
+    let results: Vec<(String, Result<Option<Found>>)> = pairs
+        .par_iter()
+        .map(|(name, old, new)| {
+            anyhow::ensure!(!crate::interrupted(), "interrupted");
+            let shown = if name.is_empty() { file_name(new) } else { (*name).to_owned() };
+            let found = compare(&shown, old, new, request.only);
+            Ok((shown, found))
+        })
+        .collect::<Result<_>>()?;
+    let mut skipped = 0;
+    for (name, found) in results {
+        match found {
+            Ok(Some(found)) => add(&mut plan, &name, found),
+            Ok(None) => skipped += 1,
+            Err(error) if single => return Err(error),
+            Err(error) => plan.refusals.push(Refusal::new(
+                name,
+                format!("cannot be compared: {error:#}"),
+                "give a file of the same architecture, whole and with its debug information in it",
+            )),
+        }
+    }
+    plan.notes
+        .push(format!("{skipped} of {} pairs are identical or only link others", pairs.len()));
+    finish(&mut plan);
+    reporter.phase("write", "writing the report");
+    output.finish(&plan, "")?;
+    reporter.end();
+    Ok(plan)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| "file".into(), |name| name.to_string_lossy().into_owned())
+}
+
+fn add(plan: &mut Plan, name: &str, found: Found) {
+    plan.objects.push(ObjectPlan {
+        object: name.to_owned(),
+        source: String::new(),
+        owner: String::new(),
+        because: Vec::new(),
+        functions: found.compared,
+        changed: found.functions.iter().filter(|f| f.verdict == "changed").count(),
+        reached: None,
+    });
+    plan.functions.extend(found.functions);
+    plan.data.extend(found.data);
+    plan.layouts.extend(found.layouts);
+    plan.notes.extend(found.notes.into_iter().map(|note| format!("{name}: {note}")));
+}
+
+/// Sorts, and says of each change of a type only once where it was seen.
+fn finish(plan: &mut Plan) {
+    plan.settle();
+    let mut seen = BTreeSet::new();
+    plan.layouts.retain(|l| {
+        seen.insert((l.kind.clone(), l.name.clone(), l.verdict.clone(), l.reason.clone()))
+    });
+    let differs = !plan.functions.is_empty() || !plan.data.is_empty() || !plan.layouts.is_empty();
+    plan.outcome = match plan.outcome {
+        Outcome::Refused => Outcome::Refused,
+        _ if differs => Outcome::Differs,
+        _ => Outcome::NoChange,
+    };
+}
+
+/// Compares one pair of files; nothing if there is nothing to compare.
+fn compare(name: &str, old: &Path, new: &Path, only: Option<Only>) -> Result<Option<Found>> {
+    let failed = |path: &Path| format!("cannot read {}", path.display());
+    if identical(old, new).with_context(|| failed(new))? || find::is_composite(new) {
+        return Ok(None);
+    }
+    let (x, y) = (
+        Mapping::open(old).with_context(|| failed(old))?,
+        Mapping::open(new).with_context(|| failed(new))?,
+    );
+    let names = (format!("{name} (V1)"), format!("{name} (V2)"));
+    let linked = (image::is_linked(x.bytes(), &names.0)?, image::is_linked(y.bytes(), &names.1)?);
+    Ok(Some(match linked {
+        (true, true) => images(
+            name,
+            &Image::parse(x.bytes(), &names.0)?,
+            &Image::parse(y.bytes(), &names.1)?,
+            only,
+        )?,
+        (false, false) => objects(
+            name,
+            &Object::parse(x.bytes(), &names.0)?,
+            &Object::parse(y.bytes(), &names.1)?,
+            only,
+        )?,
+        _ => bail!("{name}: one side is a linked image, the other a relocatable object"),
+    }))
+}
+
+/// Compares contents without keeping them.
+fn identical(old: &Path, new: &Path) -> std::io::Result<bool> {
+    let (mut old, mut new) = (File::open(old)?, File::open(new)?);
+    if old.metadata()?.len() != new.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut x, mut y) = (vec![0; 1 << 17], vec![0; 1 << 17]);
+    loop {
+        let count = old.read(&mut x)?;
+        let (Some(x), Some(y)) = (x.get(..count), y.get_mut(..count)) else { return Ok(false) };
+        if count == 0 {
+            return Ok(true);
+        }
+        match new.read_exact(y) {
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+            other => other?,
+        }
+        if x != y {
+            return Ok(false);
+        }
+    }
+}
+
+fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> Result<Found> {
+    for (image, side) in [(old, "V1"), (new, "V2")] {
+        if image.symbols.is_empty() && only != Some(Only::Layouts) {
+            bail!("{name}: {side} is stripped (no symbol table): functions cannot be told apart");
+        }
+    }
+    let mut found = Found::default();
+    let functions = match only {
+        Some(Only::Layouts) => Vec::new(),
+        _ => image::functions(old, new),
+    };
+    let layouts = match only {
+        Some(Only::Functions) => Ok((Vec::new(), None)),
+        _ => image::layouts(old, new),
+    };
+    found.compared = functions.len();
+    for function in functions.into_iter().filter(|f| f.verdict != Verdict::Unchanged) {
+        let object = if function.file.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{name} ({})", function.file)
+        };
+        found.functions.push(FunctionPlan {
+            name: function.name,
+            object,
+            verdict: function_verdict(function.verdict).to_owned(),
+            reason: function.reason,
+            matched_bytes: 0,
+        });
+    }
+    let (layouts, unknown) = layouts?;
+    found.layouts(name, &layouts, unknown);
+    let comment = |i: &Image<'_>| compilers(i.section(".comment").map(|s| &*s.section.data));
+    found.compilers(&comment(old), &comment(new));
+    Ok(found)
+}
+
+fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -> Result<Found> {
+    for (object, side) in [(old, "V1"), (new, "V2")] {
+        if object.elf.symbols.len() <= 1 && !object.elf.sections.is_empty() {
+            bail!("{name}: {side} is stripped (no symbol table): functions cannot be told apart");
+        }
+    }
+    let mut comparison = Pair::compare(old, new)?;
+    match only {
+        Some(Only::Layouts) => {
+            comparison.functions.clear();
+            comparison.data.clear();
+            comparison.sections.clear();
+        }
+        Some(Only::Functions) => {
+            comparison.layouts.clear();
+            comparison.layouts_unknown = None;
+        }
+        None => {}
+    }
+    let mut found = Found { compared: comparison.functions.len(), ..Found::default() };
+    for function in comparison.functions.iter().filter(|f| f.verdict != Verdict::Unchanged) {
+        // What cannot be redirected has changed all the same; no update is made here.
+        let verdict = match (function.verdict, function.v1.is_some()) {
+            (Verdict::Refused, true) => Verdict::Changed,
+            (Verdict::Refused, false) => Verdict::New,
+            (other, _) => other,
+        };
+        found.functions.push(FunctionPlan {
+            name: function.old_name.clone().unwrap_or_else(|| function.name.clone()),
+            object: name.to_owned(),
+            verdict: function_verdict(verdict).to_owned(),
+            reason: function.reason.clone(),
+            matched_bytes: 0,
+        });
+    }
+    for data in &comparison.data {
+        if let Some(row) = data_verdict(data, name) {
+            found.data.push(row);
+        }
+    }
+    found.layouts(name, &comparison.layouts, comparison.layouts_unknown);
+    for section in &comparison.sections {
+        found.notes.push(format!("section {}: {}", section.section, section.reason));
+    }
+    let comment = |o: &Object<'_>| compilers(o.elf.section_by_name(".comment").map(|s| &*s.1.data));
+    found.compilers(&comment(old), &comment(new));
+    Ok(found)
+}
+
+impl Found {
+    fn layouts(&mut self, name: &str, changes: &[LayoutChange], unknown: Option<String>) {
+        self.layouts.extend(changes.iter().map(|layout| layouts::row(layout, name)));
+        self.notes.extend(unknown.map(|why| format!("layouts are unknown: {why}")));
+    }
+
+    fn compilers(&mut self, old: &BTreeSet<String>, new: &BTreeSet<String>) {
+        if old != new {
+            let list = |all: &BTreeSet<String>| match all.len() {
+                0 => "unknown".to_owned(),
+                _ => all.iter().cloned().collect::<Vec<_>>().join(", "),
+            };
+            self.notes.push(format!(
+                "the compilers differ ({} and {}), so code may differ for no other reason",
+                list(old),
+                list(new)
+            ));
+        }
+    }
+}
+
+/// The compilers that `.comment` names.
+fn compilers(comment: Option<&[u8]>) -> BTreeSet<String> {
+    let texts = comment.unwrap_or(&[]).split(|b| *b == 0).filter(|text| !text.is_empty());
+    texts.map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+}

@@ -1,0 +1,278 @@
+//! Built files as input: images, objects and directories of them, good and bad. Made by the real compiler.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// A file with a static variable, a string, a struct and three functions.
+const SOURCE: &str = r#"
+struct box { int a; long b; };
+struct box boxes[4];
+static int count;
+int other(const char *text, int n);
+int __attribute__((noinline)) name(int n) { return other("a text", n + count); }
+int __attribute__((noinline)) sum(struct box *box) { count++; return box->a + boxes[1].a; }
+int f(struct box *box) { return sum(box) + name(box->a); }
+"#;
+
+/// The rest of the image.
+const OTHER: &str = "int other(const char *text, int n) { return text[n]; }\n";
+
+struct Bench(tempfile::TempDir);
+
+impl Bench {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+
+    /// Compiles an object as the kernel is.
+    fn object(&self, name: &str, source: &str, more: &[&str]) -> PathBuf {
+        let (path, input) = (self.path(name), self.path("file.c"));
+        fs::write(&input, source).unwrap();
+        let mut gcc = Command::new("gcc");
+        gcc.current_dir(self.0.path()).args([
+            "-c",
+            "-g",
+            "-O2",
+            "-mcmodel=kernel",
+            "-fno-pic",
+            "-fno-pie",
+        ]);
+        gcc.args(["-fcf-protection=none", "file.c", "-o"]).arg(&path).args(more);
+        assert!(gcc.status().unwrap().success());
+        path
+    }
+
+    /// Links an image with `SOURCE` edited, and with so much data before it.
+    fn image(&self, name: &str, edit: (&str, &str), shift: usize) -> PathBuf {
+        let first = format!(
+            "int {name}_first[{}] = {{1}}; int {name}_code(void) {{ return {shift}; }}\n",
+            shift + 1
+        );
+        let source = SOURCE.replace(edit.0, edit.1);
+        let objects = [
+            self.object(&format!("{name}-first.o"), &first, &[]),
+            self.object(&format!("{name}-main.o"), &source, &[]),
+            self.object(&format!("{name}-other.o"), OTHER, &[]),
+        ];
+        let path = self.path(name);
+        let mut ld = Command::new("ld");
+        ld.args([
+            "-static",
+            "-e",
+            "f",
+            "-Ttext=0xffffffff81000000",
+            "-Tdata=0xffffffff82000000",
+            "-o",
+        ]);
+        assert!(ld.arg(&path).args(&objects).status().unwrap().success());
+        path
+    }
+
+    fn run(&self, v1: &Path, v2: &Path, more: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dynamos-diff"));
+        command.arg(v1).arg(v2).arg("-o").arg(self.path("out/report")).args(more).output().unwrap()
+    }
+
+    fn plan(&self, v1: &Path, v2: &Path, code: i32) -> Value {
+        let output = self.run(v1, v2, &[]);
+        assert_eq!(output.status.code(), Some(code), "{}", said(&output));
+        serde_json::from_slice(&fs::read(self.path("out/report/plan.json")).unwrap()).unwrap()
+    }
+
+    fn error(&self, v1: &Path, v2: &Path, words: &str) {
+        let output = self.run(v1, v2, &[]);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat()
+}
+
+/// Names of the rows of a list that have this verdict.
+fn rows(plan: &Value, list: &str, verdict: &str) -> Vec<String> {
+    let all = plan[list].as_array().unwrap();
+    let found = all.iter().filter(|row| row["verdict"] == verdict);
+    found.map(|row| row["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn notes(plan: &Value) -> String {
+    plan["notes"].to_string()
+}
+
+const SAME: (&str, &str) = ("", "");
+
+#[test]
+fn code_that_only_moved_is_unchanged() {
+    let bench = Bench::new();
+    let (v1, v2) = (bench.image("v1", SAME, 1), bench.image("v2", SAME, 1000));
+    let plan = bench.plan(&v1, &v2, 0);
+    assert!(rows(&plan, "functions", "changed").is_empty(), "{plan:#}");
+    assert_eq!(rows(&plan, "functions", "new"), ["v2_code"]);
+    assert_eq!(rows(&plan, "functions", "removed"), ["v1_code"]);
+}
+
+#[test]
+fn operands_are_compared_by_what_they_point_at() {
+    let bench = Bench::new();
+    for (edit, function) in [
+        (("a text", "b text"), "name"),
+        (("boxes[1]", "boxes[2]"), "sum"),
+        (("sum(box) +", "sum(box) -"), "f"),
+        (("count++", "boxes[3].a++"), "sum"),
+    ] {
+        let (v1, v2) = (bench.image("v1", SAME, 1), bench.image("v2", edit, 300));
+        let plan = bench.plan(&v1, &v2, 0);
+        assert!(
+            rows(&plan, "functions", "changed").contains(&function.to_owned()),
+            "{edit:?}: {plan:#}"
+        );
+        assert!(rows(&plan, "layouts", "changed").is_empty());
+    }
+}
+
+#[test]
+fn a_layout_that_changed_is_seen_in_every_form_of_dwarf() {
+    let bench = Bench::new();
+    let wider = SOURCE.replace("long b", "long b, c");
+    for flags in [&["-gdwarf-4"][..], &["-gdwarf-5"], &["-gz=zlib"], &["-gdwarf-5", "-gdwarf64"]] {
+        let v1 = bench.object("v1.o", SOURCE, flags);
+        let plan = bench.plan(&v1, &bench.object("v2.o", &wider, flags), 0);
+        assert_eq!(rows(&plan, "layouts", "changed"), ["box"], "{flags:?}");
+        // The same types in another version are the same types.
+        let plan = bench.plan(&v1, &bench.object("v2.o", SOURCE, &["-gdwarf-3"]), 1);
+        assert_eq!(plan["layouts"].as_array().unwrap().len(), 0, "{flags:?}");
+    }
+    let (v1, v2) = (bench.image("v1", SAME, 1), bench.image("v2", ("long b", "long b, c"), 1));
+    assert_eq!(rows(&bench.plan(&v1, &v2, 0), "layouts", "changed"), ["box"]);
+}
+
+#[test]
+fn split_dwarf_is_refused() {
+    let bench = Bench::new();
+    let v1 = bench.object("v1.o", SOURCE, &["-gsplit-dwarf"]);
+    let v2 = bench.object("v2.o", &SOURCE.replace("count++", "count--"), &["-gsplit-dwarf"]);
+    bench.error(&v1, &v2, "split DWARF");
+}
+
+#[test]
+fn without_dwarf_functions_are_still_compared() {
+    let bench = Bench::new();
+    let (v1, v2) = (bench.image("v1", SAME, 1), bench.image("v2", ("a text", "b text"), 1));
+    assert!(Command::new("strip").arg("-g").arg(&v1).status().unwrap().success());
+    let plan = bench.plan(&v1, &v2, 0);
+    assert!(rows(&plan, "functions", "changed").contains(&"name".to_owned()));
+    assert!(notes(&plan).contains("layouts are unknown: v1 has no DWARF"), "{plan:#}");
+    assert!(Command::new("strip").arg(&v2).status().unwrap().success());
+    bench.error(&v1, &v2, "stripped");
+}
+
+#[test]
+fn another_architecture_is_named() {
+    let bench = Bench::new();
+    let v1 = bench.object("v1.o", SOURCE, &[]);
+    let mut bytes = fs::read(&v1).unwrap();
+    // e_machine: EM_AARCH64.
+    bytes[18] = 183;
+    let v2 = bench.path("v2.o");
+    fs::write(&v2, bytes).unwrap();
+    bench.error(&v1, &v2, "machine 183");
+}
+
+#[test]
+fn different_compilers_are_reported() {
+    let bench = Bench::new();
+    let v1 = bench.object("v1.o", SOURCE, &[]);
+    let (v2, comment) = (bench.path("v2.o"), bench.path("comment"));
+    fs::write(&comment, b"\0another compiler 1.0\0").unwrap();
+    let mut objcopy = Command::new("objcopy");
+    objcopy.arg(format!("--update-section=.comment={}", comment.display())).args([&v1, &v2]);
+    assert!(objcopy.status().unwrap().success());
+    let plan = bench.plan(&v1, &v2, 1);
+    assert!(notes(&plan).contains("another compiler 1.0"), "{plan:#}");
+}
+
+#[test]
+fn the_same_file_twice_is_no_change() {
+    let bench = Bench::new();
+    let v1 = bench.image("v1", SAME, 1);
+    let plan = bench.plan(&v1, &v1, 1);
+    assert_eq!(plan["outcome"], "no-change");
+}
+
+#[test]
+fn what_has_nothing_in_common_is_an_error() {
+    let bench = Bench::new();
+    bench.object("v1/a.o", SOURCE, &[]);
+    bench.object("v2/b.o", SOURCE, &[]);
+    bench.error(
+        &bench.path("v1"),
+        &bench.path("v2"),
+        "no object, module or image is on both sides",
+    );
+    let (object, image) = (bench.object("v1.o", SOURCE, &[]), bench.image("image", SAME, 1));
+    bench.error(&object, &image, "one side is a linked image");
+    bench.error(Path::new("deb:6.12.107"), &image, "give sources twice or built files twice");
+}
+
+#[test]
+fn build_directories_are_paired_by_path() {
+    let bench = Bench::new();
+    for side in ["v1", "v2"] {
+        bench.object(&format!("{side}/fs/same.o"), SOURCE, &[]);
+        let change = if side == "v1" { SAME } else { ("count++", "count--") };
+        bench.object(&format!("{side}/fs/main.o"), &SOURCE.replace(change.0, change.1), &[]);
+        bench.object(&format!("{side}/fs/{side}.o"), SOURCE, &[]);
+        // What `ld -r` made of others is not compared again.
+        bench.object(&format!("{side}/fs/all.o"), &SOURCE.replace(change.0, change.1), &[]);
+        fs::write(
+            bench.path(&format!("{side}/fs/.all.o.cmd")),
+            "cmd_all.o := ld -m elf -r -o all.o main.o\n",
+        )
+        .unwrap();
+    }
+    let (v1, v2) = (bench.path("v1"), bench.path("v2"));
+    let plan = bench.plan(&v1, &v2, 0);
+    assert_eq!(rows(&plan, "functions", "changed"), ["sum"]);
+    assert_eq!(plan["functions"][0]["object"], "fs/main.o");
+    assert!(notes(&plan).contains("`fs/v1.o` is only in V1"), "{plan:#}");
+    // The same bytes for any number of threads.
+    let mut reports = Vec::new();
+    for jobs in ["1", "8"] {
+        assert_eq!(bench.run(&v1, &v2, &["--jobs", jobs]).status.code(), Some(0));
+        let read = |name: &str| fs::read(bench.path("out/report").join(name)).unwrap();
+        reports.push((read("plan.json"), read("review.md")));
+    }
+    assert!(reports[0] == reports[1]);
+}
+
+#[test]
+fn a_million_symbols_are_no_trouble() {
+    let bench = Bench::new();
+    let object = |name: &str, value: u8| {
+        let (source, path) = (bench.path("many.s"), bench.path(name));
+        let mut text = String::from(".data\n");
+        for number in 0..1_000_000 {
+            text += &format!("s{number}: .byte 0\n");
+        }
+        text += &format!(".globl last\n.type last, @object\n.size last, 1\nlast: .byte {value}\n");
+        fs::write(&source, text).unwrap();
+        let mut gas = Command::new("as");
+        assert!(gas.arg(&source).arg("-o").arg(&path).status().unwrap().success());
+        path
+    };
+    let plan = bench.plan(&object("v1.o", 0), &object("v2.o", 1), 0);
+    assert_eq!(rows(&plan, "data", "changed"), ["last"]);
+}
