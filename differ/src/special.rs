@@ -129,6 +129,9 @@ impl Special {
         let fixed = entry_size(class, section);
         let class = match (class, fixed) {
             (Class::Discard | Class::Registration | Class::Unknown, _) | (_, Some(_)) => class,
+            // Code, which has no entries: it belongs to the entry of `.altinstructions` that names it, or to the
+            // jump that leads to it.
+            (Class::AlternativeReplacement | Class::AlternativeAux, None) => class,
             (_, None) => Class::Unknown,
         };
         for (offset, size) in extents(section, fixed) {

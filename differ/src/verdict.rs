@@ -143,6 +143,8 @@ pub struct DataVerdict {
     pub reason: String,
     /// Functions whose code refers to it, in either version.
     pub users: Vec<String>,
+    /// Whether others than those may: its name is global, or data points to it.
+    pub shared: bool,
 }
 
 /// All facts about a pair of objects.

@@ -237,6 +237,9 @@ impl Writer {
                     if kind == PlaceholderKind::Function {
                         body.extend([0xe9, 0, 0, 0, 0]);
                     }
+                    if kind == PlaceholderKind::NoReturn {
+                        body.extend([0x0f, 0x0b]); // ud2: for objtool, nothing goes on behind it
+                    }
                     body.resize(PLACEHOLDER_SIZE as usize, 0xcc);
                     let start = self.object.append_section_data(section, &body, PLACEHOLDER_SIZE);
                     if kind == PlaceholderKind::Function {

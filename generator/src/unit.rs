@@ -296,10 +296,21 @@ impl Unit {
         let offset = u64::try_from(offset).with_context(|| {
             format!("a relocation points before {}", self.section(section).map_or("", |s| &s.name))
         })?;
-        Ok(match self.covering(section, offset) {
+        Ok(match self.covering(section, offset).or_else(|| self.ending(section, offset)) {
             Some((index, into)) => Place::In(index, into),
             None => Place::Raw(section, offset),
         })
+    }
+
+    /// The variable that ends where its section ends: a pointer to that place is one past its end, and nothing else
+    /// can be meant.
+    fn ending(&self, section: usize, offset: u64) -> Option<(usize, u64)> {
+        let whole = self.sections.get(section)?;
+        let (_, &index) = self.starts.range((section, 0)..=(section, offset)).next_back()?;
+        let symbol = self.symbols.get(index)?;
+        let end = whole.bytes.len() as u64;
+        (!whole.is_code() && offset == end && symbol.value.checked_add(symbol.size) == Some(end))
+            .then_some((index, symbol.size))
     }
 
     /// What the bytes of a section between `start` and `end` refer to.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use dynamos_differ::layout::{LayoutVerdict, Retyped};
+use dynamos_differ::layout::{LayoutChange, LayoutKind, LayoutVerdict, Retyped};
 use dynamos_differ::load::Elf;
 use dynamos_differ::parameters::parameters;
 use dynamos_differ::verdict::{
@@ -92,7 +92,7 @@ fn known(comparison: &Comparison, v1: &Unit, v2: &Unit) -> Result<BTreeMap<Strin
     let copied: Vec<&str> = comparison
         .data
         .iter()
-        .filter(|data| data.change != DataChange::Unchanged && is_temporary(data))
+        .filter(|data| is_temporary(data) || goes_along(data, comparison))
         .map(|data| data.name.as_str())
         .collect();
     let mut known = BTreeMap::new();
@@ -127,6 +127,30 @@ fn is_temporary(data: &DataVerdict) -> bool {
         )
 }
 
+/// Whether a changed constant is used by nothing but functions that are replaced, so that it goes along with their
+/// clones and edition 0 keeps its own.
+fn goes_along(data: &DataVerdict, comparison: &Comparison) -> bool {
+    let replaced = |user: &String| {
+        let mut verdicts = comparison
+            .functions
+            .iter()
+            .filter(|f| f.name == *user || f.old_name.as_ref() == Some(user))
+            .peekable();
+        verdicts.peek().is_some()
+            && verdicts.all(|f| match f.verdict {
+                Verdict::Changed | Verdict::New | Verdict::Removed => true,
+                Verdict::Refused => f.lifetime != Lifetime::Always,
+                Verdict::Unchanged | Verdict::Renamed => false,
+            })
+    };
+    matches!(data.change, DataChange::Changed | DataChange::Resized)
+        && data.kind == DataKind::ReadOnly
+        && !data.writable
+        && !data.shared
+        && !data.users.is_empty()
+        && data.users.iter().all(replaced)
+}
+
 struct Rows<'a> {
     object: &'a str,
     plan: &'a mut Plan,
@@ -150,7 +174,7 @@ impl Rows<'_> {
             }
         }
         for data in &comparison.data {
-            self.data(data);
+            self.data(data, goes_along(data, comparison));
         }
         for section in &comparison.sections {
             if !is_harmless(section.kind) && section.kind != DataKind::ReadOnly {
@@ -198,7 +222,8 @@ impl Rows<'_> {
         }
     }
 
-    fn data(&mut self, data: &DataVerdict) {
+    /// `along`: it goes along with the clones.
+    fn data(&mut self, data: &DataVerdict, along: bool) {
         let Some(row) = data_verdict(data, self.object) else { return };
         let verdict = row.verdict.clone();
         self.plan.data.push(row);
@@ -215,7 +240,7 @@ impl Rows<'_> {
         let refused = if data.change == DataChange::New {
             takes_part
         } else {
-            differs && !is_harmless(data.kind) && !is_temporary(data)
+            differs && !along && !is_harmless(data.kind) && !is_temporary(data)
         };
         if refused {
             let users = users(&data.users);
@@ -242,7 +267,7 @@ impl Rows<'_> {
         }
         for layout in &comparison.layouts {
             let row = layouts::row(layout, self.object);
-            if layout.verdict == LayoutVerdict::Changed {
+            if layout.verdict == LayoutVerdict::Changed && !only_adds_values(layout) {
                 let name = format!("{} {}", row.kind, row.name);
                 self.refuse_state(&name, &format!("its layout changed: {}", row.reason));
             }
@@ -313,6 +338,19 @@ pub fn data_verdict(data: &DataVerdict, object: &str) -> Option<DataPlan> {
         verdict: verdict.into(),
         reason: data.reason.clone(),
     })
+}
+
+/// An enumeration that has more values, while the old ones are what they were: no object looks otherwise for it. What
+/// is sized by the number of values counts by itself.
+fn only_adds_values(layout: &LayoutChange) -> bool {
+    let same_size = match (layout.old.as_slice(), layout.new.as_slice()) {
+        ([old], [new]) => old.size == new.size,
+        _ => false,
+    };
+    layout.kind == LayoutKind::Enum
+        && same_size
+        && !layout.enumerators.is_empty()
+        && layout.enumerators.iter().all(|change| change.change == "added")
 }
 
 /// Data that the running kernel no longer reads, or that only describes code for tools.

@@ -86,6 +86,8 @@ pub struct Built {
     pub directory: PathBuf,
     /// The modules it patches, `vmlinux` left out.
     pub targets: Vec<String>,
+    /// Whether it stays loaded until the machine restarts, because addresses of its code escape.
+    pub pinned: bool,
 }
 
 /// Runs the corpus.
@@ -173,6 +175,7 @@ fn make(
     let done = Mutex::new((Vec::new(), Vec::new()));
     make_all(series, &fixes, jobs, &|index, plan, seconds| {
         let Some((fix, name, directory)) = fixes.get(index) else { return };
+        let pinned = plan.as_ref().is_ok_and(|plan| !plan.escapes.is_empty());
         let row = row(fix, plan, seconds);
         let Ok(mut done) = done.lock() else { return };
         let (rows, built) = &mut *done;
@@ -192,6 +195,7 @@ fn make(
                 name: name.clone(),
                 directory: directory.clone(),
                 targets: targets.into_iter().collect(),
+                pinned,
             });
         }
         rows.push(row);

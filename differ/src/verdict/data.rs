@@ -56,6 +56,7 @@ fn data_verdict(
     let mut users = BTreeSet::new();
     let mut names = [None, None];
     let mut section_of = None;
+    let mut shared = false;
     for (object, id, name) in [(comparer.a, x, 0), (comparer.b, y, 1)]
         .into_iter()
         .filter_map(|(o, i, n)| Some((o, i?, n)))
@@ -63,7 +64,9 @@ fn data_verdict(
         for f in object.referrers().functions_of_data.get(&id).into_iter().flatten() {
             users.extend(object.function(*f).map(|f| f.name.clone()));
         }
+        shared |= object.referrers().data_of_data.get(&id).is_some_and(|list| !list.is_empty());
         if let Some(d) = object.model.data_object(id) {
+            shared |= object.elf.symbol(d.symbol).is_ok_and(|symbol| symbol.is_global());
             if let Some(slot) = names.get_mut(name) {
                 *slot = Some(d.name.clone());
             }
@@ -80,7 +83,19 @@ fn data_verdict(
     let old_name = if new.is_some() && new != old { old.clone() } else { None };
     let name = new.or(old).unwrap_or_default();
     let users = users.into_iter().collect();
-    DataVerdict { name, old_name, section, v1: x, v2: y, kind, writable, change, reason, users }
+    DataVerdict {
+        name,
+        old_name,
+        section,
+        v1: x,
+        v2: y,
+        kind,
+        writable,
+        change,
+        reason,
+        users,
+        shared,
+    }
 }
 
 fn data_kind(object: &Object<'_>, id: SectionId) -> DataKind {

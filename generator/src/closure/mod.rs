@@ -348,6 +348,12 @@ impl Builder<'_> {
             return Ok(Some((Target::Piece(piece), (at - start) as i64)));
         }
         let section = self.context.unit.section(section_index)?;
+        if section.name == ".altinstr_aux" {
+            let end = self.auxiliary_end(section_index, at)?;
+            let output = section.name.clone();
+            let piece = self.copy_range(section_index, at, end, output)?;
+            return Ok(Some((Target::Piece(piece), 0)));
+        }
         // Nothing is ever read through the address of an empty object (a lock class key without lockdep).
         let empty = section.bytes.is_empty();
         if !empty && (section.is_code() || section.is_writable() || section.is_init()) {
@@ -360,11 +366,54 @@ impl Builder<'_> {
         Ok(Some((Target::Piece(piece), (at - start) as i64)))
     }
 
+    /// Where the out-of-line code of a `static_cpu_has()` ends: with its jump back
+    /// (arch/x86/include/asm/cpufeature.h).
+    fn auxiliary_end(&self, section_index: usize, at: u64) -> Result<u64> {
+        let section = self.context.unit.section(section_index)?;
+        let code = section.bytes.get(at as usize..).unwrap_or(&[]);
+        let mut decoder = iced_x86::Decoder::with_ip(64, code, at, iced_x86::DecoderOptions::NONE);
+        while decoder.can_decode() {
+            let instruction = decoder.decode();
+            if instruction.flow_control() == iced_x86::FlowControl::UnconditionalBranch {
+                return Ok(instruction.next_ip());
+            }
+        }
+        anyhow::bail!("{}+{at:#x} does not jump back", section.name)
+    }
+
+    /// A symbol that the module loader resolves. With an exported static call comes its key, if that is exported as
+    /// well: objtool looks for it by name, and without it the kernel would take the call for one whose key it has to
+    /// look up (`static_call_add_module`, kernel/static_call_inline.c).
+    fn import(&mut self, name: &str) -> Target {
+        let first = self.closure.imports.insert(name.into());
+        let key = name.strip_prefix("__SCT__").map(|base| format!("__SCK__{base}"));
+        if let Some(key) = key.filter(|key| first && self.context.exported.contains(key)) {
+            self.closure.imports.insert(key.clone());
+            let relocation = PieceRelocation {
+                offset: 0,
+                kind: elf::R_X86_64_64,
+                target: Target::Import(key.clone()),
+                addend: 0,
+            };
+            // As `__ADDRESSABLE` has it; the linker drops it.
+            self.closure.object.add(Piece {
+                what: key,
+                section: ".discard.addressable".into(),
+                flags: u64::from(elf::SHF_ALLOC | elf::SHF_WRITE),
+                kind: elf::SHT_PROGBITS,
+                align: 8,
+                bytes: vec![0; 8],
+                relocations: vec![relocation],
+                symbols: Vec::new(),
+            });
+        }
+        Target::Import(name.into())
+    }
+
     /// A symbol that V2's object does not define.
     fn outside(&mut self, name: &str, called: bool) -> Target {
         if self.context.exported.contains(name) || self.context.elsewhere.contains(name) {
-            self.closure.imports.insert(name.into());
-            return Target::Import(name.into());
+            return self.import(name);
         }
         let function = called || name.starts_with("__SCT__");
         let kind = if function { PlaceholderKind::Function } else { PlaceholderKind::Data };
@@ -374,8 +423,7 @@ impl Builder<'_> {
     /// A symbol of V2's object that the running kernel has under the name `v1_name`.
     fn kernel(&mut self, v1_name: &str, function: bool, index: usize) -> Result<Target> {
         if self.context.exported.contains(v1_name) {
-            self.closure.imports.insert(v1_name.into());
-            return Ok(Target::Import(v1_name.into()));
+            return Ok(self.import(v1_name));
         }
         let kind = if !function {
             PlaceholderKind::Data

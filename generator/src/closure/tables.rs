@@ -93,8 +93,15 @@ impl Builder<'_> {
                 && unit.section(section)?.is_code()
             {
                 let len = table.bytes.get(entry.end as usize - 1).copied().map_or(0, u64::from);
+                // Replaced by nothing: what the field refers to is never read.
+                if len == 0 {
+                    let code: Option<&PieceRelocation> = relocations.first();
+                    let target = code.context("an entry without code")?.target.clone();
+                    relocations.push(PieceRelocation { offset, kind, target, addend: 0 });
+                    continue;
+                }
                 let output = unit.section(section)?.name.clone();
-                let piece = self.copy_range(section, at, at + len.max(1), output)?;
+                let piece = self.copy_range(section, at, at + len, output)?;
                 let target = Target::Piece(piece);
                 relocations.push(PieceRelocation { offset, kind, target, addend: 0 });
                 continue;

@@ -77,6 +77,7 @@ fn machine(image: &Image, batch: &[Built]) -> Result<Vm> {
     for (index, update) in batch.iter().enumerate() {
         let targets = update.targets.join(" ");
         let name = &update.name;
+        let unload = if update.pinned { "true" } else { "dynamos unload" };
         let _ = writeln!(
             script,
             "try() {{
@@ -87,7 +88,7 @@ fn machine(image: &Image, batch: &[Built]) -> Result<Vm> {
                 echo 'corpus: update {index}' >/dev/kmsg
                 dynamos load /update/{index} >/tmp/log 2>&1 || {{ echo load; return; }}
                 dynamos revert {name} >/tmp/log 2>&1 || {{ echo revert; return; }}
-                dynamos unload {name} >/tmp/log 2>&1 || {{ echo unload; return; }}
+                {unload} {name} >/tmp/log 2>&1 || {{ echo unload; return; }}
                 echo loaded
             }}
             try | result {index}
