@@ -26,9 +26,11 @@ const KNOWN_SECTIONS: [&str; 39] = [
     ".dynamos.record",
     ".dynamos.static_call_sites",
     ".exit.data",
+    ".fini_array", // KASAN's, of the C part of the update; the kernel runs the other one
     ".gnu.linkonce.this_module",
     ".ibt_endbr_seal",
     ".init.data",
+    ".init_array",
     ".modinfo",
     ".note.GNU-stack",
     ".note.Linux",

@@ -206,7 +206,8 @@ fn what_is_wrong_is_refused_and_changes_nothing() {
             ids=$(seq -s , 1 64)
             refused long dynamos policy dynamos_pipe --when "pid in {{$ids}}"
             for bytes in '' 'x' '\000\000DYP1' '\000\000DYP1\001\000\000\000'; do
-                refused "raw_${{#bytes}}" sh -c "printf '$bytes' >/sys/kernel/dynamos/dynamos_pipe/policy"
+                printf "$bytes" >/run/raw # busybox's printf does not say why a write fails
+                refused "raw_${{#bytes}}" sh -c 'cat /run/raw >/sys/kernel/dynamos/dynamos_pipe/policy'
             done
             head -c 4096 /dev/urandom >/run/noise
             refused noise sh -c 'cat /run/noise >/sys/kernel/dynamos/dynamos_pipe/policy'

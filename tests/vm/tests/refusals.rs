@@ -134,7 +134,7 @@ fn the_kernel_refuses_and_goes_on() {
     assert_ne!(result("rmmod"), "gone");
     assert_ne!(result("rmmod_dynamos"), "gone");
     assert_eq!(result("addresses"), "0", "no kernel address is shown");
-    let secret = ["enabled", "refusals", "blockers"];
+    let secret = ["enabled", "policy", "refusals", "blockers"];
     for line in result("modes").lines() {
         let (mode, file) = line.split_once(' ').unwrap();
         let open = mode.ends_with("44") || mode.ends_with("55");
