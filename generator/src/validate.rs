@@ -13,7 +13,7 @@ use crate::clones::{ADDRS_SECTION, PLACEHOLDER_SECTION};
 
 /// Sections of a module that the kernel's loader (`kernel/module/main.c`, `find_module_sections`,
 /// `module_finalize` of x86) or `dynamos.ko` knows what to do with, beside plain code and data.
-const KNOWN_SECTIONS: [&str; 39] = [
+const KNOWN_SECTIONS: [&str; 41] = [
     ".altinstr_aux",
     ".altinstr_replacement",
     ".altinstructions",

@@ -98,7 +98,8 @@ fn known(comparison: &Comparison, v1: &Unit, v2: &Unit) -> Result<BTreeMap<Strin
     let mut known = BTreeMap::new();
     for (new, old) in &comparison.symbol_map {
         let (new, old) = (v2.symbol(new.0 as usize)?, v1.symbol(old.0 as usize)?);
-        let defined = new.named && new.section.is_some();
+        // A cold part belongs to the body that jumps to it: edition 0's would jump back into edition 0.
+        let defined = new.named && new.section.is_some() && !new.name.contains(".cold");
         if defined && !copied.contains(&new.name.as_str()) {
             known.insert(new.name.clone(), old.name.clone());
         }

@@ -217,8 +217,15 @@ impl Function {
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Failure::error(format!("cannot read {}: {e}; see `dmesg`", path.display())))?;
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        let path = path.display();
+        match e.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                Failure::error(format!("only root may read {path}; use sudo"))
+            }
+            _ => Failure::error(format!("cannot read {path}: {e}; see `dmesg`")),
+        }
+    })?;
     Ok(text.trim_end().to_owned())
 }
 

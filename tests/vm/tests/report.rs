@@ -36,6 +36,18 @@ fn reached(plan: &Plan) -> (Vec<&str>, Vec<&str>) {
 }
 
 #[test]
+fn a_cold_part_moves_along() {
+    let scratch = tempfile::tempdir().unwrap();
+    let patch = scratch.path().join("change.patch");
+    let say = |text: &str| text.replace("\"mounted filesystem", "\"has mounted filesystem");
+    edit(VERSION, "fs/ext4/super.c", say, &patch);
+    let plan = report(&patch, &scratch.path().join("update"), 2, false);
+    assert_eq!(plan.outcome, Outcome::Update, "{:?}", plan.refusals);
+    let cold = plan.symbols.iter().find(|symbol| symbol.name.contains(".cold"));
+    assert_eq!(cold, None, "a clone must not go on in edition 0");
+}
+
+#[test]
 fn a_declaration_reaches_nothing_and_a_constant_its_users() {
     let scratch = tempfile::tempdir().unwrap();
     let patch = scratch.path().join("change.patch");
