@@ -33,7 +33,11 @@ impl<'a> Index<'a> {
     /// Finds every module file of `image`.
     pub(crate) fn read(image: &'a Image) -> Result<Self, Error> {
         let mut files = BTreeMap::new();
-        collect(&image.modules_dir.join("kernel"), &mut files)?;
+        let modules = image.modules_dir.join("kernel");
+        // A kernel may have everything built in.
+        if modules.exists() {
+            collect(&modules, &mut files)?;
+        }
         let list = image.modules_dir.join("modules.builtin");
         let text = std::fs::read_to_string(&list).map_err(Error::file("read", &list))?;
         let builtin = text.lines().filter_map(|l| module_name(Path::new(l))).collect();
