@@ -51,9 +51,10 @@ struct Cli {
     /// Of built files compare only this.
     #[arg(long, value_enum, value_name = "WHAT")]
     only: Option<Only>,
-    /// The most objects to compare because a header changed; with more, the header is refused.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    max_objects: usize,
+    /// The most objects to compare because a header changed; with more, the header is refused [default: 64, with
+    /// --report-only any number].
+    #[arg(long, value_name = "N")]
+    max_objects: Option<usize>,
     /// Compilers and comparisons to run at once, by default about the number of CPUs.
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
@@ -102,7 +103,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         output: cli.output.unwrap_or_default(),
         report_only: cli.report_only,
         only: cli.only,
-        max_objects: cli.max_objects,
+        max_objects: cli.max_objects.unwrap_or(if cli.report_only { usize::MAX } else { 64 }),
         jobs: cli.jobs,
         cache: cli.cache,
     };

@@ -81,8 +81,7 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
         &format!("finding the objects of {} changed files", input.changes.len()),
     )?;
     let kbuild = v1.kbuild()?;
-    let limit = if request.report_only { usize::MAX } else { request.max_objects };
-    let found = candidates::find(&kbuild, &input, limit)?;
+    let found = candidates::find(&kbuild, &input, request.max_objects)?;
     plan.ignored.clone_from(&found.ignored);
     plan.refusals.clone_from(&found.refusals);
     let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
