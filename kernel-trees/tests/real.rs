@@ -116,6 +116,11 @@ fn commands_and_includers_agree_with_a_real_build() {
         let objects = ["fs/ext4/mballoc.o", "fs/pipe.o"];
         let commands = kbuild.compile_commands(&objects).unwrap();
         let view = prepared.view(&[]).unwrap();
+        // make also looks at the Kconfig files of what a view leaves out.
+        let mut copy = Command::new("cp");
+        copy.args(["-a", "--link", "--no-clobber"]).arg(prepared.root().join("arch"));
+        copy.arg(prepared.root().join("Documentation")).arg(view.root());
+        assert!(copy.status().unwrap().success());
         // objtool would change the objects of 6.1; the compiler's output is compared.
         let make = Command::new("make")
             .current_dir(view.root())
