@@ -1,4 +1,5 @@
-//! What a function's argument registers hold on entry, as DWARF tells: for policies that ask for arguments.
+//! What a function's registers hold on entry and on return, as DWARF tells: for policies that ask for arguments, and
+//! for adaptation handlers, which get them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,26 +13,35 @@ type Dwarf<'d> = gimli::Dwarf<Reader<'d>>;
 /// Types may be typedefs of typedefs, but not for long.
 const MAX_DEPTH: usize = 32;
 
-/// The parameters of the functions in `wanted`, as records have them: `(file:u64 flags:s32 rest:other)`. `other` is
-/// what does not come in one register as an integer or a pointer, and all that follows it.
+/// What a function takes and gives.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Signature {
+    /// Its parameters, as records have them: `(file:u64 flags:s32 rest:other)`. `other` is what does not come in one
+    /// register as an integer or a pointer, and all that follows it.
+    pub parameters: String,
+    /// What it returns, if that is an integer or a pointer.
+    pub returns: Option<&'static str>,
+}
+
+/// The signatures of the functions in `wanted`.
 ///
 /// A function whose name has a suffix (`foo.isra.0`) is not found: the compiler has changed its parameters. One
 /// that is declared twice with different parameters is not given.
-pub fn parameters(elf: &Elf<'_>, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, String>> {
+pub fn signatures(elf: &Elf<'_>, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, Signature>> {
     let debug = Debug::load(elf)?;
     let dwarf = debug.dwarf();
     let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
-    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut found: BTreeMap<String, BTreeSet<Signature>> = BTreeMap::new();
     let mut units = dwarf.units();
     while let Some(header) = units.next().map_err(bad)? {
         let unit = dwarf.unit(header).map_err(bad)?;
-        for (name, text) in of_unit(&dwarf, &unit, wanted).map_err(bad)? {
-            found.entry(name).or_default().insert(text);
+        for (name, signature) in of_unit(&dwarf, &unit, wanted).map_err(bad)? {
+            found.entry(name).or_default().insert(signature);
         }
     }
-    let single = |(name, texts): (String, BTreeSet<String>)| {
-        let text = texts.first().filter(|_| texts.len() == 1)?.clone();
-        Some((name, text))
+    let single = |(name, all): (String, BTreeSet<Signature>)| {
+        let one = all.first().filter(|_| all.len() == 1)?.clone();
+        Some((name, one))
     };
     Ok(found.into_iter().filter_map(single).collect())
 }
@@ -41,7 +51,7 @@ fn of_unit(
     dwarf: &Dwarf<'_>,
     unit: &Unit<'_>,
     wanted: &BTreeSet<String>,
-) -> gimli::Result<Vec<(String, String)>> {
+) -> gimli::Result<Vec<(String, Signature)>> {
     let mut found = Vec::new();
     let mut tree = unit.entries_tree(None)?;
     let mut children = tree.root()?.children();
@@ -57,6 +67,7 @@ fn of_unit(
         if !wanted.contains(&name) {
             continue;
         }
+        let returns = type_of(unit, entry)?;
         let mut words = Vec::new();
         let mut regular = true;
         let mut parts = node.children();
@@ -69,17 +80,26 @@ fn of_unit(
                 Some(name) => text(dwarf.attr_string(unit, name)?) + ":",
                 None => String::new(),
             };
-            let kind = match entry.attr_value(gimli::DW_AT_type)? {
-                Some(gimli::AttributeValue::UnitRef(offset)) => integer(unit, offset, 0)?,
-                _ => None,
-            };
+            let kind = type_of(unit, entry)?;
             regular &= kind.is_some();
             let kind = kind.filter(|_| regular).unwrap_or("other");
             words.push(name + kind);
         }
-        found.push((name, format!("({})", words.join(" "))));
+        let parameters = format!("({})", words.join(" "));
+        found.push((name, Signature { parameters, returns }));
     }
     Ok(found)
+}
+
+/// The type of a parameter, or the one that a function returns.
+fn type_of(
+    unit: &Unit<'_>,
+    entry: &gimli::DebuggingInformationEntry<'_, '_, Reader<'_>>,
+) -> gimli::Result<Option<&'static str>> {
+    match entry.attr_value(gimli::DW_AT_type)? {
+        Some(gimli::AttributeValue::UnitRef(offset)) => integer(unit, offset, 0),
+        _ => Ok(None),
+    }
 }
 
 /// The name that records have for a type, if it is an integer or a pointer.

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use dynamos_differ::load::Elf;
-use dynamos_differ::parameters::parameters;
+use dynamos_differ::parameters::signatures;
 
 const SOURCE: &str = r#"
 typedef unsigned int u32;
@@ -35,8 +35,9 @@ fn integers_and_pointers_have_types() {
     let bytes = std::fs::read(&object).unwrap();
     let elf = Elf::parse(&bytes, "a.o").unwrap();
     let wanted = ["plain", "nothing", "by_value", "floating", "local", "declared", "absent"];
-    let found = parameters(&elf, &wanted.into_iter().map(str::to_owned).collect()).unwrap();
-    let found: Vec<_> = found.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let all = signatures(&elf, &wanted.into_iter().map(str::to_owned).collect()).unwrap();
+    let found: Vec<_> =
+        all.iter().map(|(name, found)| (name.as_str(), found.parameters.as_str())).collect();
     assert_eq!(
         found,
         [
@@ -47,4 +48,6 @@ fn integers_and_pointers_have_types() {
             ("plain", "(name:u64 count:s32 size:u64 uid:u32 on:u8 at:u32)"),
         ]
     );
+    let returns: Vec<_> = all.values().map(|found| found.returns).collect();
+    assert_eq!(returns, [Some("s32"), Some("s32"), Some("s8"), Some("s32"), Some("s64")]);
 }

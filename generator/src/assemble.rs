@@ -29,6 +29,8 @@ pub struct UnitInput {
     pub replaced: BTreeMap<String, String>,
     /// Parameters of V1's functions that are replaced, as the record has them, where they are known.
     pub parameters: BTreeMap<String, String>,
+    /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
+    pub adaptations: BTreeMap<String, String>,
     /// Symbols that the running kernel has: V2's name → V1's.
     pub known: BTreeMap<String, String>,
 }
@@ -40,6 +42,8 @@ pub struct Assembly {
     pub clones: Vec<Vec<u8>>,
     /// The redirected functions: object and V1's name, by clone number.
     pub functions: Vec<(String, String)>,
+    /// Of each of those, whether it has an adaptation handler of its own.
+    pub adapts: Vec<bool>,
     /// The record.
     pub record: Vec<u8>,
     /// Bytes matched of each function, by object and name.
@@ -111,6 +115,7 @@ fn closures(
             unit: &unit.v2,
             replaced: &unit.replaced,
             known: &unit.known,
+            adaptations: &unit.adaptations,
             exported,
             elsewhere: &fresh,
             first_clone: assembly.functions.len(),
@@ -119,6 +124,7 @@ fn closures(
         assembly
             .functions
             .extend(closure.replaced.iter().map(|name| (unit.object.clone(), name.clone())));
+        assembly.adapts.extend(&closure.adapts);
         assembly.added.insert(unit.object.clone(), closure.added.clone());
         assembly.escapes.extend(closure.escapes.iter().cloned());
         assembly.refusals.extend(closure.refusals.iter().cloned());
@@ -147,11 +153,15 @@ struct Recorder<'a> {
 impl Recorder<'_> {
     fn unit(&mut self, index: usize, unit: &UnitInput, closure: &Closure) -> Result<()> {
         let mut matches = Vec::new();
-        for (name, clone) in closure.replaced.iter().zip(&closure.clone_addrs) {
+        let clones = closure.replaced.iter().zip(&closure.clone_addrs).zip(&closure.adapts);
+        for ((name, clone), adapts) in clones {
             let [steady, transition, policy] = handler_addrs(self.handlers, self.number);
             self.number += 1;
             let addrs = [self.base + clone, transition, steady, policy];
             self.replaced(index, unit, name, addrs, &mut matches)?;
+            if let Some(found) = matches.iter_mut().rfind(|found| found.name == *name) {
+                found.adapts = *adapts;
+            }
         }
         let anchors = self.anchors(index, unit, closure, &matches)?;
         matches.extend(anchors);
@@ -348,6 +358,7 @@ fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
         fentry,
         fragment: false,
         replaced: None,
+        adapts: false,
         parameters: String::new(),
     })
 }

@@ -219,6 +219,7 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> R
             verdict: function_verdict(function.verdict).to_owned(),
             reason: function.reason,
             matched_bytes: 0,
+            adapted_by: None,
         });
     }
     let (layouts, unknown) = layouts?;
@@ -261,6 +262,7 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -
             verdict: function_verdict(verdict).to_owned(),
             reason: function.reason.clone(),
             matched_bytes: 0,
+            adapted_by: None,
         });
     }
     for data in &comparison.data {

@@ -4,6 +4,7 @@
 //! compiles the objects in question, the differ gives verdicts, `closure` and `record` make the clones and the
 //! record of what must be in memory, `package` links the module, `validate` re-reads it, `review` tells a person.
 
+mod adaptation;
 mod assemble;
 mod background;
 mod binaries;

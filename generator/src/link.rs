@@ -70,7 +70,7 @@ impl Target {
                 name,
                 release: &self.release,
                 clones: &assembly.clones,
-                functions: assembly.functions.len(),
+                adapts: &assembly.adapts,
                 record: &assembly.record,
                 symvers: &symvers,
                 diff,

@@ -17,8 +17,8 @@ pub struct Sources<'a> {
     pub release: &'a str,
     /// `clones-N.bin`, one for each object, in the order of the record's addresses.
     pub clones: &'a [Vec<u8>],
-    /// Number of redirected functions.
-    pub functions: usize,
+    /// One for each redirected function: whether it has an adaptation handler of the update's own.
+    pub adapts: &'a [bool],
     /// The record.
     pub record: &'a [u8],
     /// The line of `Module.symvers` for `dynamos.ko`'s exports.
@@ -30,6 +30,11 @@ pub struct Sources<'a> {
 /// Global name of the clone of the redirected function with this index.
 pub fn clone_symbol(index: usize) -> String {
     format!("dynamos_clone_{index}")
+}
+
+/// Global name of the adaptation handler of the redirected function with this index.
+pub fn adaptation_symbol(index: usize) -> String {
+    format!("dynamos_adaptation_{index}")
 }
 
 /// How many addresses `handlers.S` adds for each function.
@@ -53,7 +58,7 @@ pub fn write_sources(directory: &Path, sources: &Sources<'_>) -> Result<()> {
     for (index, clones) in sources.clones.iter().enumerate() {
         put(&format!("clones-{index}.bin"), clones)?;
     }
-    put("handlers.S", handlers(sources.functions).as_bytes())?;
+    put("handlers.S", handlers(sources.adapts).as_bytes())?;
     put("record.S", include_bytes!("../templates/record.S"))?;
     put("record.bin", sources.record)?;
     put("update.c", include_bytes!("../templates/update.c"))?;
@@ -70,7 +75,10 @@ pub fn write_sources(directory: &Path, sources: &Sources<'_>) -> Result<()> {
 /// The hints tell objtool that the frame of edition 0, which has run nothing but its `call __fentry__`, is
 /// skipped: the caller's return address is the second word on the stack. So it is in the slots for policies, which
 /// are NOPs until dynamos.ko writes code there that does not move the stack pointer.
-fn handlers(count: usize) -> String {
+///
+/// An adaptation handler gets the arguments of the call, whose registers it may change; `rax`, `r10` and `r11` hold
+/// nothing there (System V ABI for x86-64, 3.2.1).
+fn handlers(adapts: &[bool]) -> String {
     let mut text = String::from(
         "/* SPDX-License-Identifier: GPL-2.0 */\n/* Made by dynamos-diff: redirection handlers. */\n\
          #include <linux/linkage.h>\n#include <asm/asm.h>\n#include <asm/nospec-branch.h>\n\
@@ -78,11 +86,12 @@ fn handlers(count: usize) -> String {
     );
     const ENTER: &str =
         "\tUNWIND_HINT sp_reg=ORC_REG_SP sp_offset=16 type=UNWIND_HINT_TYPE_CALL\n\tendbr64\n";
-    for index in 0..count {
+    for (index, adapts) in adapts.iter().enumerate() {
         let clone = clone_symbol(index);
+        let (ask, stay) = if *adapts { asking(index) } else { Default::default() };
         let _ = write!(
             text,
-            "\nSYM_CODE_START(dynamos_steady_{index})\n{ENTER}\tadd $8, %rsp\n\tjmp {clone}\n\
+            "\nSYM_CODE_START(dynamos_steady_{index})\n{ENTER}{ask}\tadd $8, %rsp\n\tjmp {clone}\n{stay}\
              SYM_CODE_END(dynamos_steady_{index})\n\
              \nSYM_CODE_START(dynamos_transition_{index})\n{ENTER}\tcmpb $0, dynamos_active(%rip)\n\
              \tje 1f\n\tadd $8, %rsp\n\tjmp {clone}\n1:\tUNWIND_HINT_FUNC\n\tRET\n\
@@ -98,7 +107,7 @@ fn handlers(count: usize) -> String {
         let _ = writeln!(text, "SYM_CODE_END(dynamos_policy_{index})");
     }
     text.push_str("\n\t.section .dynamos.addrs, \"a\"\n\t.balign 8\n");
-    for index in 0..count {
+    for index in 0..adapts.len() {
         let _ = writeln!(
             text,
             "\t.quad dynamos_steady_{index}, dynamos_transition_{index}, dynamos_policy_{index}"
@@ -106,6 +115,22 @@ fn handlers(count: usize) -> String {
     }
     text.push_str("\t.section .note.GNU-stack, \"\", @progbits\n");
     text
+}
+
+/// What a steady handler does before it takes the edition, if an adaptation handler is to be asked, and where it
+/// goes if the answer is edition 0.
+fn asking(index: usize) -> (String, String) {
+    const ARGUMENTS: [&str; 6] = ["rdi", "rsi", "rdx", "rcx", "r8", "r9"];
+    let mut ask = String::new();
+    for register in ARGUMENTS {
+        let _ = writeln!(ask, "\tpush %{register}");
+    }
+    let _ = writeln!(ask, "\tcall {}", adaptation_symbol(index));
+    for register in ARGUMENTS.iter().rev() {
+        let _ = writeln!(ask, "\tpop %{register}");
+    }
+    ask.push_str("\ttest %eax, %eax\n\tje 1f\n");
+    (ask, "1:\tUNWIND_HINT_FUNC\n\tRET\n".into())
 }
 
 /// The build rule. The clones are the compiler's output for a kernel object, so they go through objtool as

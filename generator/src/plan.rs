@@ -100,6 +100,9 @@ pub struct FunctionPlan {
     pub reason: String,
     /// Bytes of the running edition that are matched before anything is redirected; 0 if there is none.
     pub matched_bytes: u64,
+    /// The update's own adaptation handler, if it brings one: it chooses the edition of each call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapted_by: Option<String>,
 }
 
 /// The verdict on one variable or constant.

@@ -29,6 +29,8 @@ pub struct Match {
     pub fragment: bool,
     /// Addresses of clone, transition handler, steady handler and policies, for a function that is replaced.
     pub replaced: Option<[u32; 4]>,
+    /// Whether its steady handler asks an adaptation handler of the update.
+    pub adapts: bool,
     /// Its parameters as the record has them (see [`dynamos_abi::Function`]).
     pub parameters: String,
 }
@@ -117,6 +119,9 @@ impl RecordBuilder {
         let mut flags = 0;
         if function.replaced.is_some() {
             flags |= function_flags::REPLACE;
+        }
+        if function.adapts {
+            flags |= function_flags::ADAPTS;
         }
         if function.fragment {
             flags |= function_flags::FRAGMENT;

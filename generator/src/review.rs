@@ -102,13 +102,27 @@ fn functions(page: &mut String, plan: &Plan) {
         "*Matched* is the number of bytes of the running function that must equal what was compared, but for the \
          places that the kernel itself patches (static keys, static calls, alternatives, ftrace).\n"
     );
+    let mut adapted = Vec::new();
     let _ =
         writeln!(page, "| function | object | verdict | why | matched |\n|---|---|---|---|---|");
-    for FunctionPlan { name, object, verdict, reason, matched_bytes } in &plan.functions {
+    for FunctionPlan { name, object, verdict, reason, matched_bytes, adapted_by } in &plan.functions
+    {
         let matched =
             if *matched_bytes == 0 { "–".to_string() } else { format!("{matched_bytes} bytes") };
         let _ =
             writeln!(page, "| `{name}` | `{object}` | {verdict} | {} | {matched} |", cell(reason));
+        if let Some(handler) = adapted_by {
+            adapted.push((name, handler));
+        }
+    }
+    if !adapted.is_empty() {
+        page.push('\n');
+    }
+    for (name, handler) in adapted {
+        let _ = writeln!(
+            page,
+            "Calls of `{name}` take the edition that `{handler}` chooses, each by itself; both editions run side by side."
+        );
     }
     page.push('\n');
     if !plan.data.is_empty() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use dynamos_differ::layout::{LayoutChange, LayoutKind, LayoutVerdict, Retyped};
 use dynamos_differ::load::Elf;
-use dynamos_differ::parameters::parameters;
+use dynamos_differ::parameters::signatures;
 use dynamos_differ::verdict::{
     DataChange, DataKind, DataVerdict, FunctionVerdict, Lifetime, Verdict,
 };
@@ -13,6 +13,7 @@ use dynamos_differ::{Comparison, Object, Pair};
 use kernel_trees::CompileCommand;
 use rayon::prelude::*;
 
+use crate::adaptation;
 use crate::assemble::UnitInput;
 use crate::build::Built;
 use crate::candidates::{Candidate, Candidates};
@@ -49,13 +50,20 @@ pub fn judge(
         let candidate = found.objects.get(&command.object).context("an object nobody asked for")?;
         let replaced = rows(command, candidate, comparison, plan);
         reporter.detail(&format!("{}: {} functions changed", command.object, replaced.len()));
+        let object = &command.object;
+        let adaptations =
+            adaptation::find(comparison, &replaced, &built.v2, object, &mut plan.refusals)?;
+        tell_adaptations(plan, object, &replaced, &adaptations);
         if replaced.is_empty() {
             continue;
         }
         let v2 = Unit::parse(&built.v2, &command.object)?;
         let wanted = replaced.values().cloned().collect();
+        let signatures = signatures(&Elf::parse(&built.pre, &command.object)?, &wanted)?;
+        let parameters = signatures.into_iter().map(|(name, s)| (name, s.parameters)).collect();
         judged.units.push(UnitInput {
-            parameters: parameters(&Elf::parse(&built.pre, &command.object)?, &wanted)?,
+            parameters,
+            adaptations,
             object: command.object.clone(),
             owner: candidate.owner.clone(),
             pre: Unit::parse(&built.pre, &command.object)?,
@@ -65,6 +73,22 @@ pub fn judge(
         });
     }
     Ok(judged)
+}
+
+/// Says in the plan which functions have adaptation handlers of their own.
+fn tell_adaptations(
+    plan: &mut Plan,
+    object: &str,
+    replaced: &BTreeMap<String, String>,
+    adaptations: &BTreeMap<String, String>,
+) {
+    for (name, handler) in adaptations {
+        let old = replaced.get(name).unwrap_or(name);
+        let mut rows = plan.functions.iter_mut();
+        if let Some(row) = rows.find(|row| row.object == object && row.name == *old) {
+            row.adapted_by = Some(handler.clone());
+        }
+    }
 }
 
 /// Compares both builds of one object.
@@ -209,6 +233,7 @@ impl Rows<'_> {
             verdict: verdict.into(),
             reason: function.reason.clone(),
             matched_bytes: 0,
+            adapted_by: None,
         });
         if refused && function.lifetime == Lifetime::Start && !stays {
             let reason = format!(

@@ -12,7 +12,7 @@
 struct module;
 
 /* Raised when struct dynamos_update_desc changes; dynamos.ko refuses any other. */
-#define DYNAMOS_DESC_ABI 2
+#define DYNAMOS_DESC_ABI 3
 
 struct dynamos_update_desc {
 	u32 abi;			/* DYNAMOS_DESC_ABI */

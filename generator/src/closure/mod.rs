@@ -24,6 +24,8 @@ pub struct Known<'a> {
     pub replaced: &'a BTreeMap<String, String>,
     /// V2's symbols that the running kernel has, unchanged or replaced: V2's name → V1's.
     pub known: &'a BTreeMap<String, String>,
+    /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
+    pub adaptations: &'a BTreeMap<String, String>,
     /// Symbols exported to all modules.
     pub exported: &'a BTreeSet<String>,
     /// Global functions and variables that other objects of this update define anew.
@@ -52,6 +54,8 @@ pub struct Closure {
     pub object: CloneObject,
     /// V1's names of the replaced functions, in the order of their clones.
     pub replaced: Vec<String>,
+    /// Of each of those, whether an adaptation handler of the update goes along.
+    pub adapts: Vec<bool>,
     /// Address index (within this object) of each replaced function's clone.
     pub clone_addrs: Vec<u32>,
     /// What it uses of the running kernel. Address indices are within this object.
@@ -113,22 +117,30 @@ impl Builder<'_> {
     fn replace(&mut self, name: &str, v1_name: &str) -> Result<()> {
         let unit = self.context.unit;
         let index = unit.find(name).with_context(|| format!("V2 has no function {name}"))?;
-        let piece = self.code(index)?;
         let number = self.context.first_clone + self.closure.replaced.len();
-        let into = self.offset_in_piece(index)?;
-        if let Some(piece) = self.closure.object.pieces.get_mut(piece) {
-            piece.symbols.push(PieceSymbol {
-                name: crate::package::clone_symbol(number),
-                offset: into,
-                size: 0,
-                function: true,
-                global: true,
-            });
+        let (piece, into) = self.known_as(index, crate::package::clone_symbol(number))?;
+        let handler = self.context.adaptations.get(name);
+        if let Some(handler) = handler {
+            let index =
+                unit.find(handler).with_context(|| format!("V2 has no function {handler}"))?;
+            self.known_as(index, crate::package::adaptation_symbol(number))?;
+            self.closure.added.insert(handler.clone());
         }
+        self.closure.adapts.push(handler.is_some());
         let addr = self.closure.object.addr(Target::Piece(piece), into as i64);
         self.closure.replaced.push(v1_name.into());
         self.closure.clone_addrs.push(addr as u32);
         Ok(())
+    }
+
+    /// Copies a function that `handlers.S` knows as `name`; its piece, and where it begins in there.
+    fn known_as(&mut self, index: usize, name: String) -> Result<(PieceId, u64)> {
+        let piece = self.code(index)?;
+        let offset = self.offset_in_piece(index)?;
+        if let Some(piece) = self.closure.object.pieces.get_mut(piece) {
+            piece.symbols.push(PieceSymbol { name, offset, size: 0, function: true, global: true });
+        }
+        Ok((piece, offset))
     }
 
     /// Offset of a symbol in the piece that holds it (call padding comes before a function).

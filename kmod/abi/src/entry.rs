@@ -111,6 +111,8 @@ pub mod function_flags {
     pub const REPLACE: u32 = 1;
     /// A part of another function that the compiler moved away (`foo.cold`): found only through it.
     pub const FRAGMENT: u32 = 2;
+    /// Its steady handler asks an adaptation handler that the update brings, on each call.
+    pub const ADAPTS: u32 = 4;
 }
 
 entry! {

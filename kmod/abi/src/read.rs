@@ -281,6 +281,9 @@ impl<'a> Record<'a> {
                 return Err(RecordError::Value("function addresses"));
             }
         }
+        if !replaced && function.flags & function_flags::ADAPTS != 0 {
+            return Err(RecordError::Value("adaptation of a function that is not replaced"));
+        }
         if replaced && function.fentry == NONE {
             return Err(RecordError::Value("fentry of a replaced function"));
         }

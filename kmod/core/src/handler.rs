@@ -3,7 +3,7 @@
 use crate::update::Handler;
 
 /// The longest handler.
-pub const HANDLER_LEN: usize = 24;
+pub const HANDLER_LEN: usize = 48;
 
 /// `endbr64`, and the NOP that the kernel puts in its place where nothing jumps (`apply_seal_endbr`).
 const ENTRIES: [&[u8]; 2] = [&[0xf3, 0x0f, 0x1e, 0xfa], &[0x66, 0x0f, 0x1f, 0x00]];
@@ -13,6 +13,12 @@ const DROP: &[u8] = &[0x48, 0x83, 0xc4, 0x08];
 const COMPARE: &[u8] = &[0x80, 0x3d];
 /// The immediate of the comparison, and `je` over the drop and the jump.
 const EQUAL: &[u8] = &[0x00, 0x74, 0x09];
+/// `push` of the registers that arguments come in.
+const SAVE: &[u8] = &[0x57, 0x56, 0x52, 0x51, 0x41, 0x50, 0x41, 0x51];
+/// `call`.
+const CALL: &[u8] = &[0xe8];
+/// `pop` of them; `test %eax, %eax`, and `je` over the drop and the jump.
+const RESTORE: &[u8] = &[0x41, 0x59, 0x41, 0x58, 0x59, 0x5a, 0x5e, 0x5f, 0x85, 0xc0, 0x74, 0x09];
 /// `jmp`.
 const JUMP: &[u8] = &[0xe9];
 
@@ -30,6 +36,19 @@ pub fn is_handler(code: &[u8], address: u64, kind: Handler, clone: u64, active: 
         }
     };
     entered && asks && cursor.take(DROP) && cursor.take(JUMP) && cursor.target(0) == Some(clone)
+}
+
+/// Whether `code`, which is at `address`, is a steady handler that leads to the edition at `clone` only if the update's
+/// own adaptation handler says so: the address of that one.
+pub fn adaptation_of(code: &[u8], address: u64, clone: u64) -> Option<u64> {
+    let mut cursor = Cursor { rest: code, address };
+    let entered = ENTRIES.into_iter().any(|entry| cursor.take(entry));
+    if !(entered && cursor.take(SAVE) && cursor.take(CALL)) {
+        return None;
+    }
+    let adaptation = cursor.target(0)?;
+    let taken = cursor.take(RESTORE) && cursor.take(DROP) && cursor.take(JUMP);
+    (taken && cursor.target(0) == Some(clone)).then_some(adaptation)
 }
 
 /// Whether `code` is a handler that goes back to edition 0: `endbr64; ret`, the latter as whatever mitigation the
@@ -115,6 +134,28 @@ mod tests {
                 assert!(!is_handler(&code, AT, kind, CLONE, ACTIVE), "byte {at}");
                 assert!(!is_handler(&code[..at], AT, kind, CLONE, ACTIVE));
             }
+        }
+    }
+
+    #[test]
+    fn an_adapting_handler_asks_first() {
+        let mut code = vec![0xf3, 0x0f, 0x1e, 0xfa];
+        code.extend([0x57, 0x56, 0x52, 0x51, 0x41, 0x50, 0x41, 0x51, 0xe8]);
+        code.extend((0x200u32 - 17).to_le_bytes());
+        code.extend([0x41, 0x59, 0x41, 0x58, 0x59, 0x5a, 0x5e, 0x5f, 0x85, 0xc0, 0x74, 9]);
+        code.extend([0x48, 0x83, 0xc4, 8, 0xe9]);
+        code.extend((0x100u32 - 38).to_le_bytes());
+        let whole = code.len();
+        code.extend([0xc3, 0xcc, 0xcc, 0xcc, 0xcc]);
+        assert!(whole <= HANDLER_LEN);
+        assert_eq!(adaptation_of(&code, AT, CLONE), Some(AT + 0x200));
+        assert!(!is_handler(&code, AT, Handler::Steady, CLONE, ACTIVE));
+        assert_eq!(adaptation_of(&handler(Handler::Steady), AT, CLONE), None);
+        for at in 0..whole {
+            let mut other = code.clone();
+            other[at] ^= 1;
+            assert_ne!(adaptation_of(&other, AT, CLONE), Some(AT + 0x200), "byte {at}");
+            assert_eq!(adaptation_of(&code[..at], AT, CLONE), None);
         }
     }
 

@@ -6,11 +6,11 @@ use core::ops::ControlFlow;
 use core::time::Duration;
 
 use dynamos_abi::policy as place;
-use dynamos_abi::{Function, Record};
+use dynamos_abi::{Function, Record, function_flags};
 use dynamos_core::policy::{Program, Request};
 use dynamos_core::{
     Blockers, Errno, HANDLER_LEN, Handler, Layer, Memory, Range, Resolved, State, UpdateId,
-    is_handler, is_leave,
+    adaptation_of, is_handler, is_leave,
 };
 
 use crate::ffi::errno::Errno as KernelErrno;
@@ -185,16 +185,20 @@ impl KernelLayer {
         function.zip(self.functions.get(index as usize).copied()).ok_or(INVALID)
     }
 
-    /// Where the calls of a function go. While a switch is under way, those that a policy is for stay with edition
-    /// 0: not all of them are to take the edition, and none may while it is being left.
+    /// Where the calls of a function go. While a switch is under way, those that a policy or the update's own
+    /// adaptation handler is for stay with edition 0: not all of them are to take the edition, and none may while it
+    /// is being left.
     fn handler(&self, index: u32, handler: Handler, rule: Rule) -> Result<u64, Errno> {
         let (function, _) = self.function(index)?;
+        let adapts = function.flags & function_flags::ADAPTS != 0;
         let address = |index: u32| self.addresses.get(index as usize).copied().ok_or(INVALID);
         match (handler, rule) {
-            (Handler::Transition, Rule::Always) => address(function.transition),
+            (Handler::Transition, Rule::Always) if !adapts => address(function.transition),
             (Handler::Steady, Rule::Always) => address(function.steady),
             (Handler::Steady, Rule::Slot(slot)) => Ok(slot),
-            (_, Rule::Never | Rule::Slot(_)) => Ok(address(function.policy)? + place::LEAVE),
+            (Handler::Transition, _) | (Handler::Steady, Rule::Never) => {
+                Ok(address(function.policy)? + place::LEAVE)
+            }
         }
     }
 
@@ -309,13 +313,19 @@ pub(crate) fn check_addresses(
         let address = addresses.get(index as usize).copied();
         address.filter(|address| ranges.kind_of(*address, 1) == Some(RangeKind::Text))
     };
-    let leads = |index: u32, kind: Handler, clone: u64| {
+    let leads = |index: u32, kind: Handler, adapts: bool, clone: u64| {
         let Some(address) = text(index) else { return false };
         let mut code = [0; HANDLER_LEN];
         let len = ranges.text().end.saturating_sub(address).min(HANDLER_LEN as u64);
         let code = code.get_mut(..len as usize).unwrap_or_default();
         kernel_memory::read(address, code).is_ok()
-            && is_handler(code, address, kind, clone, active.address())
+            && if adapts {
+                adaptation_of(code, address, clone).is_some_and(|adaptation| {
+                    ranges.kind_of(adaptation, 1) == Some(RangeKind::Text)
+                })
+            } else {
+                is_handler(code, address, kind, clone, active.address())
+            }
     };
     let has_policies = |index: u32| {
         let Some(address) = text(index) else { return false };
@@ -324,13 +334,14 @@ pub(crate) fn check_addresses(
             && kernel_memory::read(address + place::LEAVE, &mut code).is_ok()
             && is_leave(&code)
     };
-    let replaced = |function: &Function| function.flags & dynamos_abi::function_flags::REPLACE != 0;
+    let replaced = |function: &Function| function.flags & function_flags::REPLACE != 0;
     addresses.len() == record.addr_count() as usize
         && addresses.iter().all(|address| ranges.kind_of(*address, 0).is_some())
         && record.functions().iter().filter(replaced).all(|function| {
             text(function.clone).is_some_and(|clone| {
-                leads(function.transition, Handler::Transition, clone)
-                    && leads(function.steady, Handler::Steady, clone)
+                let adapts = function.flags & function_flags::ADAPTS != 0;
+                leads(function.transition, Handler::Transition, false, clone)
+                    && leads(function.steady, Handler::Steady, adapts, clone)
                     && has_policies(function.policy)
             })
         })

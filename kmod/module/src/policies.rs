@@ -68,7 +68,9 @@ impl Policies {
 
     /// Whether of every function that is replaced both editions may run at a time.
     pub(crate) fn let_editions_mix(&self, record: &Record<'_>) -> bool {
-        replaced(record).all(|(index, _)| self.rule(index) != Rule::Always)
+        replaced(record).all(|(index, function)| {
+            function.flags & function_flags::ADAPTS != 0 || self.rule(index) != Rule::Always
+        })
     }
 
     /// The sources for `changes`, made before anything changes.
@@ -94,16 +96,19 @@ impl Policies {
     /// whole lines, as many as a page has room for.
     pub(crate) fn text(&self, record: &Record<'_>) -> Result<Vec<u8>, Errno> {
         let mut text = Vec::new();
-        let shown = |index: u32| self.0.get(index as usize).map(Shown);
-        let first = replaced(record).next().and_then(|(index, _)| shown(index));
-        let all_same = replaced(record).all(|(index, _)| shown(index) == first);
+        let shown = |(index, function): (u32, Function)| {
+            let adapts = function.flags & function_flags::ADAPTS != 0;
+            self.0.get(index as usize).map(|policy| Shown { policy, adapts })
+        };
+        let first = replaced(record).next().and_then(shown);
+        let all_same = replaced(record).all(|entry| shown(entry) == first);
         if let Some(first) = first.filter(|_| all_same) {
             text.try_extend(FixedText::<1200>::new(format_args!("* {first}\n")).as_bytes())?;
             return Ok(text);
         }
         for (index, function) in replaced(record) {
             let (object, name) = names(record, &function).unwrap_or_default();
-            let Some(policy) = shown(index) else { continue };
+            let Some(policy) = shown((index, function)) else { continue };
             let line = FixedText::<1800>::new(format_args!("{object} {name} {policy}\n"));
             if line.is_cut() || text.len() + line.as_bytes().len() > SHOWN {
                 break;
@@ -212,7 +217,11 @@ pub(crate) fn names<'r>(record: &Record<'r>, function: &Function) -> Option<(&'r
 
 /// A policy as it is asked for.
 #[derive(Clone, Copy)]
-struct Shown<'a>(&'a Policy);
+struct Shown<'a> {
+    policy: &'a Policy,
+    /// Whether the update's own adaptation handler is asked then.
+    adapts: bool,
+}
 
 impl PartialEq for Shown<'_> {
     fn eq(&self, other: &Self) -> bool {
@@ -222,19 +231,22 @@ impl PartialEq for Shown<'_> {
             Rule::Never => 0,
             Rule::Slot(_) => 2,
         };
-        kind(self.0.rule) == kind(other.0.rule) && self.0.source == other.0.source
+        kind(self.policy.rule) == kind(other.policy.rule)
+            && self.policy.source == other.policy.source
+            && self.adapts == other.adapts
     }
 }
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.rule {
-            Rule::Always => f.write_str("default 1"),
-            Rule::Never => f.write_str("default 0"),
+        match self.policy.rule {
+            Rule::Always => f.write_str("default 1")?,
+            Rule::Never => return f.write_str("default 0"),
             Rule::Slot(_) => {
                 f.write_str("when ")?;
-                f.write_str(&self.0.source)
+                f.write_str(&self.policy.source)?;
             }
         }
+        f.write_str(if self.adapts { ", and the update's adaptation handler agrees" } else { "" })
     }
 }

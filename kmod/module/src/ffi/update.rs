@@ -9,7 +9,7 @@ use super::errno::Errno;
 use super::modules::{Module, RawModule};
 
 /// `DYNAMOS_DESC_ABI`.
-const DESC_ABI: u32 = 2;
+const DESC_ABI: u32 = 3;
 
 /// `struct dynamos_update_desc`.
 #[repr(C)]

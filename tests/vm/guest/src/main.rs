@@ -63,6 +63,9 @@ enum Command {
         /// Set the pipe's size to this, instead of asking for it.
         #[arg(long)]
         size: Option<i32>,
+        /// Set the size to this once, before the calls.
+        #[arg(long)]
+        made: Option<i32>,
         /// How many calls to make.
         #[arg(long, default_value_t = 3)]
         times: u32,
@@ -129,7 +132,9 @@ fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::SeccompRace => println!("{}", seccomp::race()?),
         Command::HoldCall { held, until } => seccomp::hold_call(&held, &until)?,
-        Command::PipeEdition { size, times } => println!("{}", pipe::edition(size, times)?),
+        Command::PipeEdition { size, made, times } => {
+            println!("{}", pipe::edition(size, made, times)?);
+        }
         Command::AsUser { id, program } => pipe::as_user(id, &program)?,
         Command::SeccompVictim { scratch } => seccomp::victim(&scratch)?,
         Command::Kbytes { symbol, length, module } => {

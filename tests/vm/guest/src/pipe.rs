@@ -8,9 +8,13 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
-/// Which edition `times` calls took: `0`, `1` or `mixed`. With a size the calls set the pipe's to that.
-pub fn edition(size: Option<i32>, times: u32) -> Result<&'static str> {
+/// Which edition `times` calls took: `0`, `1` or `mixed`. With a size the calls set the pipe's to that; `made` sets it
+/// once before.
+pub fn edition(size: Option<i32>, made: Option<i32>, times: u32) -> Result<&'static str> {
     let (_reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    if let Some(made) = made {
+        fcntl(&writer, FcntlArg::F_SETPIPE_SZ(made)).context("cannot set the pipe's size")?;
+    }
     let mut seen = [false; 2];
     for _ in 0..times {
         let argument = size.map_or(FcntlArg::F_GETPIPE_SZ, FcntlArg::F_SETPIPE_SZ);
