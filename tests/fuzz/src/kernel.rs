@@ -18,7 +18,8 @@ impl<'a> Kernel<'a> {
         for entry in names.as_chunks::<5>().0 {
             let [index, offset @ ..] = *entry;
             if let Some(addresses) = all.get_mut(usize::from(index)) {
-                addresses.push(BASE + u64::from(u32::from_le_bytes(offset)));
+                // The highest wrap around: to the module that is the strangest address of all.
+                addresses.push(BASE.wrapping_add(u64::from(u32::from_le_bytes(offset))));
             }
         }
         for addresses in &mut all {
