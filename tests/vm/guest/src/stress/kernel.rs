@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use dynamos_core::policy::Request;
+use dynamos_core::policy::compile::compile_text;
+use dynamos_core::policy::language::{Argument, Environment};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
@@ -85,6 +88,15 @@ impl Subject {
         written.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(Errno::EIO as i32)))
     }
 
+    /// Sets the policy of all functions.
+    pub fn set_policy(&self, text: &str) -> Result<()> {
+        let program = compile_text(text, &Nothing).with_context(|| format!("policy {text:?}"))?;
+        let request = Request { function: None, program: &program }.encode();
+        let file = File::options().write(true).open(self.file("policy"));
+        file.and_then(|mut file| file.write_all(&request))
+            .with_context(|| format!("cannot set the policy {text:?}"))
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
         Path::new("/sys/kernel/dynamos").join(&self.name).join(name)
     }
@@ -120,8 +132,25 @@ impl Subject {
     }
 }
 
+/// What the policies of the test speak of: no cgroups, no arguments.
+struct Nothing;
+
+impl Environment for Nothing {
+    fn cgroup(&self, path: &str) -> Result<u64, String> {
+        Err(format!("{path}: not here"))
+    }
+
+    fn argument(&self, _index: usize) -> Argument {
+        Argument::Unknown
+    }
+
+    fn seed(&self) -> u64 {
+        1
+    }
+}
+
 /// A pipe's size: the update adds one to it.
-fn behaves_as_updated() -> Result<bool> {
+pub fn behaves_as_updated() -> Result<bool> {
     let (reader, _writer) = std::io::pipe().context("cannot make a pipe")?;
     match fcntl(&reader, FcntlArg::F_GETPIPE_SZ).context("F_GETPIPE_SZ")? {
         65_536 => Ok(false),

@@ -100,10 +100,20 @@ fn round(subject: &Subject, held_up: &mut u32) -> Result<()> {
     subject.remove_dynamos().context("unload of dynamos.ko")
 }
 
-/// POLICY CHANGES GO HERE, once an update has a `policy` file (see docs/policies.md): set two policies one after
-/// the other and remove them, each while the loads run.
+/// Sets one policy after the other while the loads run; each must hold for the next call.
 fn policies(subject: &Subject) -> Result<()> {
-    let _ = subject;
+    let own = std::process::id();
+    for (text, takes) in [
+        (format!("tgid == {own}"), true),
+        (format!("tgid != {own} and percent(50)"), false),
+        ("false".to_owned(), false),
+        ("percent(30) or cpu < 64".to_owned(), true),
+        ("true".to_owned(), true),
+    ] {
+        subject.set_policy(&text)?;
+        let took = kernel::behaves_as_updated()?;
+        ensure!(took == takes, "a call takes edition {} under `{text}`", u8::from(took));
+    }
     Ok(())
 }
 
