@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use kernel_trees::{Kbuild, Link, Owner};
+use kernel_trees::{Kbuild, Link, ObjectOwner, Owner};
+use rayon::prelude::*;
 
 use crate::changes::{Role, role};
 use crate::input::Input;
@@ -151,19 +152,27 @@ impl Candidates {
 
     /// Adds every object whose sources may include one of the changed files.
     fn includers(&mut self, kbuild: &Kbuild, changed: &[PathBuf], limit: usize) -> Result<()> {
+        let includers: Vec<Vec<PathBuf>> = changed
+            .par_iter()
+            .map(|header| {
+                anyhow::ensure!(!crate::interrupted(), "interrupted");
+                Ok(kbuild.includers(std::slice::from_ref(header))?)
+            })
+            .collect::<Result<_>>()?;
+        let sources: BTreeSet<&PathBuf> = includers.iter().flatten().collect();
+        let sources: Vec<PathBuf> = sources.into_iter().cloned().collect();
+        let objects: BTreeMap<&PathBuf, Vec<ObjectOwner>> =
+            sources.iter().zip(kbuild.objects_of(&sources)?).collect();
         let mut all = BTreeMap::new();
-        for header in changed {
+        for (header, sources) in changed.iter().zip(&includers) {
             let name = header.display().to_string();
-            let sources = kbuild.includers(std::slice::from_ref(header))?;
             let mut count = 0;
             for source in sources {
-                if let Owner::Objects { objects, .. } = kbuild.owner_of(&source)? {
-                    let assembly = source.extension().is_some_and(|extension| extension == "S");
-                    for object in objects {
-                        count += 1;
-                        all.entry(object.object)
-                            .or_insert_with(|| (object.link, assembly, name.clone()));
-                    }
+                let assembly = source.extension().is_some_and(|extension| extension == "S");
+                for object in objects.get(source).into_iter().flatten() {
+                    count += 1;
+                    all.entry(object.object.clone())
+                        .or_insert_with(|| (object.link.clone(), assembly, name.clone()));
                 }
             }
             if count == 0 {

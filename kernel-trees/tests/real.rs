@@ -106,6 +106,26 @@ fn owners_of_real_sources() {
     }
 }
 
+/// Asking for many sources at once gives what asking for each gives.
+#[test]
+fn many_sources_have_the_same_owners() {
+    let prepared = prepared(VERSIONS[1]);
+    let kbuild = prepared.kbuild().unwrap();
+    let header = PathBuf::from("include/linux/etherdevice.h");
+    let sources = kbuild.includers(&[header]).unwrap();
+    assert!(sources.len() >= 1000, "{}", sources.len());
+    let objects = kbuild.objects_of(&sources).unwrap();
+    let built = objects.iter().filter(|objects| !objects.is_empty()).count();
+    assert!(built > 500, "{built}");
+    for (source, objects) in sources.iter().zip(&objects).step_by(20) {
+        let alone = match kbuild.owner_of(source).unwrap() {
+            Owner::Objects { objects, .. } => objects,
+            _ => Vec::new(),
+        };
+        assert_eq!(*objects, alone, "{}", source.display());
+    }
+}
+
 /// Builds two objects through Kbuild in a view, and compares: the command it stored, the
 /// code our command makes, and the headers it read.
 #[test]

@@ -9,6 +9,7 @@ mod owner;
 mod probe;
 mod shell;
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -32,6 +33,8 @@ pub struct Kbuild {
     prober: Prober,
     makefiles: OnceLock<Makefiles>,
     includes: OnceLock<Includes>,
+    /// All objects, by their path without `..`.
+    objects: OnceLock<HashMap<String, Vec<ObjectOwner>>>,
 }
 
 impl Prepared {
@@ -47,6 +50,7 @@ impl Prepared {
             prober,
             makefiles: OnceLock::new(),
             includes: OnceLock::new(),
+            objects: OnceLock::new(),
         })
     }
 }

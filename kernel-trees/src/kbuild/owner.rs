@@ -1,12 +1,13 @@
 //! Which object a source file becomes, and what that object is linked into.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::probe::{Directory, normalise};
-use super::{Kbuild, makefiles};
+use super::{Kbuild, get_or_try_init, makefiles};
 use crate::error::{Error, Result};
 
 /// What a file of the tree is for the kernel as configured.
@@ -101,6 +102,27 @@ impl Kbuild {
         self.decide(&self.walk_reaching(path)?, path, &object, also_named_by)
     }
 
+    /// The ordinary objects that each of `sources` becomes, as [`Kbuild::owner_of`] tells; none for what becomes
+    /// something else. For many sources all of Kbuild's directories are asked, once, which takes a minute.
+    pub fn objects_of(&self, sources: &[PathBuf]) -> Result<Vec<Vec<ObjectOwner>>> {
+        /// From here on asking about each costs more than asking about all there are.
+        const MANY: usize = 1000;
+        if sources.len() < MANY {
+            let objects = |source: &PathBuf| match self.owner_of(source)? {
+                Owner::Objects { objects, .. } => Ok(objects),
+                _ => Ok(Vec::new()),
+            };
+            return sources.iter().map(objects).collect();
+        }
+        let all = get_or_try_init(&self.objects, || Ok(index(&self.prober.walk(&|_| true)?)))?;
+        let objects = |source: &PathBuf| {
+            let path = source.to_string_lossy();
+            let stem = path.rsplit_once('.').filter(|_| by_kind(&path).is_none())?.0;
+            all.get(&format!("{stem}.o")).cloned()
+        };
+        Ok(sources.iter().map(|source| objects(source).unwrap_or_default()).collect())
+    }
+
     fn decide(
         &self,
         directories: &[Arc<Directory>],
@@ -178,6 +200,18 @@ fn owners(directories: &[Arc<Directory>], object: &str) -> Vec<ObjectOwner> {
     owners.sort();
     owners.dedup();
     owners
+}
+
+/// All objects of `directories`, by their path without `..`.
+fn index(directories: &[Arc<Directory>]) -> HashMap<String, Vec<ObjectOwner>> {
+    let mut names: BTreeMap<String, Vec<Arc<Directory>>> = BTreeMap::new();
+    for directory in directories {
+        let parts = directory.builtin.iter().chain(directory.modules.values().flatten());
+        for name in parts.map(|part| normalise(part)).collect::<BTreeSet<_>>() {
+            names.entry(name).or_default().push(directory.clone());
+        }
+    }
+    names.into_iter().map(|(name, at)| (name.clone(), owners(&at, &name))).collect()
 }
 
 /// What can be said from the name alone. `None`: a C or assembly source.
