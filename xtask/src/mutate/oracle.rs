@@ -134,7 +134,6 @@ impl Listing {
     /// sides that the other side does not have.
     fn renamed<'l>(&'l self, new: &'l Self) -> BTreeMap<&'l str, &'l str> {
         let mut only: BTreeMap<&str, (Vec<&str>, Vec<&str>)> = BTreeMap::new();
-        let stem = |name: &'l str| name.split_once('.').map_or(name, |(stem, _)| stem);
         for name in self.functions.keys().filter(|n| !new.functions.contains_key(*n)) {
             only.entry(stem(name)).or_default().0.push(name);
         }
@@ -263,6 +262,8 @@ fn is_code(line: &str) -> bool {
     !(line.is_empty()
         || line.starts_with('#')
         || line.starts_with(".loc")
+        // Numbers a source for the debug information, in whichever function comes first.
+        || line.starts_with(".file")
         || line.starts_with(".cfi_")
         || debug_label)
 }
@@ -272,6 +273,11 @@ fn is_read_only(section: &str) -> bool {
     let name = parts.next().unwrap_or_default().trim_matches('"');
     let writable = parts.next().is_some_and(|flags| flags.contains('w'));
     !writable || name.starts_with(".data.rel.ro")
+}
+
+/// A function's name without what the compiler adds to it (`.isra.0`, `.constprop.0`).
+pub fn stem(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(stem, _)| stem)
 }
 
 /// The words of a line outside of quotes, with their places.
@@ -339,6 +345,7 @@ mod tests {
             ("n.12", "n.13"),
             ("771", "66"),
             (".loc 1 2", ".loc 1 3"),
+            (".loc 1 2\n", ".file 1 \"a.c\"\n"),
             ("g.constprop.0", "g.isra.0"),
             (".L9:\n", ""),
         ] {
