@@ -45,6 +45,9 @@ impl Inlined {
                 continue;
             }
             let Some(name) = origin_name(dwarf, unit, entry, 0)? else { continue };
+            if ends_past_all(dwarf, unit, entry)? {
+                return Err(gimli::Error::UnsupportedOffset);
+            }
             let mut ranges = dwarf.die_ranges(unit, entry)?;
             while let Some(range) = ranges.next()? {
                 if range.begin < range.end {
@@ -69,6 +72,20 @@ impl Inlined {
             .max_by_key(|r| (r.2, r.0))
             .map(|r| r.3.as_str())
     }
+}
+
+/// Whether `DW_AT_low_pc` and the size in `DW_AT_high_pc` make no address, which gimli 0.32 adds without a check.
+fn ends_past_all(
+    dwarf: &gimli::Dwarf<Reader<'_>>,
+    unit: &gimli::Unit<Reader<'_>>,
+    entry: &gimli::DebuggingInformationEntry<'_, '_, Reader<'_>>,
+) -> gimli::Result<bool> {
+    let low = match entry.attr_value(gimli::DW_AT_low_pc)? {
+        Some(value) => dwarf.attr_address(unit, value)?,
+        None => None,
+    };
+    let size = entry.attr_value(gimli::DW_AT_high_pc)?.and_then(|value| value.udata_value());
+    Ok(low.zip(size).is_some_and(|(low, size)| low.checked_add(size).is_none()))
 }
 
 /// The name of the abstract function; origins may chain, but not for long.
