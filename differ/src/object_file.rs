@@ -33,6 +33,8 @@ pub struct Referrers {
     pub functions_of_data: HashMap<DataId, Vec<FunctionId>>,
     /// For each data object: the data objects that point to it.
     pub data_of_data: HashMap<DataId, Vec<DataId>>,
+    /// For each function: the functions whose code refers to it. A `.cold` part counts as its function.
+    pub callers: HashMap<FunctionId, std::collections::BTreeSet<FunctionId>>,
     /// Functions whose address is taken, by code or data.
     pub address_taken: std::collections::BTreeSet<FunctionId>,
     /// Section offsets something refers to: where anonymous content begins.
@@ -199,6 +201,13 @@ fn collect_referrers(object: &Object<'_>) -> Referrers {
             for reference in &insn.references {
                 let branch = reference.field == Field::Branch;
                 note(reference.place, branch);
+                if let Place::Function { function, .. } = reference.place {
+                    let whole = |id| object.function(id).and_then(|f| f.parent).unwrap_or(id);
+                    let (from, to) = (whole(id), whole(function));
+                    if from != to {
+                        all.callers.entry(to).or_default().insert(from);
+                    }
+                }
                 if let Place::Data { data, .. } = reference.place {
                     let list = all.functions_of_data.entry(data).or_default();
                     let whole = f.parent.unwrap_or(id);

@@ -13,6 +13,7 @@ use crate::model::{DataId, FunctionId};
 use crate::object_file::Object;
 use crate::special::Class;
 
+mod callers;
 mod data;
 
 /// What became of a function.
@@ -66,6 +67,10 @@ pub struct FunctionVerdict {
     pub inlined: Option<String>,
     /// When it runs; in v1, if it is there.
     pub lifetime: Lifetime,
+    /// Calls of it cannot be redirected, because v1's code has no ftrace site.
+    pub without_site: bool,
+    /// It changed and goes along with the functions that call it, which are all replaced; it is not redirected itself.
+    pub along: bool,
 }
 
 /// What became of a data object.
@@ -247,6 +252,8 @@ fn functions(comparer: &Comparer<'_, '_>) -> Vec<FunctionVerdict> {
                 cause: None,
                 inlined: None,
                 lifetime: lifetime(a, x),
+                without_site: false,
+                along: false,
             },
         });
     }
@@ -265,8 +272,11 @@ fn functions(comparer: &Comparer<'_, '_>) -> Vec<FunctionVerdict> {
             cause: None,
             inlined: None,
             lifetime: lifetime(b, y),
+            without_site: false,
+            along: false,
         });
     }
+    callers::let_go_along(comparer, &mut verdicts);
     verdicts.sort_by(|p, q| (&p.name, p.v1, p.v2).cmp(&(&q.name, q.v1, q.v2)));
     verdicts
 }
@@ -285,6 +295,8 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
         cause: None,
         inlined: None,
         lifetime: lifetime(a, x),
+        without_site: false,
+        along: false,
     };
     match comparer.functions(x, y) {
         Ok(()) if old == new => {}
@@ -296,6 +308,8 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
             verdict.reason = format!("was {old}");
         }
         Err(difference) => {
+            let no_site = |o: &String| o == NO_SITE;
+            verdict.without_site = not_redirectable(a, x).as_ref().is_some_and(no_site);
             let obstacle = not_redirectable(a, x).or_else(|| not_copyable(b, y));
             verdict.inlined = inlined(a, x, b, y, &difference);
             let via =
@@ -345,6 +359,8 @@ fn registers_with_kasan(object: &Object<'_>, id: FunctionId) -> bool {
     generated && calls.any(|n| n == "__asan_register_globals" || n == "__asan_unregister_globals")
 }
 
+const NO_SITE: &str = "has no ftrace site (notrace)";
+
 /// Why edition 0 cannot be redirected.
 fn not_redirectable(object: &Object<'_>, id: FunctionId) -> Option<String> {
     let f = object.function(id)?;
@@ -362,7 +378,7 @@ fn not_redirectable(object: &Object<'_>, id: FunctionId) -> Option<String> {
         }
     }
     if object.fentry_offset(id).is_none() {
-        return Some("has no ftrace site (notrace)".to_owned());
+        return Some(NO_SITE.to_owned());
     }
     None
 }

@@ -122,9 +122,10 @@ fn known(comparison: &Comparison, v1: &Unit, v2: &Unit) -> Result<BTreeMap<Strin
     let mut known = BTreeMap::new();
     for (new, old) in &comparison.symbol_map {
         let (new, old) = (v2.symbol(new.0 as usize)?, v1.symbol(old.0 as usize)?);
+        let along = comparison.functions.iter().any(|f| f.along && f.name == new.name);
         // A cold part belongs to the body that jumps to it: edition 0's would jump back into edition 0.
         let defined = new.named && new.section.is_some() && !new.name.contains(".cold");
-        if defined && !copied.contains(&new.name.as_str()) {
+        if defined && !along && !copied.contains(&new.name.as_str()) {
             known.insert(new.name.clone(), old.name.clone());
         }
     }
@@ -193,7 +194,7 @@ impl Rows<'_> {
         let alone = comparison.functions.iter().all(|f| f.verdict != Verdict::Changed);
         for function in &comparison.functions {
             self.function(function, alone);
-            if function.verdict == Verdict::Changed {
+            if function.verdict == Verdict::Changed && !function.along {
                 let old = function.old_name.as_ref().unwrap_or(&function.name);
                 replaced.insert(function.name.clone(), old.clone());
             }
@@ -231,7 +232,11 @@ impl Rows<'_> {
             name: function.old_name.clone().unwrap_or_else(|| function.name.clone()),
             object: self.object.into(),
             verdict: verdict.into(),
-            reason: function.reason.clone(),
+            reason: if function.along {
+                format!("{}; has no ftrace site: goes along with its callers", function.reason)
+            } else {
+                function.reason.clone()
+            },
             matched_bytes: 0,
             adapted_by: None,
         });
