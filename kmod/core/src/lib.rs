@@ -39,5 +39,6 @@ pub use resolve::{Resolved, resolve};
 pub use sort::{sort, sort_by_key};
 pub use stack::{Touch, first_touch, normalise};
 pub use update::{
-    Blocked, Blockers, Errno, Handler, Layer, Limits, Place, State, Step, Steps, Update,
+    Blocked, Blockers, Errno, Handler, Layer, Limits, OnTimeout, Options, OptionsError, Place,
+    Scope, State, Step, Steps, Switching, Update,
 };

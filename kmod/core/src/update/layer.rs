@@ -102,7 +102,7 @@ impl Blocked {
 /// The tasks that hold up a switch: all are counted, the first few kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Blockers {
-    first: [Option<Blocked>; 8],
+    first: [Option<Blocked>; 16],
     count: u32,
 }
 
@@ -187,6 +187,14 @@ pub trait Layer: Memory {
     /// activating, the update's text when reverting), sets `dynamos_active` to `active` and gives `true`; else
     /// adds the tasks to `blockers` and gives `false`.
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno>;
+    /// Sets `dynamos_active` to `active`, whoever is where: new calls take that edition, all others end in theirs.
+    fn flip_now(&mut self, active: bool) -> Result<(), Errno>;
+    /// While no call enters the update's code: whether no task is left there. Looks at one task after the other, which
+    /// all others survive unstopped; else adds those that are to `blockers`.
+    fn drained(&mut self, blockers: &mut Blockers) -> Result<bool, Errno>;
+    /// Wakes the tasks that sleep in what is being left, so that they come out of it: to be called again, for some may
+    /// not be asleep yet.
+    fn wake_blockers(&mut self, activating: bool);
     /// Sleeps; `false` if somebody interrupted it.
     fn wait(&mut self, ms: u32) -> bool;
     /// Waits until no task is in a handler that was removed (`synchronize_rcu_tasks`).

@@ -1,22 +1,31 @@
 //! One update from load to unload: the states it goes through, and the steps that take it there.
 //!
 //! ```text
-//! Loading ─► Registered ─► Transitioning ─► Active ─► Reverting ─► Reverted ─► Gone
-//!    │           │   ▲           │             ▲          │
-//!    └───────────┴───┼──► Gone   │             └──────────┤  a task stays in the update's code
-//!                    └───────────┴─► Reverting            │
-//!                     undone       a step cannot be undone: `revert` goes on with it
+//!  Loading ─► Registered ─► Transitioning ─► Active ─► Reverting ─► Reverted ─► Gone
+//!     │           │   ▲        │  ▲  held│     ▲ ▲        │  ▲ ▲held   ▲
+//!     └───────────┴───┼► Gone  │  └──────┘     │ └────────┘  │ └┘       │
+//!                     ├────────┤               │  given up   ▼          │
+//!                     │ given  └► Reverting    └───────── Draining ─────┘
+//!                     │ up        (cannot be               held: waits for the last task
+//!                     undone      undone)
 //! ```
+//!
+//! Edition 0 runs in all of them but `Active` and, until the switch, `Reverting`.
 
 mod drive;
 mod layer;
+mod options;
+mod switch;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod waiting_tests;
 
 use core::fmt;
 
-pub use drive::{Limits, Update};
+pub use drive::Update;
 pub use layer::{Blocked, Blockers, Errno, Handler, Layer, Place};
+pub use options::{Limits, OnTimeout, Options, OptionsError, Scope, Switching};
 
 use crate::refusal::Refusal;
 use alloc::vec::Vec;
@@ -34,6 +43,8 @@ pub enum State {
     Active,
     /// It is being reverted.
     Reverting,
+    /// New calls run edition 0; tasks are still in the update's code.
+    Draining,
     /// Edition 0 runs and nothing leads to the update's code.
     Reverted,
     /// It has been forgotten.
@@ -50,7 +61,8 @@ impl State {
                 | (Registered, Transitioning | Gone)
                 | (Transitioning, Active | Registered | Reverting)
                 | (Active, Reverting)
-                | (Reverting, Active | Reverted)
+                | (Reverting, Active | Draining | Reverted)
+                | (Draining, Active | Reverting)
                 | (Reverted, Gone)
         )
     }
@@ -59,7 +71,9 @@ impl State {
     pub(crate) fn advice(self) -> &'static str {
         match self {
             State::Active => ": revert it first",
-            State::Transitioning | State::Reverting => ": wait until that is over, or try again",
+            State::Transitioning | State::Reverting | State::Draining => {
+                ": wait until that is over, or try again"
+            }
             State::Reverted => ": enable it again, or unload it",
             State::Loading | State::Registered | State::Gone => "",
         }
@@ -74,6 +88,7 @@ impl fmt::Display for State {
             State::Transitioning => "transitioning",
             State::Active => "active",
             State::Reverting => "reverting",
+            State::Draining => "draining",
             State::Reverted => "reverted",
             State::Gone => "gone",
         })
@@ -91,7 +106,8 @@ pub enum Step {
     LateSections,
     /// Function (by index) has its `transition` handler. Undone by removing it.
     Redirected(u32),
-    /// The update's editions run. Undone by the same check of all stacks.
+    /// The update's editions run, or, while it is `Draining`, tasks may still be in them. Undone by a check of all
+    /// stacks.
     Flipped,
     /// Function (by index) has its `steady` handler. Undone by `transition`.
     Steady(u32),
