@@ -4,6 +4,7 @@
  * and what differs between kernel versions. No decision is made here. See shim.h.
  */
 #include <linux/cgroup-defs.h>
+#include <linux/cpu.h>
 #include <linux/cred.h>
 #include <linux/error-injection.h>
 #include <linux/ftrace.h>
@@ -22,12 +23,15 @@
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/smp.h>
 #include <linux/stacktrace.h>
 #include <linux/static_call.h>
 #include <linux/stop_machine.h>
 #include <linux/uaccess.h>
 #include <linux/utsname.h>
 #include <linux/version.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
 #include <asm/text-patching.h>
 
 #include "shim.h"
@@ -88,6 +92,8 @@ extern module_notify jump_label_module_notify, static_call_module_notify;
 	DO(ftrace_location)			\
 	DO(stack_trace_save_tsk_reliable)	\
 	DO(idle_task)				\
+	DO(task_call_func)			\
+	DO(wake_up_state)			\
 	DO(jump_label_module_notify)		\
 	DO(static_call_module_notify)
 
@@ -416,6 +422,131 @@ int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn vis
 out:
 	rcu_read_unlock();
 	return ret;
+}
+
+/* A stack that is to be saved while its task does not move. */
+struct stack_request {
+	struct task_struct *task;
+	unsigned long *entries;
+	u32 size;
+	int result;
+};
+
+/*
+ * With the locks held that keep a task from being run (task_call_func). The acquire pairs with the release by
+ * which the scheduler says that it has left the task's stack.
+ */
+static int save_if_not_running(struct task_struct *task, void *data)
+{
+	struct stack_request *request = data;
+
+	if (!smp_load_acquire(&task->on_cpu))
+		request->result = HIDDEN(stack_trace_save_tsk_reliable)(task, request->entries,
+									request->size);
+	return 0;
+}
+
+/* On the CPU where the task runs, in an interrupt of it. */
+static void save_if_current(void *data)
+{
+	struct stack_request *request = data;
+
+	if (request->task == current)
+		request->result = HIDDEN(stack_trace_save_tsk_reliable)(current, request->entries,
+									request->size);
+}
+
+/* -EAGAIN: it was on another CPU whenever we looked. */
+static int save_stack(struct task_struct *task, unsigned long *entries, u32 size)
+{
+	struct stack_request request = { task, entries, size, -EAGAIN };
+	int tries;
+
+	if (task == current) {
+		save_if_current(&request);
+		return request.result;
+	}
+	for (tries = 0; tries < 8 && request.result == -EAGAIN; tries++) {
+		HIDDEN(task_call_func)(task, save_if_not_running, &request);
+		if (request.result == -EAGAIN)
+			smp_call_function_single(task_cpu(task), save_if_current, &request, 1);
+	}
+	return request.result;
+}
+
+/* The fake signal: the task leaves an interruptible sleep and comes by the exit to user space, where nothing is found. */
+static void wake(struct task_struct *task)
+{
+	if (task->flags & PF_KTHREAD)
+		HIDDEN(wake_up_state)(task, TASK_INTERRUPTIBLE);
+	else if (!test_and_set_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL) &&
+		 !HIDDEN(wake_up_state)(task, TASK_INTERRUPTIBLE))
+		kick_process(task);
+}
+
+static int visit_live_task(struct task_struct *task, unsigned long *entries, u32 size,
+			   dynamos_task_fn visit, void *context)
+{
+	struct dynamos_task info = {
+		.pid = task_pid_nr(task),
+		.comm = task->comm,
+		.ready = READ_ONCE(task->__state) == TASK_RUNNING,
+		.entries = save_stack(task, entries, size),
+	};
+	int ret = visit(context, &info);
+
+	if (ret != DYNAMOS_WAKE)
+		return ret;
+	wake(task);
+	return 0;
+}
+
+/*
+ * One task after the other, none is stopped. What is said of a task held at some moment since the call: enough where
+ * no task can come to be in what is looked for. A task that is born meanwhile may be missed; it has its own, empty
+ * stack. So may one that ends and has left the list: the caller waits for RCU-tasks, which waits for those.
+ */
+int dynamos_shim_each_live_task(unsigned long *entries, u32 size, dynamos_task_fn visit,
+				void *context)
+{
+	struct task_struct *process, *task;
+	unsigned int cpu;
+	int ret = 0;
+
+	cpus_read_lock();	/* the idle tasks below stay those of CPUs that are there */
+	rcu_read_lock();	/* no task on the list is freed */
+	for_each_process_thread(process, task) {
+		ret = visit_live_task(task, entries, size, visit, context);
+		if (ret)
+			goto out;
+	}
+	for_each_online_cpu(cpu) {
+		ret = visit_live_task(HIDDEN(idle_task)(cpu), entries, size, visit, context);
+		if (ret)
+			break;
+	}
+out:
+	rcu_read_unlock();
+	cpus_read_unlock();
+	return ret;
+}
+
+static void look(struct work_struct *work)
+{
+	dynamos_rust_look();
+}
+
+static DECLARE_DELAYED_WORK(look_work, look);
+
+void dynamos_shim_look_later(u32 milliseconds)
+{
+	queue_delayed_work(system_long_wq, &look_work, msecs_to_jiffies(milliseconds));
+}
+
+/* Also if it calls the above itself. */
+void dynamos_shim_look_no_more(void)
+{
+	cancel_delayed_work_sync(&look_work);
 }
 
 void dynamos_shim_synchronize_rcu(void)

@@ -20,6 +20,7 @@ int dynamos_rust_init(void);
 void dynamos_rust_exit(void);
 int dynamos_rust_register(const struct dynamos_update_desc *desc);
 void dynamos_rust_unregister(const struct dynamos_update_desc *desc);
+void dynamos_rust_look(void);
 
 /* Memory, log, failure. */
 void *dynamos_shim_alloc(size_t size);
@@ -83,6 +84,15 @@ typedef int (*dynamos_stopped_fn)(void *context);
 typedef int (*dynamos_task_fn)(void *context, const struct dynamos_task *task);
 int dynamos_shim_stop_machine(dynamos_stopped_fn call, void *context);
 int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn visit, void *context);
+
+/* The same without stopping anything; here `visit` may ask for the task to be woken, and goes on. */
+#define DYNAMOS_WAKE 2
+int dynamos_shim_each_live_task(unsigned long *entries, u32 size, dynamos_task_fn visit,
+				void *context);
+
+/* Calls dynamos_rust_look later; once, however often it is asked. */
+void dynamos_shim_look_later(u32 milliseconds);
+void dynamos_shim_look_no_more(void);
 
 /* Waiting. */
 void dynamos_shim_synchronize_rcu(void);

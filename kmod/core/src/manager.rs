@@ -268,14 +268,15 @@ mod tests {
 
     #[test]
     fn only_legal_moves() {
-        let all = [Loading, Registered, Transitioning, Active, Reverting, Reverted, Gone];
+        let all =
+            [Loading, Registered, Transitioning, Active, Reverting, Draining, Reverted, Gone];
         // Each state can be left, but for the last; nothing becomes what it is.
         for from in all {
             assert_eq!(all.iter().any(|to| from.may_become(*to)), from != Gone, "{from}");
             assert!(!from.may_become(from) && !from.may_become(Loading));
         }
         // Code that may be running is never given up.
-        for from in [Transitioning, Active, Reverting] {
+        for from in [Transitioning, Active, Reverting, Draining] {
             assert!(!from.may_become(Gone));
         }
     }

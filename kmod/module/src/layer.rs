@@ -17,7 +17,7 @@ use crate::ffi::errno::Errno as KernelErrno;
 use crate::ffi::memory::TryVec;
 use crate::ffi::modules::{Module, RangeKind, Ranges};
 use crate::ffi::redirect::{self, Redirection};
-use crate::ffi::stacks::{self, StackBuffer};
+use crate::ffi::stacks::{self, StackBuffer, Then};
 use crate::ffi::update::{ActiveFlag, Descriptor};
 use crate::ffi::{kernel_memory, log, policy, wait};
 use crate::late::{LateTables, Placeholders};
@@ -74,6 +74,8 @@ pub(crate) struct Switch {
     pub(crate) tasks: u32,
     /// For how long all CPUs did nothing else.
     pub(crate) pause: Duration,
+    /// When it was.
+    pub(crate) at: Duration,
 }
 
 impl KernelLayer {
@@ -215,6 +217,21 @@ impl KernelLayer {
         let wanted =
             self.handler(function, Handler::Transition, self.policies.rule(function)).ok()?;
         (redirection.handler() != wanted).then_some(wanted)
+    }
+
+    /// Sends those back that [`KernelLayer::strays`] finds: a policy was set while they had no steady handler.
+    fn gather_strays(&mut self) -> Result<(), Errno> {
+        for function in 0..self.record.functions().len() {
+            if let Some(wanted) = self.strays(function) {
+                self.redirect(function, wanted)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether both editions of every function may run at a time, because policies decide on each call.
+    pub(crate) fn lets_editions_mix(&self) -> bool {
+        self.policies.let_editions_mix(&self.record)
     }
 
     /// Sets policies. `live`: the editions run, so that it takes effect now. On failure nothing has changed.
@@ -421,19 +438,7 @@ impl Layer for KernelLayer {
     }
 
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
-        if active && self.policies.let_editions_mix(&self.record) {
-            // No call takes an edition yet, and those that will may do so beside edition 0.
-            self.active.set(true);
-            self.switch = Switch::default();
-            self.keep |= !self.record.pinned().is_empty();
-            return Ok(true);
-        }
-        // A policy that was set while its function had no steady handler.
-        for function in 0..self.record.functions().len() {
-            if let Some(wanted) = self.strays(function) {
-                self.redirect(function, wanted)?;
-            }
-        }
+        self.gather_strays()?;
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
         let (flag, stack) = (self.active, &mut self.stack);
         let mut switch = Switch::default();
@@ -450,13 +455,45 @@ impl Layer for KernelLayer {
             if clean {
                 flag.set(active);
             }
-            switch.pause = wait::now().saturating_sub(start);
+            switch.at = wait::now();
+            switch.pause = switch.at.saturating_sub(start);
             clean
         })
         .map_err(to_core)?;
         self.switch = switch;
         self.keep |= flipped && active && !self.record.pinned().is_empty();
         Ok(flipped)
+    }
+
+    fn flip_now(&mut self, active: bool) -> Result<(), Errno> {
+        self.gather_strays()?;
+        // Sequentially consistent, so before whatever the look at a stack reads: a task that has read the flag before
+        // this is in its handler, or further, until that look, and one that reads it later finds this.
+        self.active.set(active);
+        self.switch = Switch { at: wait::now(), ..Switch::default() };
+        self.keep |= active && !self.record.pinned().is_empty();
+        Ok(())
+    }
+
+    fn drained(&mut self, blockers: &mut Blockers) -> Result<bool, Errno> {
+        let (watched, stack) = (&self.left_on_revert, &mut self.stack);
+        let mut switch = Switch::default();
+        stacks::each_live_task(stack, |task| {
+            switch.tasks = switch.tasks.saturating_add(1);
+            if let Some(blocked) = watched.blocks(task) {
+                blockers.add(blocked);
+            }
+            Then::GoOn
+        });
+        self.switch = switch;
+        Ok(blockers.count() == 0)
+    }
+
+    fn wake_blockers(&mut self, activating: bool) {
+        let watched = if activating { &self.left_on_activation } else { &self.left_on_revert };
+        stacks::each_live_task(&mut self.stack, |task| {
+            if watched.blocks(task).is_some() { Then::Wake } else { Then::GoOn }
+        });
     }
 
     fn wait(&mut self, ms: u32) -> bool {

@@ -16,3 +16,4 @@ mod policies;
 mod refused;
 mod updates;
 mod watched;
+mod work;

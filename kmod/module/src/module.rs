@@ -6,11 +6,11 @@ use core::fmt::{self, Write};
 
 use crate::ffi::errno::Errno;
 use crate::ffi::lock::Locked;
-use crate::ffi::log;
 use crate::ffi::memory::TryVec;
 use crate::ffi::sysfs::{Attribute, Dir, Directory};
 use crate::ffi::text::{FixedText, SliceWriter, printable};
 use crate::ffi::update::{Descriptor, Handle};
+use crate::ffi::{log, wait};
 use crate::names;
 use crate::updates::{self, Registry};
 
@@ -37,6 +37,7 @@ pub(crate) fn init() -> Result<(), Errno> {
 
 /// Takes everything back. No update is left.
 pub(crate) fn exit() {
+    wait::look_no_more();
     // Not with the lock held: a reader of a file may be waiting for it.
     let root = STATE.lock().root.take();
     drop(root);

@@ -129,6 +129,25 @@ impl Blockers {
     pub fn named<'b>(&'b self, record: &'b Record<'b>) -> impl fmt::Display + 'b {
         Named { blockers: self, record }
     }
+
+    /// The same for a file: how many there are, then the first of them, each in a line.
+    pub fn lines<'b>(&'b self, record: &'b Record<'b>) -> impl fmt::Display + 'b {
+        Lines(Named { blockers: self, record })
+    }
+}
+
+/// Shows them one a line, after a line with their number.
+struct Lines<'b>(Named<'b>);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.0.blockers.count)?;
+        for task in self.0.blockers.first() {
+            task.show(f, task.function(self.0.record))?;
+            writeln!(f)?;
+        }
+        Ok(())
+    }
 }
 
 /// Shows blockers.

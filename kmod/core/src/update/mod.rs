@@ -62,7 +62,7 @@ impl State {
                 | (Transitioning, Active | Registered | Reverting)
                 | (Active, Reverting)
                 | (Reverting, Active | Draining | Reverted)
-                | (Draining, Active | Reverting)
+                | (Draining, Active | Reverting | Reverted)
                 | (Reverted, Gone)
         )
     }

@@ -4,7 +4,7 @@ use core::ffi::c_int;
 
 use super::update::{Descriptor, Handle, RawDescriptor};
 use super::{log, symbols};
-use crate::module;
+use crate::{module, updates};
 
 /// Called by the shim's `module_init`.
 #[unsafe(no_mangle)]
@@ -44,4 +44,10 @@ extern "C" fn dynamos_rust_register(raw: *const RawDescriptor) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn dynamos_rust_unregister(raw: *const RawDescriptor) {
     module::unregister(Handle::of(raw));
+}
+
+/// Called from a work item, some time after `look_later`.
+#[unsafe(no_mangle)]
+extern "C" fn dynamos_rust_look() {
+    updates::look();
 }

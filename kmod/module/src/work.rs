@@ -1,0 +1,257 @@
+//! What an operation does with an update that it has taken out of the registry.
+
+use dynamos_abi::{Record, function_flags};
+use dynamos_core::policy::{Program, Request};
+use dynamos_core::{
+    Budget, Limits, OnTimeout, Options, Refusal, Scope, State, Switching, Update, UpdateId,
+};
+
+use crate::ffi::errno::Errno;
+use crate::ffi::stacks::ALWAYS_ACTIVE;
+use crate::ffi::text::printable;
+use crate::ffi::{kernel, log, policy, wait};
+use crate::layer::KernelLayer;
+use crate::module::STATE;
+use crate::names;
+use crate::refused::Refused;
+
+/// What an operation works with.
+pub(crate) struct Work {
+    pub(crate) update: Update<'static>,
+    pub(crate) layer: KernelLayer,
+    /// The weakest scope that the plan calls safe.
+    proposed: Scope,
+    /// What was asked for when it was loaded; what somebody asks for later counts for that time.
+    loaded: Options,
+    /// Whether whoever holds up what is held is woken.
+    signal: bool,
+}
+
+impl Work {
+    pub(crate) fn new(
+        update: Update<'static>,
+        layer: KernelLayer,
+        proposed: Scope,
+        loaded: Options,
+    ) -> Self {
+        Self { update, layer, proposed, loaded, signal: false }
+    }
+
+    /// Matches and activates. On failure nothing of it is left in the kernel, unless the update is `Reverting`.
+    pub(crate) fn start(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        let result = self.try_start(id, options);
+        if result.is_err() && matches!(self.update.state(), State::Loading | State::Registered) {
+            // Only what it pinned is left: letting that go does not fail.
+            let _ = self.update.discard(&mut self.layer);
+        }
+        result
+    }
+
+    fn try_start(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        let record = *self.update.record();
+        refuse_always_active(&record)?;
+        self.update.pin(&mut self.layer)?;
+        let updates = STATE.lock().registry.sections()?;
+        let candidates = names::collect(&record, &updates)?;
+        self.update.prepare(&mut self.layer, &candidates, &mut { Budget::LOAD })?;
+        drop(candidates);
+        let resolved = self.update.resolved().ok_or(Errno::EIO)?;
+        self.layer.adopt(resolved)?;
+        {
+            let manager = &mut STATE.lock().registry.manager;
+            manager.register(id, &record, resolved)?;
+            manager.advance(id, State::Transitioning)?;
+        }
+        let (addresses, writable) = (self.layer.addresses(), self.layer.writable()?);
+        let how = self.how(options);
+        let began = wait::now();
+        let result = self.update.activate(&mut self.layer, addresses, &writable, how);
+        self.follow(id);
+        result?;
+        let switched = self.layer.last_switch().at.saturating_sub(began);
+        if self.update.state() == State::Active {
+            log::info(format_args!(
+                "{}: {} us from the beginning of the activation at {}.{:09} s to the switch",
+                self.update.name(),
+                switched.as_micros(),
+                began.as_secs(),
+                began.subsec_nanos(),
+            ));
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Goes back to edition 0 and lets go of everything, or as far as `options` say.
+    pub(crate) fn revert(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        if self.update.state() == State::Transitioning {
+            return self.give_up(id);
+        }
+        if self.update.state() == State::Active {
+            STATE.lock().registry.manager.advance(id, State::Reverting)?;
+        }
+        let how = self.how(options);
+        let result = self.update.revert(&mut self.layer, how);
+        self.end_switch(id, result)
+    }
+
+    /// Gives up an activation that is held.
+    fn give_up(&mut self, id: UpdateId) -> Result<(), Refused> {
+        let result = self.update.give_up(&mut self.layer);
+        self.follow(id);
+        result?;
+        self.update.discard(&mut self.layer)?;
+        self.be_reverted(id);
+        self.tell();
+        Ok(())
+    }
+
+    /// Goes on with an activation that is held, as `options` say.
+    pub(crate) fn go_on(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        let how = self.how(options);
+        let result = self.update.go_on(&mut self.layer, how);
+        self.end_switch(id, result)
+    }
+
+    /// Looks whether what is held can go on: without waiting.
+    pub(crate) fn look(&mut self, id: UpdateId) -> Result<(), Refused> {
+        let limits = Limits { wait_ms: 0, ..Limits::default() };
+        let (scope, signal) = (self.update.scope(), self.signal);
+        let how = Switching { scope, limits, on_timeout: OnTimeout::Hold, signal };
+        let result = self.update.go_on(&mut self.layer, how);
+        match self.update.is_held() {
+            // Told when it began.
+            true => result.map_err(Refused::Decision),
+            false => self.end_switch(id, result),
+        }
+    }
+
+    /// Gives up a revert that is held.
+    pub(crate) fn resume(&mut self, id: UpdateId) -> Result<(), Refused> {
+        let result = self.update.resume(&mut self.layer);
+        self.end_switch(id, result)
+    }
+
+    fn end_switch(
+        &mut self,
+        id: UpdateId,
+        result: Result<(), Refusal<'static>>,
+    ) -> Result<(), Refused> {
+        self.follow(id);
+        result?;
+        if self.update.state() == State::Reverted {
+            self.layer.release();
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Activates once more, after a revert.
+    pub(crate) fn again(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        let record = *self.update.record();
+        let update = Update::new(&record)?;
+        STATE.lock().registry.manager.restart(id, &record)?;
+        self.update = update;
+        let ready = self.layer.hold().and_then(|()| self.layer.forget_references());
+        let result = ready.map_err(Refused::Kernel).and_then(|()| self.start(id, options));
+        if result.is_err() && self.update.state() != State::Reverting {
+            self.be_reverted(id);
+        }
+        result
+    }
+
+    /// Where an activation that came to nothing leaves an update whose module stays.
+    fn be_reverted(&mut self, id: UpdateId) {
+        self.layer.release();
+        let registry = &mut STATE.lock().registry;
+        let _ = registry.manager.give_up(id); // It can be: it was not switched.
+        if let Some(entry) = registry.entry_mut(id) {
+            entry.state = State::Reverted;
+        }
+    }
+
+    /// Sets the policies that `input` asks for.
+    pub(crate) fn set_policy(&mut self, id: UpdateId, input: &[u8]) -> Result<(), Refused> {
+        let state = self.update.state();
+        let live = match state {
+            State::Active => true,
+            State::Reverted => false,
+            _ => {
+                let (update, wanted) = (self.update.name(), State::Active);
+                return Err(Refusal::WrongState { update, state, wanted }.into());
+            }
+        };
+        let request =
+            Request::parse(input).map_err(|error| Refused::policy(format_args!("{error}")))?;
+        let program = Program::parse(request.program, policy::facts()?.hz)
+            .map_err(|error| Refused::policy(format_args!("{error}")))?;
+        self.layer.set_policy(&request, &program, live)?;
+        let (name, function) = (self.update.name(), request.function.unwrap_or("all functions"));
+        log::info(format_args!("{name}: policy of {function}: {}", program.source()));
+        let text = self.layer.policy_text()?;
+        if let Some(entry) = STATE.lock().registry.entry_mut(id) {
+            entry.policy = text;
+        }
+        Ok(())
+    }
+
+    /// How to switch: as is asked for now, was when it was loaded, or as the plan proposes. Where policies decide on
+    /// each call, editions mix whatever is waited for.
+    fn how(&mut self, options: &Options) -> Switching {
+        self.signal = options.signal;
+        let otherwise =
+            if self.layer.lets_editions_mix() { Scope::Function } else { self.proposed };
+        let wait_ms = options.wait_ms.or(self.loaded.wait_ms).unwrap_or_else(kernel::wait_ms);
+        Switching {
+            scope: options.scope.or(self.loaded.scope).unwrap_or(otherwise),
+            limits: Limits { wait_ms, ..Limits::default() },
+            on_timeout: options.on_timeout,
+            signal: options.signal,
+        }
+    }
+
+    /// Logs what has come of a switch.
+    fn tell(&self) {
+        let (name, switch) = (self.update.name(), self.layer.last_switch());
+        let (scope, blockers) = (self.update.scope().as_str(), self.update.blockers());
+        let pause = switch.pause.as_micros();
+        match self.update.state() {
+            State::Active | State::Reverted if pause > 0 => log::info(format_args!(
+                "{name}: {}, scope {scope}; {} stacks checked, all CPUs stopped for {pause} us",
+                self.update.state(),
+                switch.tasks,
+            )),
+            state if self.update.is_held() => log::info(format_args!(
+                "{name}: {state}, scope {scope}; held by {}",
+                blockers.named(self.update.record()),
+            )),
+            state => log::info(format_args!("{name}: {state}, scope {scope}; no CPU stopped")),
+        }
+    }
+
+    /// Brings the version manager to the state that the update has reached.
+    pub(crate) fn follow(&self, id: UpdateId) {
+        let state = self.update.state();
+        let manager = &mut STATE.lock().registry.manager;
+        if manager.state(id) == Some(state) {
+            return;
+        }
+        if let Err(refusal) = manager.advance(id, state) {
+            log::error(format_args!("{}: {refusal}", self.update.name()));
+        }
+    }
+}
+
+/// Functions that are always on some stack which the check of all stacks does not see.
+fn refuse_always_active(record: &Record<'static>) -> Result<(), Refused> {
+    for function in record.functions().iter() {
+        let Some(symbol) = record.symbols().get(function.symbol) else { continue };
+        let name = record.str(symbol.name);
+        if function.flags & function_flags::REPLACE != 0
+            && ALWAYS_ACTIVE.iter().any(|always| printable(always) == name)
+        {
+            return Err(Refused::AlwaysRuns(name));
+        }
+    }
+    Ok(())
+}
