@@ -268,8 +268,7 @@ mod tests {
 
     #[test]
     fn only_legal_moves() {
-        let all =
-            [Loading, Registered, Transitioning, Active, Reverting, Draining, Reverted, Gone];
+        let all = [Loading, Registered, Transitioning, Active, Reverting, Draining, Reverted, Gone];
         // Each state can be left, but for the last; nothing becomes what it is.
         for from in all {
             assert_eq!(all.iter().any(|to| from.may_become(*to)), from != Gone, "{from}");

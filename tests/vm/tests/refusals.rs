@@ -88,7 +88,7 @@ fn the_kernel_refuses_and_goes_on() {
         # A task asleep in the function, until the time limit.
         guest-tool hold-call /run/held /run/release &
         while [ ! -e /run/held ]; do usleep 10000; done
-        refused asleep dynamos load /update/good
+        refused asleep dynamos load /update/good --scope system
         touch /run/release
         wait
         guest-tool seccomp-race | result still_untouched
