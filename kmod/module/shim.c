@@ -549,6 +549,35 @@ void dynamos_shim_look_no_more(void)
 	cancel_delayed_work_sync(&look_work);
 }
 
+static int module_event(struct notifier_block *self, unsigned long event, void *data)
+{
+	const struct module *module = data;
+
+	if (event == MODULE_STATE_COMING || event == MODULE_STATE_GOING)
+		dynamos_rust_module_event(module->name, event == MODULE_STATE_COMING);
+	return NOTIFY_OK;
+}
+
+/*
+ * After the notifiers that patch static keys and static calls of a module that is coming, and that register its keys.
+ * Ftrace knows its functions before any notifier runs, and forgets them after all have run.
+ */
+static struct notifier_block module_events = {
+	.notifier_call = module_event,
+	.priority = INT_MIN,
+};
+
+int dynamos_shim_follow_modules(void)
+{
+	return register_module_notifier(&module_events);
+}
+MAY_FAIL(dynamos_shim_follow_modules);
+
+void dynamos_shim_follow_no_modules(void)
+{
+	unregister_module_notifier(&module_events);
+}
+
 void dynamos_shim_synchronize_rcu(void)
 {
 	synchronize_rcu();

@@ -21,6 +21,7 @@ void dynamos_rust_exit(void);
 int dynamos_rust_register(const struct dynamos_update_desc *desc);
 void dynamos_rust_unregister(const struct dynamos_update_desc *desc);
 void dynamos_rust_look(void);
+void dynamos_rust_module_event(const char *name, bool coming);
 
 /* Memory, log, failure. */
 void *dynamos_shim_alloc(size_t size);
@@ -89,6 +90,10 @@ int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn vis
 #define DYNAMOS_WAKE 2
 int dynamos_shim_each_live_task(unsigned long *entries, u32 size, dynamos_task_fn visit,
 				void *context);
+
+/* Calls dynamos_rust_module_event before a module's init function, and after its exit function. */
+int dynamos_shim_follow_modules(void);
+void dynamos_shim_follow_no_modules(void);
 
 /* Calls dynamos_rust_look later; once, however often it is asked. */
 void dynamos_shim_look_later(u32 milliseconds);

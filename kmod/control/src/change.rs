@@ -41,6 +41,10 @@ fn switch(sysfs: &Sysfs, name: &str, on: bool, options: &Options) -> Result<(), 
     }
     let update = sysfs.update(name)?;
     let state = &update.state;
+    if state.starts_with("waiting") {
+        println!("{name} is {state}");
+        return Ok(());
+    }
     if state.contains("held") || state.contains("draining") {
         println!("{name} is {state}: {}", held_by(&update));
         return Ok(());

@@ -59,10 +59,14 @@ pub(crate) fn load(
         if name == DYNAMOS { String::new() } else { format!("options={options}{default}") };
     let answer = insert(file, &parameters)?;
     let Answer::No(errno) = answer else {
-        let held = sysfs.update(&name).ok().filter(|update| update.state.contains("held"));
-        match held {
-            Some(update) => println!("{name} is loaded, but waits: {}", held_by(&update)),
-            None => println!("{name} is loaded"),
+        match sysfs.update(&name).ok() {
+            Some(update) if update.state.contains("held") => {
+                println!("{name} is loaded, but waits: {}", held_by(&update));
+            }
+            Some(update) if update.state.starts_with("waiting") => {
+                println!("{name} is loaded, and is {}", update.state);
+            }
+            _ => println!("{name} is loaded"),
         }
         return Ok(());
     };

@@ -42,6 +42,7 @@ impl Directory for UpdateDirectory {
         let state = STATE.lock_killable()?;
         let entry = state.registry.entry(self.id).ok_or(Errno::ENOENT)?;
         match attribute {
+            0 if entry.state == State::Waiting => waiting(entry, out),
             0 => writeln!(out, "{}", word(entry.state, entry.held)),
             1 => writeln!(out, "{}", u8::from(entry.active.get())),
             2 => functions(entry, out),
@@ -68,6 +69,11 @@ impl Directory for UpdateDirectory {
     }
 }
 
+fn waiting(entry: &Entry, out: &mut SliceWriter<'_>) -> fmt::Result {
+    let unfit = if entry.unfit { " (the one that is loaded does not fit)" } else { "" };
+    writeln!(out, "waiting for module {}{unfit}", entry.waits_for)
+}
+
 /// What a reader needs to know of a state.
 fn word(state: State, held: bool) -> &'static str {
     match state {
@@ -75,7 +81,7 @@ fn word(state: State, held: bool) -> &'static str {
         State::Reverting if held => "reverting (held)",
         State::Draining if held => "reverted (draining)",
         State::Draining => "reverting (draining)",
-        State::Loading | State::Registered | State::Transitioning => "loading",
+        State::Loading | State::Waiting | State::Registered | State::Transitioning => "loading",
         State::Active => "active",
         State::Reverting => "reverting",
         State::Reverted | State::Gone => "reverted",

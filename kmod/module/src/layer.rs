@@ -43,6 +43,8 @@ pub(crate) struct KernelLayer {
     placeholders: Option<Placeholders>,
     /// Where each function is.
     functions: Vec<u64>,
+    /// The object whose module is about to begin: it cannot be held, and need not be.
+    coming: Option<u32>,
     /// One slot for each object.
     targets: Vec<Option<Module>>,
     /// One slot for each function.
@@ -104,6 +106,7 @@ impl KernelLayer {
             late: LateTables::new(descriptor.jump_entries(), descriptor.static_call_sites()),
             placeholders: None,
             functions: Vec::new(),
+            coming: None,
             targets,
             redirects,
             policies: Policies::new(&record, descriptor.takes_by_default())?,
@@ -143,6 +146,34 @@ impl KernelLayer {
     /// What the last switch took.
     pub(crate) fn last_switch(&self) -> Switch {
         self.switch
+    }
+
+    /// Says which object's module is about to begin.
+    pub(crate) fn set_coming(&mut self, object: Option<u32>) {
+        self.coming = object;
+    }
+
+    /// The first object whose module is not loaded.
+    pub(crate) fn missing_target(&self) -> Result<Option<u32>, KernelErrno> {
+        for (index, object) in (0u32..).zip(self.record.objects().iter()) {
+            let name = self.record.str(object.name);
+            if name == VMLINUX || self.coming == Some(index) {
+                continue;
+            }
+            match Module::find(as_c_str(&c_string(name)?)?) {
+                Err(KernelErrno::ENOENT) => return Ok(Some(index)),
+                other => drop(other?),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether all that is replaced is in the module that is about to begin.
+    pub(crate) fn is_fresh(&self) -> bool {
+        policies::replaced(&self.record).all(|(_, function)| {
+            let symbol = self.record.symbols().get(function.symbol);
+            self.coming.is_some() && symbol.map(|symbol| symbol.object) == self.coming
+        })
     }
 
     /// Takes the reference that keeps the update's module, before its code can be reached.
@@ -363,7 +394,7 @@ impl Layer for KernelLayer {
     fn pin_target(&mut self, object: u32) -> Result<(), Errno> {
         let name = self.record.objects().get(object).ok_or(INVALID)?;
         let name = self.record.str(name.name);
-        if name == VMLINUX {
+        if name == VMLINUX || self.coming == Some(object) {
             return Ok(());
         }
         let find = || Module::find(as_c_str(&c_string(name)?)?);

@@ -8,6 +8,7 @@ extern crate alloc;
 
 mod directory;
 pub mod ffi;
+mod following;
 mod late;
 mod layer;
 mod module;

@@ -47,6 +47,10 @@ pub(crate) struct Entry {
     pub(crate) scope: Scope,
     /// The weakest scope that the plan calls safe.
     pub(crate) proposed: Scope,
+    /// The module that it waits, or waited, for; empty if none.
+    pub(crate) waits_for: &'static str,
+    /// That is there, and does not fit.
+    pub(crate) unfit: bool,
     /// Who holds up the switch that is going on, or is held.
     pub(crate) blockers: Blockers,
     /// It waits for tasks to leave, and no command waits with it.
@@ -105,6 +109,8 @@ pub(crate) fn load(descriptor: &Descriptor<'static>, module: Module) -> Result<(
             state: State::Loading,
             scope: options.scope.unwrap_or(proposed),
             proposed,
+            waits_for: "",
+            unfit: false,
             blockers: Blockers::default(),
             held: false,
             work: None,
@@ -177,7 +183,9 @@ pub(crate) fn set_enabled(id: UpdateId, enabled: bool, input: &[u8]) -> Result<(
     operate(id, |work| {
         let options = &Options::parse(input).map_err(Refused::Options)?;
         match (work.update.state(), enabled) {
-            (State::Active, true) | (State::Reverted | State::Gone, false) => Ok(()),
+            (State::Active | State::Waiting, true) | (State::Reverted | State::Gone, false) => {
+                Ok(())
+            }
             (State::Reverted | State::Gone, true) => work.again(id, options),
             (State::Transitioning, true) => work.go_on(id, options),
             (State::Draining | State::Reverting, true) => work.resume(id),
@@ -232,8 +240,12 @@ const A_MOMENT: Duration = Duration::from_millis(5);
 pub(crate) fn look() {
     let mut after = None;
     while let Some((id, mut work)) = take_held(after) {
-        if let Err(refused) = work.look(id) {
+        let waits = work.update.state() == State::Waiting;
+        if let Err(refused) = if waits { work.begin_late(id) } else { work.look(id) } {
             log::error(format_args!("{}: {refused}", work.update.name()));
+            if let Some(entry) = STATE.lock().registry.entry_mut(id) {
+                entry.unfit = waits;
+            }
         }
         // After this nothing of the update is used here: its module may go.
         give_back(id, work);
@@ -245,11 +257,47 @@ pub(crate) fn look() {
 fn take_held(after: Option<UpdateId>) -> Option<(UpdateId, Box<Work>)> {
     let entries = &mut STATE.lock().registry.entries;
     let held = entries.iter_mut().filter(|entry| {
-        entry.held && entry.work.is_some() && after.is_none_or(|after| after < entry.id)
+        (entry.held || entry.state == State::Waiting && !entry.unfit)
+            && entry.work.is_some()
+            && after.is_none_or(|after| after < entry.id)
     });
     let entry = held.min_by_key(|entry| entry.id)?;
     entry.looked_at = true;
     entry.work.take().map(|work| (entry.id, work))
+}
+
+/// Calls `act` with each update that `wanted` chooses, when no operation has it; the caller may be a module that comes
+/// or goes.
+pub(crate) fn each(
+    wanted: impl Fn(&Entry) -> bool,
+    mut act: impl FnMut(&mut Work, UpdateId) -> Result<(), Refused>,
+) {
+    let mut after = None;
+    loop {
+        let (id, record, work) = {
+            let entries = &mut STATE.lock().registry.entries;
+            let chosen = entries
+                .iter_mut()
+                .filter(|entry| after.is_none_or(|after| after < entry.id) && wanted(entry));
+            let Some(entry) = chosen.min_by_key(|entry| entry.id) else { return };
+            (entry.id, entry.record, entry.work.take())
+        };
+        let Some(mut work) = work else {
+            // Operations end, and none of them waits for modules.
+            let _ = wait::sleep(A_MOMENT);
+            continue;
+        };
+        let result = act(&mut work, id);
+        let failed = result.is_err();
+        if let (Err(refused), Ok(name)) = (result, names::c_string(record.name())) {
+            refuse(names::as_c_str(&name).unwrap_or_default(), format_args!("{refused}"));
+        }
+        if let Some(entry) = STATE.lock().registry.entry_mut(id) {
+            entry.unfit = failed;
+        }
+        give_back(id, work);
+        after = Some(id);
+    }
 }
 
 /// Lets an update go, whose module is being unloaded.
@@ -301,12 +349,16 @@ fn take_directory(id: UpdateId) -> Option<Dir<UpdateDirectory>> {
 }
 
 /// Ends an operation.
-fn give_back(id: UpdateId, work: Box<Work>) {
+pub(crate) fn give_back(id: UpdateId, work: Box<Work>) {
     if let Some(entry) = STATE.lock().registry.entry_mut(id) {
         entry.scope = work.update.scope();
         entry.held = work.update.is_held();
-        entry.looked_at = false;
         entry.blockers = Blockers::default();
+        if work.update.state() == State::Waiting && !entry.looked_at {
+            // The module may have come before this was to be seen.
+            wait::look_later(LOOKS);
+        }
+        entry.looked_at = false;
         if entry.held {
             entry.blockers = *work.update.blockers();
             wait::look_later(LOOKS);

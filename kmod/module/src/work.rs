@@ -1,5 +1,7 @@
 //! What an operation does with an update that it has taken out of the registry.
 
+use core::time::Duration;
+
 use dynamos_abi::{Record, function_flags};
 use dynamos_core::policy::{Program, Request};
 use dynamos_core::{
@@ -50,6 +52,9 @@ impl Work {
     fn try_start(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
         let record = *self.update.record();
         refuse_always_active(&record)?;
+        if let Ok(Some(object)) = self.layer.missing_target() {
+            return self.await_target(id, object);
+        }
         self.update.pin(&mut self.layer)?;
         let updates = STATE.lock().registry.sections()?;
         let candidates = names::collect(&record, &updates)?;
@@ -57,13 +62,13 @@ impl Work {
         drop(candidates);
         let resolved = self.update.resolved().ok_or(Errno::EIO)?;
         self.layer.adopt(resolved)?;
+        let (addresses, writable) = (self.layer.addresses(), self.layer.writable()?);
         {
             let manager = &mut STATE.lock().registry.manager;
             manager.register(id, &record, resolved)?;
             manager.advance(id, State::Transitioning)?;
         }
-        let (addresses, writable) = (self.layer.addresses(), self.layer.writable()?);
-        let how = self.how(options);
+        let how = Switching { fresh: self.layer.is_fresh(), ..self.how(options) };
         let began = wait::now();
         let result = self.update.activate(&mut self.layer, addresses, &writable, how);
         self.follow(id);
@@ -84,8 +89,14 @@ impl Work {
 
     /// Goes back to edition 0 and lets go of everything, or as far as `options` say.
     pub(crate) fn revert(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
-        if self.update.state() == State::Transitioning {
-            return self.give_up(id);
+        match self.update.state() {
+            State::Transitioning => return self.give_up(id),
+            State::Waiting => {
+                self.update.discard(&mut self.layer)?;
+                self.be_reverted(id);
+                return Ok(());
+            }
+            _ => {}
         }
         if self.update.state() == State::Active {
             STATE.lock().registry.manager.advance(id, State::Reverting)?;
@@ -117,7 +128,8 @@ impl Work {
     pub(crate) fn look(&mut self, id: UpdateId) -> Result<(), Refused> {
         let limits = Limits { wait_ms: 0, ..Limits::default() };
         let (scope, signal) = (self.update.scope(), self.signal);
-        let how = Switching { scope, limits, on_timeout: OnTimeout::Hold, signal };
+        let on_timeout = OnTimeout::Hold;
+        let how = Switching { scope, limits, on_timeout, signal, fresh: false };
         let result = self.update.go_on(&mut self.layer, how);
         match self.update.is_held() {
             // Told when it began.
@@ -158,6 +170,81 @@ impl Work {
             self.be_reverted(id);
         }
         result
+    }
+
+    /// Waits for the module of an object; nothing has been touched.
+    fn await_target(&mut self, id: UpdateId, object: u32) -> Result<(), Refused> {
+        let record = *self.update.record();
+        let object = record.objects().get(object).ok_or(Errno::EINVAL)?;
+        self.update.await_target(&mut self.layer)?;
+        let registry = &mut STATE.lock().registry;
+        registry.manager.await_target(id)?;
+        if let Some(entry) = registry.entry_mut(id) {
+            entry.waits_for = record.str(object.name);
+        }
+        Ok(())
+    }
+
+    /// The module whose functions are replaced is about to begin.
+    pub(crate) fn module_comes(&mut self, id: UpdateId, object: u32) -> Result<(), Refused> {
+        let options = self.loaded;
+        self.layer.set_coming(Some(object));
+        let result = self.begin_anew(id, &options);
+        self.layer.set_coming(None);
+        if result.is_err() && self.update.state() != State::Reverting {
+            self.await_again(id)?;
+        }
+        result
+    }
+
+    /// The modules that it waits for are there, and nobody has said so: they came while it was being loaded.
+    pub(crate) fn begin_late(&mut self, id: UpdateId) -> Result<(), Refused> {
+        match self.layer.missing_target() {
+            Ok(None) => {}
+            Ok(Some(_)) => return Ok(()),
+            Err(Errno::EBUSY) => {
+                wait::look_later(Duration::from_millis(500));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let options = self.loaded;
+        let result = self.begin_anew(id, &options);
+        if result.is_err() && self.update.state() != State::Reverting {
+            self.await_again(id)?;
+        }
+        result
+    }
+
+    fn begin_anew(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        let record = *self.update.record();
+        self.update = Update::new(&record)?;
+        self.layer.hold()?;
+        self.layer.forget_references()?;
+        self.start(id, options)
+    }
+
+    /// The module whose functions are replaced has ended: the update goes with it, and waits for it again.
+    pub(crate) fn module_goes(&mut self, id: UpdateId) -> Result<(), Refused> {
+        // Whoever were in the update's code would return into code that goes.
+        let options =
+            Options { wait_ms: Some(10_000), on_timeout: OnTimeout::Hold, ..Options::default() };
+        while !matches!(self.update.state(), State::Reverted | State::Gone) {
+            self.revert(id, &options)?;
+        }
+        self.await_again(id)
+    }
+
+    /// Waits for a module once more, after all has been taken back.
+    fn await_again(&mut self, id: UpdateId) -> Result<(), Refused> {
+        self.be_reverted(id);
+        let record = *self.update.record();
+        let mut update = Update::new(&record)?;
+        STATE.lock().registry.manager.restart(id, &record)?;
+        update.await_target(&mut self.layer)?;
+        self.update = update;
+        STATE.lock().registry.manager.await_target(id)?;
+        Ok(())
     }
 
     /// Where an activation that came to nothing leaves an update whose module stays.
@@ -207,6 +294,7 @@ impl Work {
             limits: Limits { wait_ms, ..Limits::default() },
             on_timeout: options.on_timeout,
             signal: options.signal,
+            fresh: false,
         }
     }
 

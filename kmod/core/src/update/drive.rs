@@ -71,6 +71,13 @@ impl<'a> Update<'a> {
         &self.blockers
     }
 
+    /// Takes note that a module it is for is not loaded. When it is, a new [`Update`] begins.
+    pub fn await_target(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+        self.expect(State::Loading, State::Waiting)?;
+        self.enter(layer, State::Waiting);
+        Ok(())
+    }
+
     /// Keeps the target modules loaded: before their symbols are collected.
     pub fn pin(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
         self.expect(State::Loading, State::Registered)?;

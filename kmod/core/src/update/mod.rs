@@ -10,6 +10,7 @@
 //!                     undone      undone)
 //! ```
 //!
+//! `Loading` leads to `Waiting` where a module is not loaded yet; when it is, everything begins anew with `Loading`.
 //! Edition 0 runs in all of them but `Active` and, until the switch, `Reverting`.
 
 mod drive;
@@ -35,6 +36,8 @@ use alloc::vec::Vec;
 pub enum State {
     /// Its record is being checked and matched.
     Loading,
+    /// A module that it is for is not loaded.
+    Waiting,
     /// It is proven to fit; nothing in the kernel has been touched.
     Registered,
     /// It is being activated; edition 0 runs.
@@ -57,7 +60,8 @@ impl State {
         use State::*;
         matches!(
             (self, to),
-            (Loading, Registered | Gone)
+            (Loading, Waiting | Registered | Gone)
+                | (Waiting, Registered | Gone)
                 | (Registered, Transitioning | Gone)
                 | (Transitioning, Active | Registered | Reverting)
                 | (Active, Reverting)
@@ -75,6 +79,7 @@ impl State {
                 ": wait until that is over, or try again"
             }
             State::Reverted => ": enable it again, or unload it",
+            State::Waiting => ": load the module that it is for, or revert it",
             State::Loading | State::Registered | State::Gone => "",
         }
     }
@@ -84,6 +89,7 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             State::Loading => "loading",
+            State::Waiting => "waiting",
             State::Registered => "registered",
             State::Transitioning => "transitioning",
             State::Active => "active",

@@ -162,6 +162,8 @@ pub struct Switching {
     pub on_timeout: OnTimeout,
     /// Whether tasks that sleep in the way are woken.
     pub signal: bool,
+    /// Nothing of what is replaced has ever run, so nobody can be in it: a module is about to begin.
+    pub fresh: bool,
 }
 
 #[cfg(test)]

@@ -81,6 +81,10 @@ impl<'a> Update<'a> {
             return Err(Refusal::OutOfMemory);
         }
         let quiet = match how.scope {
+            _ if how.fresh => {
+                layer.flip_now(true).map_err(|errno| self.failed(Step::Flipped, errno))?;
+                true
+            }
             Scope::Function => false,
             Scope::System => match self.wait(layer, Until::SwitchedOn, &how) {
                 Waited::Quiet => true,

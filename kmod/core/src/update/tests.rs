@@ -21,6 +21,7 @@ pub(super) const HOW: Switching = Switching {
     limits: Limits { wait_ms: 100, first_pause_ms: 10, longest_pause_ms: 40 },
     on_timeout: OnTimeout::RollBack,
     signal: false,
+    fresh: false,
 };
 
 /// A kernel that knows which edition each function runs, and fails where it is told to.

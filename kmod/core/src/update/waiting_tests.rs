@@ -163,6 +163,31 @@ fn sleepers_are_woken_at_every_try_but_only_if_asked() {
 }
 
 #[test]
+fn what_has_never_run_is_not_waited_for() {
+    with_sleepers(|sim, mut update| {
+        update.activate(sim, &ADDRESSES, &WRITABLE, Switching { fresh: true, ..HOW }).unwrap();
+        assert!(sim.is_fully_active());
+        assert_eq!((sim.waited, update.scope()), (0, Scope::System), "it is reverted as any other");
+        assert!(update.revert(sim, HOW).is_err());
+    });
+}
+
+#[test]
+fn an_update_that_waits_has_touched_nothing() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        let mut sim = sim();
+        let mut update = Update::new(record).unwrap();
+        update.await_target(&mut sim).unwrap();
+        assert!(update.pin(&mut sim).is_err(), "another begins when the module comes");
+        assert!(update.revert(&mut sim, HOW).is_err() && !update.is_held());
+        update.discard(&mut sim).unwrap();
+        assert!(sim.is_pristine());
+        assert_eq!((sim.operations, update.state()), (0, State::Gone));
+    });
+}
+
+#[test]
 fn whoever_interrupts_a_wait_gets_what_was_before() {
     for how in super::tests::ways() {
         with_sleepers(|sim, mut update| {
