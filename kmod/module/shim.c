@@ -22,6 +22,7 @@
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/stacktrace.h>
@@ -501,16 +502,35 @@ static int visit_live_task(struct task_struct *task, unsigned long *entries, u32
 	return 0;
 }
 
+/* Lets others have the CPU; false if the walk cannot go on from here, for one of the two has left its list. */
+static bool pause_at(struct task_struct *process, struct task_struct *task)
+{
+	bool there;
+
+	get_task_struct(process);
+	get_task_struct(task);
+	rcu_read_unlock();
+	cond_resched();
+	rcu_read_lock();
+	there = pid_alive(process) && pid_alive(task);
+	put_task_struct(task);
+	put_task_struct(process);
+	return there;
+}
+
+/* A stack takes some microseconds. */
+#define TASKS_BETWEEN_PAUSES 32
+
 /*
  * One task after the other, none is stopped. What is said of a task held at some moment since the call: enough where
  * no task can come to be in what is looked for. A task that is born meanwhile may be missed; it has its own, empty
  * stack. So may one that ends and has left the list: the caller waits for RCU-tasks, which waits for those.
  */
-int dynamos_shim_each_live_task(unsigned long *entries, u32 size, dynamos_task_fn visit,
-				void *context)
+int dynamos_shim_each_live_task(unsigned long *entries, u32 size, bool pauses,
+				dynamos_task_fn visit, void *context)
 {
 	struct task_struct *process, *task;
-	unsigned int cpu;
+	unsigned int cpu, seen = 0;
 	int ret = 0;
 
 	cpus_read_lock();	/* the idle tasks below stay those of CPUs that are there */
@@ -519,6 +539,10 @@ int dynamos_shim_each_live_task(unsigned long *entries, u32 size, dynamos_task_f
 		ret = visit_live_task(task, entries, size, visit, context);
 		if (ret)
 			goto out;
+		if (pauses && ++seen % TASKS_BETWEEN_PAUSES == 0 && !pause_at(process, task)) {
+			ret = -EAGAIN;
+			goto out;
+		}
 	}
 	for_each_online_cpu(cpu) {
 		ret = visit_live_task(HIDDEN(idle_task)(cpu), entries, size, visit, context);

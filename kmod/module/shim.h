@@ -86,10 +86,13 @@ typedef int (*dynamos_task_fn)(void *context, const struct dynamos_task *task);
 int dynamos_shim_stop_machine(dynamos_stopped_fn call, void *context);
 int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn visit, void *context);
 
-/* The same without stopping anything; here `visit` may ask for the task to be woken, and goes on. */
+/*
+ * The same without stopping anything; here `visit` may ask for the task to be woken, and goes on. With `pauses` the CPU
+ * is let go now and then, and -EAGAIN says that the rest was not found after that.
+ */
 #define DYNAMOS_WAKE 2
-int dynamos_shim_each_live_task(unsigned long *entries, u32 size, dynamos_task_fn visit,
-				void *context);
+int dynamos_shim_each_live_task(unsigned long *entries, u32 size, bool pauses,
+				dynamos_task_fn visit, void *context);
 
 /* Calls dynamos_rust_module_event before a module's init function, and after its exit function. */
 int dynamos_shim_follow_modules(void);

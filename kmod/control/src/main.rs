@@ -57,14 +57,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Go back to the kernel's own functions; the update stays loaded. Gives up a load that is held.
+    /// Go back to the kernel's own functions; the update stays loaded.
+    ///
+    /// Gives up a load that is held, or that waits for a module.
     Revert {
         /// The update.
         name: String,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Switch to a reverted update again. Gives up a revert that is held, goes on with a load that is.
+    /// Switch to a reverted update again.
+    ///
+    /// Gives up a revert that is held or drains, and goes on with a load that is held.
     Enable {
         /// The update.
         name: String,

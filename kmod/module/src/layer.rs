@@ -8,14 +8,12 @@ use core::time::Duration;
 use dynamos_abi::policy as place;
 use dynamos_abi::{Function, Record};
 use dynamos_core::policy::{Program, Request};
-use dynamos_core::{
-    Blockers, Errno, HANDLER_LEN, Handler, Layer, Memory, Range, Resolved, State, UpdateId,
-    is_handler, is_leave,
-};
+use dynamos_core::{Blockers, Errno, Handler, Layer, Memory, Range, Resolved, State, UpdateId};
 
+use crate::checks::sections;
 use crate::ffi::errno::Errno as KernelErrno;
 use crate::ffi::memory::TryVec;
-use crate::ffi::modules::{Module, RangeKind, Ranges};
+use crate::ffi::modules::{Module, Ranges};
 use crate::ffi::redirect::{self, Redirection};
 use crate::ffi::stacks::{self, StackBuffer, Then};
 use crate::ffi::update::{ActiveFlag, Descriptor};
@@ -337,53 +335,6 @@ impl KernelLayer {
 /// A record that was checked does not lead here.
 const INVALID: Errno = Errno(22);
 
-/// Module memory as `dynamos-core` speaks of it.
-pub(crate) fn sections(ranges: &Ranges) -> Result<Vec<Range>, KernelErrno> {
-    let mut sections = Vec::new();
-    for (_, range) in ranges.iter().filter(|(_, range)| !range.is_empty()) {
-        sections.try_push(Range { start: range.start, end: range.end })?;
-    }
-    Ok(sections)
-}
-
-/// Checks that `addresses` are the update's own, and that each handler leads to the clone of its function.
-pub(crate) fn check_addresses(
-    record: &Record<'_>,
-    addresses: &[u64],
-    ranges: &Ranges,
-    active: ActiveFlag,
-) -> bool {
-    let text = |index: u32| {
-        let address = addresses.get(index as usize).copied();
-        address.filter(|address| ranges.kind_of(*address, 1) == Some(RangeKind::Text))
-    };
-    let leads = |index: u32, kind: Handler, clone: u64| {
-        let Some(address) = text(index) else { return false };
-        let mut code = [0; HANDLER_LEN];
-        let len = ranges.text().end.saturating_sub(address).min(HANDLER_LEN as u64);
-        let code = code.get_mut(..len as usize).unwrap_or_default();
-        kernel_memory::read(address, code).is_ok()
-            && is_handler(code, address, kind, clone, active.address())
-    };
-    let has_policies = |index: u32| {
-        let Some(address) = text(index) else { return false };
-        let mut code = [0; 5];
-        ranges.kind_of(address, place::SIZE) == Some(RangeKind::Text)
-            && kernel_memory::read(address + place::LEAVE, &mut code).is_ok()
-            && is_leave(&code)
-    };
-    let replaced = |function: &Function| function.flags & dynamos_abi::function_flags::REPLACE != 0;
-    addresses.len() == record.addr_count() as usize
-        && addresses.iter().all(|address| ranges.kind_of(*address, 0).is_some())
-        && record.functions().iter().filter(replaced).all(|function| {
-            text(function.clone).is_some_and(|clone| {
-                leads(function.transition, Handler::Transition, clone)
-                    && leads(function.steady, Handler::Steady, clone)
-                    && has_policies(function.policy)
-            })
-        })
-}
-
 impl Memory for KernelLayer {
     fn read(&mut self, address: u64, into: &mut [u8]) -> bool {
         kernel_memory::read(address, into).is_ok()
@@ -509,20 +460,28 @@ impl Layer for KernelLayer {
     fn drained(&mut self, blockers: &mut Blockers) -> Result<bool, Errno> {
         let (watched, stack) = (&self.left_on_revert, &mut self.stack);
         let mut switch = Switch::default();
-        stacks::each_live_task(stack, |task| {
-            switch.tasks = switch.tasks.saturating_add(1);
-            if let Some(blocked) = watched.blocks(task) {
-                blockers.add(blocked);
+        // Where a task ends while we pause at it, the rest cannot be found from there.
+        for pauses in [true, true, true, false] {
+            (*blockers, switch) = (Blockers::default(), Switch::default());
+            let complete = stacks::each_live_task(stack, pauses, |task| {
+                switch.tasks = switch.tasks.saturating_add(1);
+                if let Some(blocked) = watched.blocks(task) {
+                    blockers.add(blocked);
+                }
+                Then::GoOn
+            });
+            if complete {
+                break;
             }
-            Then::GoOn
-        });
+        }
         self.switch = switch;
         Ok(blockers.count() == 0)
     }
 
     fn wake_blockers(&mut self, activating: bool) {
         let watched = if activating { &self.left_on_activation } else { &self.left_on_revert };
-        stacks::each_live_task(&mut self.stack, |task| {
+        // Whoever is left out is woken the next time.
+        stacks::each_live_task(&mut self.stack, true, |task| {
             if watched.blocks(task).is_some() { Then::Wake } else { Then::GoOn }
         });
     }

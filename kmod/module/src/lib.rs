@@ -6,6 +6,7 @@
 
 extern crate alloc;
 
+mod checks;
 mod directory;
 pub mod ffi;
 mod following;

@@ -12,6 +12,7 @@ use core::time::Duration;
 use dynamos_abi::Record;
 use dynamos_core::{Blockers, Manager, Options, Range, Refusal, Scope, State, Update, UpdateId};
 
+use crate::checks::{check_addresses, sections};
 use crate::directory::UpdateDirectory;
 use crate::ffi::errno::Errno;
 use crate::ffi::memory::{TryVec, try_box};
@@ -20,7 +21,7 @@ use crate::ffi::sysfs::{Dir, Directory};
 use crate::ffi::text::printable;
 use crate::ffi::update::{ActiveFlag, Descriptor, Handle};
 use crate::ffi::{kernel, log, wait};
-use crate::layer::{KernelLayer, check_addresses, sections};
+use crate::layer::KernelLayer;
 use crate::module::{Root, STATE, refuse};
 use crate::names;
 use crate::refused::Refused;

@@ -294,3 +294,44 @@ fn waits_end_as_asked_on_6_1() {
 fn waits_end_as_asked_on_6_12() {
     waits_end_as_asked("6.12.107", "6.12.107+deb12-amd64");
 }
+
+/// Back and forth many times while pipes are busy and tasks sleep in them: the update's code is taken away from under
+/// nobody, and no byte is lost.
+fn back_and_forth(version: &'static str, release: &str) {
+    const ROUNDS: u32 = 12;
+    let update = update(version);
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SHELL}
+            serve --count 30 --busy 4 >/dev/null
+            for round in $(seq {ROUNDS}); do
+                dynamos load /update/pipe >/dev/null
+                ask feed >/dev/null
+                dynamos revert dynamos_pipe --signal --timeout 60 >/dev/null
+                ask asleep >/dev/null
+                dynamos enable dynamos_pipe >/dev/null
+                dynamos revert dynamos_pipe --timeout 0 --on-timeout hold >/dev/null
+                ask feed >/dev/null
+                becomes reverted
+                dynamos unload dynamos_pipe
+                rmmod dynamos
+            done
+            says end ask end"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    let end = &outcome.results["end"];
+    println!("{release}: {end}");
+    assert!(end.contains(&format!("{} intact, 0 damaged", ROUNDS * 2 * 30)), "{end}");
+}
+
+#[test]
+fn back_and_forth_on_6_1() {
+    back_and_forth("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn back_and_forth_on_6_12() {
+    back_and_forth("6.12.107", "6.12.107+deb12-amd64");
+}

@@ -98,10 +98,11 @@ pub enum Then {
 }
 
 /// Shows every task, idle tasks too, to `visit`, one after the other; none is stopped. What is said of a task held at
-/// some moment since the call. It sleeps; `visit` does not, nor does it allocate.
+/// some moment since the call. It sleeps; `visit` does not, nor does it allocate. `pauses`: other tasks get the CPU now and
+/// then; `false` is the answer if after such a pause the rest was not to be found.
 ///
 /// A task that is ending may be left out: see [`super::wait::synchronize_rcu_tasks`].
-pub fn each_live_task<F>(buffer: &mut StackBuffer, mut visit: F)
+pub fn each_live_task<F>(buffer: &mut StackBuffer, pauses: bool, mut visit: F) -> bool
 where
     F: FnMut(&Task<'_>) -> Then,
 {
@@ -116,7 +117,10 @@ where
     };
     let function = visit_with(&call);
     // SAFETY: `function` takes the closure given as context, which lives through the call.
-    unsafe { dynamos_shim_each_live_task(pointer, size as u32, function, (&raw mut call).cast()) };
+    let result = unsafe {
+        dynamos_shim_each_live_task(pointer, size as u32, pauses, function, (&raw mut call).cast())
+    };
+    result == 0
 }
 
 /// Runs `check` on one CPU while all others wait with interrupts off.
@@ -202,6 +206,7 @@ unsafe extern "C" {
     fn dynamos_shim_each_live_task(
         entries: *mut u64,
         size: u32,
+        pauses: bool,
         visit: TaskFn,
         context: *mut c_void,
     ) -> c_int;
