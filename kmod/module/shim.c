@@ -6,6 +6,7 @@
 #include <linux/cgroup-defs.h>
 #include <linux/cpu.h>
 #include <linux/cred.h>
+#include <linux/delay.h>
 #include <linux/error-injection.h>
 #include <linux/ftrace.h>
 #include <linux/jiffies.h>
@@ -623,6 +624,11 @@ int dynamos_shim_sleep_killable(u32 milliseconds)
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 MAY_FAIL(dynamos_shim_sleep_killable);
+
+void dynamos_shim_sleep(u32 milliseconds)
+{
+	msleep(milliseconds);
+}
 
 u64 dynamos_shim_now_ns(void)
 {

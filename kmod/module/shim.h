@@ -107,6 +107,7 @@ void dynamos_shim_synchronize_rcu(void);
 void dynamos_shim_synchronize_rcu_tasks(void);
 void dynamos_shim_synchronize_rcu_tasks_rude(void);
 int dynamos_shim_sleep_killable(u32 milliseconds);
+void dynamos_shim_sleep(u32 milliseconds);
 u64 dynamos_shim_now_ns(void);
 
 /* The update's jump entries and static call sites. */

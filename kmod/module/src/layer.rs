@@ -423,6 +423,12 @@ impl Layer for KernelLayer {
         self.gather_strays()?;
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
         let (flag, stack) = (self.active, &mut self.stack);
+        // No CPU is stopped for what is going to be in vain.
+        look_at_all(watched, stack, blockers);
+        if blockers.has_sleepers() {
+            return Ok(false);
+        }
+        *blockers = Blockers::default();
         let mut switch = Switch::default();
         let flipped = stacks::with_cpus_stopped(|stopped| {
             let start = wait::now();
@@ -458,22 +464,7 @@ impl Layer for KernelLayer {
     }
 
     fn drained(&mut self, blockers: &mut Blockers) -> Result<bool, Errno> {
-        let (watched, stack) = (&self.left_on_revert, &mut self.stack);
-        let mut switch = Switch::default();
-        // Where a task ends while we pause at it, the rest cannot be found from there.
-        for pauses in [true, true, true, false] {
-            (*blockers, switch) = (Blockers::default(), Switch::default());
-            let complete = stacks::each_live_task(stack, pauses, |task| {
-                switch.tasks = switch.tasks.saturating_add(1);
-                if let Some(blocked) = watched.blocks(task) {
-                    blockers.add(blocked);
-                }
-                Then::GoOn
-            });
-            if complete {
-                break;
-            }
-        }
+        let switch = look_at_all(&self.left_on_revert, &mut self.stack, blockers);
         self.switch = switch;
         Ok(blockers.count() == 0)
     }
@@ -501,4 +492,24 @@ impl Layer for KernelLayer {
     fn log(&mut self, line: fmt::Arguments<'_>) {
         log::info(line);
     }
+}
+
+/// Looks at one task after the other, and adds those that are in the code that is watched.
+fn look_at_all(watched: &Watched, stack: &mut StackBuffer, blockers: &mut Blockers) -> Switch {
+    let mut switch = Switch::default();
+    // Where a task ends while we pause at it, the rest cannot be found from there.
+    for pauses in [true, true, true, false] {
+        (*blockers, switch) = (Blockers::default(), Switch::default());
+        let complete = stacks::each_live_task(stack, pauses, |task| {
+            switch.tasks = switch.tasks.saturating_add(1);
+            if let Some(blocked) = watched.blocks(task) {
+                blockers.add(blocked);
+            }
+            Then::GoOn
+        });
+        if complete {
+            break;
+        }
+    }
+    switch
 }

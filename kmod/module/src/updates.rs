@@ -285,7 +285,7 @@ pub(crate) fn each(
         };
         let Some(mut work) = work else {
             // Operations end, and none of them waits for modules.
-            let _ = wait::sleep(A_MOMENT);
+            wait::pause(A_MOMENT);
             continue;
         };
         let result = act(&mut work, id);
@@ -341,7 +341,7 @@ fn take_when_seen(id: UpdateId) -> Option<Box<Work>> {
                 return entry.work.take();
             }
         }
-        let _ = wait::sleep(A_MOMENT);
+        wait::pause(A_MOMENT);
     }
 }
 

@@ -230,7 +230,13 @@ impl Work {
         let options =
             Options { wait_ms: Some(10_000), on_timeout: OnTimeout::Hold, ..Options::default() };
         while !matches!(self.update.state(), State::Reverted | State::Gone) {
-            self.revert(id, &options)?;
+            match self.revert(id, &options) {
+                // Whoever unloads the module may be killed; the module goes all the same.
+                Err(Refused::Decision(Refusal::Blocked { .. } | Refusal::Busy { .. })) => {
+                    wait::pause(Duration::from_millis(20));
+                }
+                result => result?,
+            }
         }
         self.await_again(id)
     }

@@ -104,6 +104,7 @@ impl Blocked {
 pub struct Blockers {
     first: [Option<Blocked>; 16],
     count: u32,
+    sleepers: u32,
 }
 
 impl Blockers {
@@ -113,11 +114,17 @@ impl Blockers {
             *slot = Some(task);
         }
         self.count = self.count.saturating_add(1);
+        self.sleepers = self.sleepers.saturating_add(u32::from(!task.running));
     }
 
     /// How many there are.
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Whether one of them is asleep, and so is likely to stay.
+    pub fn has_sleepers(&self) -> bool {
+        self.sleepers > 0
     }
 
     /// The first of them.

@@ -33,6 +33,13 @@ pub fn sleep(time: Duration) -> Result<(), Errno> {
     Errno::check(unsafe { dynamos_shim_sleep_killable(milliseconds) }).map(drop)
 }
 
+/// Sleeps, whatever happens.
+pub fn pause(time: Duration) {
+    let milliseconds = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    // SAFETY: may sleep; so may its callers.
+    unsafe { dynamos_shim_sleep(milliseconds) }
+}
+
 /// Has [`crate::updates::look`] called after this time, by a work item; once, however often this is called.
 pub fn look_later(time: Duration) {
     let milliseconds = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
@@ -58,6 +65,7 @@ unsafe extern "C" {
     fn dynamos_shim_synchronize_rcu_tasks();
     fn dynamos_shim_synchronize_rcu_tasks_rude();
     fn dynamos_shim_sleep_killable(milliseconds: u32) -> c_int;
+    fn dynamos_shim_sleep(milliseconds: u32);
     fn dynamos_shim_look_later(milliseconds: u32);
     fn dynamos_shim_look_no_more();
     fn dynamos_shim_now_ns() -> u64;
