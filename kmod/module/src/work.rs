@@ -23,7 +23,7 @@ pub(crate) struct Work {
     pub(crate) layer: KernelLayer,
     /// The weakest scope that the plan calls safe.
     proposed: Scope,
-    /// What was asked for when it was loaded; what somebody asks for later counts for that time.
+    /// What was asked for when it was loaded: its scope counts later too, all of it when a module comes.
     loaded: Options,
     /// Whether whoever holds up what is held is woken.
     signal: bool,
@@ -294,7 +294,7 @@ impl Work {
         self.signal = options.signal;
         let otherwise =
             if self.layer.lets_editions_mix() { Scope::Function } else { self.proposed };
-        let wait_ms = options.wait_ms.or(self.loaded.wait_ms).unwrap_or_else(kernel::wait_ms);
+        let wait_ms = options.wait_ms.unwrap_or_else(kernel::wait_ms);
         Switching {
             scope: options.scope.or(self.loaded.scope).unwrap_or(otherwise),
             limits: Limits { wait_ms, ..Limits::default() },
