@@ -59,7 +59,13 @@ fn print(update: &Update) {
         println!("  scope: {scope}{note}");
     }
     if let Some(count) = update.blocking.filter(|count| *count > 0) {
-        println!("  waits for {count} task{}:", if count == 1 { "" } else { "s" });
+        let plural = |count| if count == 1 { "" } else { "s" };
+        let activations = update.activations.unwrap_or(count);
+        println!(
+            "  waits for {count} task{}, {activations} activation{}:",
+            plural(count),
+            plural(activations)
+        );
         for blocker in &update.blockers {
             println!("    {blocker}");
         }

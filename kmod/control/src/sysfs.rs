@@ -7,7 +7,7 @@
 //! | `NAME/state` | `loading`, `active`, `reverting`, `reverted`, or one of them with `(held)` or `(draining)` |
 //! | `NAME/enabled` | 1 or 0; written, with options behind it, it switches |
 //! | `NAME/scope` | what is waited for, and what the plan proposes |
-//! | `NAME/blockers` | how many tasks are in the way, then the first of them a line |
+//! | `NAME/blockers` | how many tasks are in the way, and their activations, then the first of them a line |
 //! | `NAME/functions` | `OBJECT FUNCTION EDITION` a line |
 //! | `NAME/policy` | what decides which calls take the editions; written, it sets that |
 //! | `NAME/parameters` | `OBJECT FUNCTION (NAME:TYPE …)` a line |
@@ -52,6 +52,8 @@ pub(crate) struct Update {
     pub(crate) proposed_scope: Option<String>,
     /// How many tasks hold up a switch; absent for those who may not read it.
     pub(crate) blocking: Option<u64>,
+    /// How many activations of the code they have.
+    pub(crate) activations: Option<u64>,
     /// The first of them, and where they are.
     pub(crate) blockers: Vec<String>,
 }
@@ -151,6 +153,8 @@ impl Sysfs {
         let mut scopes = scopes.split_whitespace().map(str::to_owned);
         let blockers = read(&dir.join("blockers")).unwrap_or_default();
         let mut blockers = blockers.lines().map(str::to_owned);
+        let counts = blockers.next().unwrap_or_default();
+        let mut counts = counts.split_whitespace().map(|count| count.parse().ok());
         Ok(Update {
             name: name.to_owned(),
             state: read(&dir.join("state"))?,
@@ -160,7 +164,8 @@ impl Sysfs {
             policy: read(&dir.join("policy")).ok(),
             scope: scopes.next(),
             proposed_scope: scopes.next(),
-            blocking: blockers.next().and_then(|count| count.parse().ok()),
+            blocking: counts.next().flatten(),
+            activations: counts.next().flatten(),
             blockers: blockers.collect(),
         })
     }

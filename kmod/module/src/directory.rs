@@ -133,7 +133,7 @@ fn target(record: &Record<'static>, out: &mut SliceWriter<'_>) -> fmt::Result {
     writeln!(out)
 }
 
-/// How many tasks hold up the switch, then the first of them a line.
+/// How many tasks hold up the switch, with how many activations, then the first of them a line.
 fn blockers(entry: &Entry, out: &mut SliceWriter<'_>) -> fmt::Result {
     if entry.blockers.count() == 0 {
         return Ok(());

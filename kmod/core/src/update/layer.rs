@@ -71,6 +71,8 @@ pub struct Blocked {
     pub running: bool,
     /// Where it is.
     pub place: Place,
+    /// How many activations of the code its stack shows; 1 if that is not known.
+    pub activations: u32,
 }
 
 impl Blocked {
@@ -105,6 +107,7 @@ pub struct Blockers {
     first: [Option<Blocked>; 16],
     count: u32,
     sleepers: u32,
+    activations: u32,
 }
 
 impl Blockers {
@@ -114,6 +117,7 @@ impl Blockers {
             *slot = Some(task);
         }
         self.count = self.count.saturating_add(1);
+        self.activations = self.activations.saturating_add(task.activations);
         self.sleepers = self.sleepers.saturating_add(u32::from(!task.running));
     }
 
@@ -137,18 +141,18 @@ impl Blockers {
         Named { blockers: self, record }
     }
 
-    /// The same for a file: how many there are, then the first of them, each in a line.
+    /// The same for a file: how many tasks and activations there are, then the first of the tasks, each in a line.
     pub fn lines<'b>(&'b self, record: &'b Record<'b>) -> impl fmt::Display + 'b {
         Lines(Named { blockers: self, record })
     }
 }
 
-/// Shows them one a line, after a line with their number.
+/// Shows them one a line, after a line with their number and that of their activations.
 struct Lines<'b>(Named<'b>);
 
 impl fmt::Display for Lines<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.0.blockers.count)?;
+        writeln!(f, "{} {}", self.0.blockers.count, self.0.blockers.activations)?;
         for task in self.0.blockers.first() {
             task.show(f, task.function(self.0.record))?;
             writeln!(f)?;

@@ -1,14 +1,15 @@
 //! One update from load to unload: the states it goes through, and the steps that take it there.
 //!
 //! ```text
-//!  Loading ─► Registered ─► Transitioning ─► Active ─► Reverting ─► Reverted ─► Gone
-//!     │           │   ▲        │  ▲  held│     ▲ ▲        │  ▲ ▲held   ▲
-//!     └───────────┴───┼► Gone  │  └──────┘     │ └────────┘  │ └┘       │
-//!                     ├────────┤               │  given up   ▼          │
-//!                     │ given  └► Reverting    └───────── Draining ─────┘
-//!                     │ up        (cannot be               held: waits for the last task
-//!                     undone      undone)
+//! Loading ──► Registered ──► Transitioning ──► Active ──► Reverting ──► Reverted ──► Gone
+//!                  ▲           │ held           ▲ ▲         │  │ held      ▲
+//!                  └───────────┘                │ └─────────┘  ▼           │ nobody is in the code
+//!                  given up, undone             └────────── Draining ──────┘
+//!                                       given up              held
 //! ```
+//!
+//! `Loading` and `Registered` lead to `Gone` if refused; `Transitioning` to `Reverting` if it cannot be undone at once, and a
+//! `revert` goes on with that. [`State::may_become`] has every arrow.
 //!
 //! `Loading` leads to `Waiting` where a module is not loaded yet; when it is, everything begins anew with `Loading`.
 //! Edition 0 runs in all of them but `Active` and, until the switch, `Reverting`.

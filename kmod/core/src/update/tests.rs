@@ -79,7 +79,7 @@ impl Sim {
         self.blocked -= 1;
         for pid in 123..143 {
             let (comm, place) = (*b"cat\0\0\0\0\0\0\0\0\0\0\0\0\0", Place::Function(1));
-            blockers.add(Blocked { pid, comm, running: false, place });
+            blockers.add(Blocked { pid, comm, running: false, place, activations: 2 });
         }
         true
     }

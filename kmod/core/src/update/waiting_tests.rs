@@ -48,6 +48,9 @@ fn scope_function_reverts_for_new_calls_and_drains() {
         assert_eq!((update.state(), update.is_held()), (State::Draining, true));
         assert!(!sim.active && sim.inside, "new calls take edition 0, old ones go on");
         assert_eq!((update.blockers().count(), sim.waited), (20, 100));
+        let lines = with_record(&record(), |record| update.blockers().lines(record).to_string());
+        assert!(lines.starts_with("20 40\ntask 123 (cat) sleeps in pipe_1\ntask 124"), "{lines}");
+        assert_eq!(lines.lines().count(), 17);
         assert!(update.discard(sim).is_err(), "its code must stay");
         // A look does not wait, and is not told.
         let look = Switching { limits: Limits { wait_ms: 0, ..HOW.limits }, ..how };
