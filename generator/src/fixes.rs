@@ -194,7 +194,7 @@ impl Workplace<'_> {
         let assembly = series.target.assemble(&judged, plan)?;
         if plan.outcome == Outcome::Update {
             let diff = changes::diff(&series.input.v1_root, laid)?;
-            let ko = series.target.link(&plan.name, &assembly, &diff, &series.module, output)?;
+            let ko = series.target.link(plan, &assembly, &diff, &series.module, output)?;
             series.target.deliver(&plan.name, &ko, &assembly, &series.module, output)?;
         }
         Ok(())

@@ -29,6 +29,7 @@ mod release;
 pub mod report;
 mod review;
 mod run;
+mod scope;
 mod sites;
 mod special;
 mod unit;

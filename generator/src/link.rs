@@ -49,13 +49,14 @@ impl Target {
         plan.escapes.clone_from(&assembly.escapes);
         plan.refusals.extend(assembly.refusals.iter().cloned());
         plan.settle();
+        plan.scope = Some(crate::scope::propose(plan, assembly.functions.len()));
         Ok(assembly)
     }
 
     /// Writes `source/` into the output and builds the update module from it.
     pub fn link(
         &self,
-        name: &str,
+        plan: &Plan,
         assembly: &Assembly,
         diff: &str,
         module: &kmod_build::Built,
@@ -64,6 +65,8 @@ impl Target {
         let symvers = std::fs::read_to_string(&module.symvers)
             .with_context(|| format!("cannot read {}", module.symvers.display()))?;
         let sources = output.path().join("source");
+        let name = &plan.name;
+        let scope_function = plan.scope.as_ref().is_some_and(|plan| plan.scope == "function");
         package::write_sources(
             &sources,
             &Sources {
@@ -72,6 +75,7 @@ impl Target {
                 clones: &assembly.clones,
                 adapts: &assembly.adapts,
                 record: &assembly.record,
+                scope_function,
                 symvers: &symvers,
                 diff,
             },

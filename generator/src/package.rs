@@ -23,6 +23,8 @@ pub struct Sources<'a> {
     pub record: &'a [u8],
     /// The line of `Module.symvers` for `dynamos.ko`'s exports.
     pub symvers: &'a str,
+    /// Whether the plan proposes scope `function`; else `system`.
+    pub scope_function: bool,
     /// The source change, as a unified diff.
     pub diff: &'a str,
 }
@@ -140,12 +142,14 @@ fn kbuild(sources: &Sources<'_>) -> String {
     let clones: Vec<String> =
         (0..sources.clones.len()).map(|index| format!("clones-{index}.o")).collect();
     let clones = clones.join(" ");
+    let scope =
+        if sources.scope_function { "DYNAMOS_SCOPE_FUNCTION" } else { "DYNAMOS_SCOPE_SYSTEM" };
     format!(
         "# Made by dynamos-diff.\n\
          obj-m := {name}.o\n\
          # The order is that of the record's addresses.\n\
          {name}-y := {clones} handlers.o record.o update.o\n\
-         ccflags-y += -g0\n\
+         ccflags-y += -g0 -DDYNAMOS_PROPOSED_SCOPE={scope}\n\
          asflags-y += -g0\n\
          # The clones are made; only objtool is still to run on them.\n\
          quiet_cmd_clones = CLONES  $@\n\

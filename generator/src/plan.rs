@@ -31,6 +31,9 @@ pub struct Plan {
     pub symbols: Vec<SymbolPlan>,
     /// Clones whose address may stay behind in the kernel's data.
     pub escapes: Vec<Escape>,
+    /// The weakest scope that is safe; absent where no update is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<ScopePlan>,
     /// What else a reviewer should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -51,6 +54,15 @@ pub enum Outcome {
     NoChange,
     /// Something cannot be done live (exit code 3).
     Refused,
+}
+
+/// What must be quiet before calls move to the update's editions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopePlan {
+    /// `function`: each call for itself; `system`: no task is in any of the functions.
+    pub scope: String,
+    /// Why no weaker one.
+    pub reason: String,
 }
 
 /// The kernels of a plan.

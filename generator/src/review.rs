@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::plan::{FunctionPlan, Outcome, Plan};
+use crate::plan::{FunctionPlan, Outcome, Plan, ScopePlan};
 
 /// The review page; `diff` is the source change.
 pub fn review(plan: &Plan, diff: &str) -> String {
@@ -31,9 +31,10 @@ fn verdict(page: &mut String, plan: &Plan) {
             let _ = writeln!(
                 page,
                 "**An update.** It replaces {count} function{} of the running kernel, after proving that each is the \
-                 one compared here, at one instant at which no task is in any of them. It can be reverted.\n",
+                 one compared here. It can be reverted.\n",
                 if count == 1 { "" } else { "s" }
             );
+            scope(page, plan);
         }
         Outcome::Differs => {
             let _ = writeln!(
@@ -59,6 +60,18 @@ fn verdict(page: &mut String, plan: &Plan) {
             page.push('\n');
         }
     }
+}
+
+/// When calls move.
+fn scope(page: &mut String, plan: &Plan) {
+    let Some(ScopePlan { scope, reason }) = &plan.scope else { return };
+    let when = match scope.as_str() {
+        "function" => {
+            "every call from the moment of loading takes the new edition, calls under way end in the old one"
+        }
+        _ => "all calls move at one instant at which no task is in any of the functions",
+    };
+    let _ = writeln!(page, "**Scope `{scope}`**: {when}. Because {reason}.\n");
 }
 
 fn kernels(page: &mut String, plan: &Plan) {
@@ -192,8 +205,8 @@ fn not_covered(page: &mut String, plan: &Plan) {
          from now on.\n\
          - Bytes that the kernel patches at boot are checked for being one of the forms the kernel writes there; of \
          paravirtual calls it is not checked where they go.\n\
-         - While a task sleeps in one of the functions, loading waits, up to its time limit, and then gives up \
-         without a trace."
+         - Where the scope is `system`: while a task sleeps in one of the functions, loading waits, up to its time limit, and \
+         then gives up without a trace, or does what `dynamos load --on-timeout` says."
     );
     for file in &plan.ignored {
         let _ = writeln!(page, "- `{}`: {}.", file.path, file.reason);

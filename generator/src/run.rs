@@ -103,7 +103,7 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
             begin(reporter, "module", "waiting for dynamos.ko")?;
             let module = module.wait().context("dynamos.ko was not built")??;
             begin(reporter, "link", "linking the update module")?;
-            let ko = target.link(&plan.name, &assembly, &diff, &module, &output)?;
+            let ko = target.link(&plan, &assembly, &diff, &module, &output)?;
             begin(reporter, "validate", "checking the update module")?;
             target.deliver(&plan.name, &ko, &assembly, &module, &output)?;
         }

@@ -7,7 +7,7 @@
 #include <linux/moduleparam.h>
 #include "dynamos.h"
 
-/* Read by the transition handlers; written by dynamos.ko with all CPUs stopped. */
+/* Read by the transition handlers; written by dynamos.ko. */
 u8 dynamos_active;
 
 extern const u8 dynamos_record[], dynamos_record_end[];
@@ -25,11 +25,18 @@ static uint default_edition = 1;
 module_param_named(default, default_edition, uint, 0);
 MODULE_PARM_DESC(default, "edition that calls take until there is a policy: 0 or 1");
 
+static char options[128];
+module_param_string(options, options, sizeof(options), 0);
+MODULE_PARM_DESC(options, "scope=function|system,wait_ms=N,on_timeout=roll-back|hold|force-new-calls,signal");
+
 static struct dynamos_update_desc desc = {
 	.abi = DYNAMOS_DESC_ABI,
 	.size = sizeof(desc),
 	.module = THIS_MODULE,
 	.active = &dynamos_active,
+	.proposed_scope = DYNAMOS_PROPOSED_SCOPE,
+	.options = options,
+	.options_size = sizeof(options),
 };
 
 static int __init update_init(void)

@@ -14,6 +14,11 @@ struct module;
 /* Raised when struct dynamos_update_desc changes; dynamos.ko refuses any other. */
 #define DYNAMOS_DESC_ABI 3
 
+enum dynamos_scope {
+	DYNAMOS_SCOPE_SYSTEM,		/* at one instant no task is in any of the functions */
+	DYNAMOS_SCOPE_FUNCTION,		/* each call for itself */
+};
+
 struct dynamos_update_desc {
 	u32 abi;			/* DYNAMOS_DESC_ABI */
 	u32 size;			/* sizeof(struct dynamos_update_desc) */
@@ -28,6 +33,9 @@ struct dynamos_update_desc {
 	void *static_calls;		/* the update's static call sites, withheld likewise */
 	void *static_calls_end;
 	u64 default_edition;		/* which one calls take until there is a policy: 0 or 1 */
+	u64 proposed_scope;		/* the weakest that the plan calls safe; enum dynamos_scope */
+	const char *options;		/* how to switch, as docs/scopes.md has it; in the module */
+	u64 options_size;		/* of the array, with the NUL */
 };
 
 /*

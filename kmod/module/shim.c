@@ -4,7 +4,9 @@
  * and what differs between kernel versions. No decision is made here. See shim.h.
  */
 #include <linux/cgroup-defs.h>
+#include <linux/cpu.h>
 #include <linux/cred.h>
+#include <linux/delay.h>
 #include <linux/error-injection.h>
 #include <linux/ftrace.h>
 #include <linux/jiffies.h>
@@ -21,13 +23,17 @@
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task.h>
 #include <linux/slab.h>
+#include <linux/smp.h>
 #include <linux/stacktrace.h>
 #include <linux/static_call.h>
 #include <linux/stop_machine.h>
 #include <linux/uaccess.h>
 #include <linux/utsname.h>
 #include <linux/version.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
 #include <asm/text-patching.h>
 
 #include "shim.h"
@@ -88,6 +94,8 @@ extern module_notify jump_label_module_notify, static_call_module_notify;
 	DO(ftrace_location)			\
 	DO(stack_trace_save_tsk_reliable)	\
 	DO(idle_task)				\
+	DO(task_call_func)			\
+	DO(wake_up_state)			\
 	DO(jump_label_module_notify)		\
 	DO(static_call_module_notify)
 
@@ -418,6 +426,183 @@ out:
 	return ret;
 }
 
+/* A stack that is to be saved while its task does not move. */
+struct stack_request {
+	struct task_struct *task;
+	unsigned long *entries;
+	u32 size;
+	int result;
+};
+
+/*
+ * With the locks held that keep a task from being run (task_call_func). The acquire pairs with the release by
+ * which the scheduler says that it has left the task's stack.
+ */
+static int save_if_not_running(struct task_struct *task, void *data)
+{
+	struct stack_request *request = data;
+
+	if (!smp_load_acquire(&task->on_cpu))
+		request->result = HIDDEN(stack_trace_save_tsk_reliable)(task, request->entries,
+									request->size);
+	return 0;
+}
+
+/* On the CPU where the task runs, in an interrupt of it. */
+static void save_if_current(void *data)
+{
+	struct stack_request *request = data;
+
+	if (request->task == current)
+		request->result = HIDDEN(stack_trace_save_tsk_reliable)(current, request->entries,
+									request->size);
+}
+
+/* -EAGAIN: it was on another CPU whenever we looked. */
+static int save_stack(struct task_struct *task, unsigned long *entries, u32 size)
+{
+	struct stack_request request = { task, entries, size, -EAGAIN };
+	int tries;
+
+	if (task == current) {
+		save_if_current(&request);
+		return request.result;
+	}
+	for (tries = 0; tries < 8 && request.result == -EAGAIN; tries++) {
+		HIDDEN(task_call_func)(task, save_if_not_running, &request);
+		if (request.result == -EAGAIN)
+			smp_call_function_single(task_cpu(task), save_if_current, &request, 1);
+	}
+	return request.result;
+}
+
+/* The fake signal: the task leaves an interruptible sleep and comes by the exit to user space, where nothing is found. */
+static void wake(struct task_struct *task)
+{
+	if (task->flags & PF_KTHREAD)
+		HIDDEN(wake_up_state)(task, TASK_INTERRUPTIBLE);
+	else if (!test_and_set_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL) &&
+		 !HIDDEN(wake_up_state)(task, TASK_INTERRUPTIBLE))
+		kick_process(task);
+}
+
+static int visit_live_task(struct task_struct *task, unsigned long *entries, u32 size,
+			   dynamos_task_fn visit, void *context)
+{
+	struct dynamos_task info = {
+		.pid = task_pid_nr(task),
+		.comm = task->comm,
+		.ready = READ_ONCE(task->__state) == TASK_RUNNING,
+		.entries = save_stack(task, entries, size),
+	};
+	int ret = visit(context, &info);
+
+	if (ret != DYNAMOS_WAKE)
+		return ret;
+	wake(task);
+	return 0;
+}
+
+/* Lets others have the CPU; false if the walk cannot go on from here, for one of the two has left its list. */
+static bool pause_at(struct task_struct *process, struct task_struct *task)
+{
+	bool there;
+
+	get_task_struct(process);
+	get_task_struct(task);
+	rcu_read_unlock();
+	cond_resched();
+	rcu_read_lock();
+	there = pid_alive(process) && pid_alive(task);
+	put_task_struct(task);
+	put_task_struct(process);
+	return there;
+}
+
+/* A stack takes some microseconds. */
+#define TASKS_BETWEEN_PAUSES 32
+
+/*
+ * One task after the other, none is stopped. What is said of a task held at some moment since the call: enough where
+ * no task can come to be in what is looked for. A task that is born meanwhile may be missed; it has its own, empty
+ * stack. So may one that ends and has left the list: the caller waits for RCU-tasks, which waits for those.
+ */
+int dynamos_shim_each_live_task(unsigned long *entries, u32 size, bool pauses,
+				dynamos_task_fn visit, void *context)
+{
+	struct task_struct *process, *task;
+	unsigned int cpu, seen = 0;
+	int ret = 0;
+
+	cpus_read_lock();	/* the idle tasks below stay those of CPUs that are there */
+	rcu_read_lock();	/* no task on the list is freed */
+	for_each_process_thread(process, task) {
+		ret = visit_live_task(task, entries, size, visit, context);
+		if (ret)
+			goto out;
+		if (pauses && ++seen % TASKS_BETWEEN_PAUSES == 0 && !pause_at(process, task)) {
+			ret = -EAGAIN;
+			goto out;
+		}
+	}
+	for_each_online_cpu(cpu) {
+		ret = visit_live_task(HIDDEN(idle_task)(cpu), entries, size, visit, context);
+		if (ret)
+			break;
+	}
+out:
+	rcu_read_unlock();
+	cpus_read_unlock();
+	return ret;
+}
+
+static void look(struct work_struct *work)
+{
+	dynamos_rust_look();
+}
+
+static DECLARE_DELAYED_WORK(look_work, look);
+
+void dynamos_shim_look_later(u32 milliseconds)
+{
+	queue_delayed_work(system_long_wq, &look_work, msecs_to_jiffies(milliseconds));
+}
+
+/* Also if it calls the above itself. */
+void dynamos_shim_look_no_more(void)
+{
+	cancel_delayed_work_sync(&look_work);
+}
+
+static int module_event(struct notifier_block *self, unsigned long event, void *data)
+{
+	const struct module *module = data;
+
+	if (event == MODULE_STATE_COMING || event == MODULE_STATE_GOING)
+		dynamos_rust_module_event(module->name, event == MODULE_STATE_COMING);
+	return NOTIFY_OK;
+}
+
+/*
+ * After the notifiers that patch static keys and static calls of a module that is coming, and that register its keys.
+ * Ftrace knows its functions before any notifier runs, and forgets them after all have run.
+ */
+static struct notifier_block module_events = {
+	.notifier_call = module_event,
+	.priority = INT_MIN,
+};
+
+int dynamos_shim_follow_modules(void)
+{
+	return register_module_notifier(&module_events);
+}
+MAY_FAIL(dynamos_shim_follow_modules);
+
+void dynamos_shim_follow_no_modules(void)
+{
+	unregister_module_notifier(&module_events);
+}
+
 void dynamos_shim_synchronize_rcu(void)
 {
 	synchronize_rcu();
@@ -439,6 +624,11 @@ int dynamos_shim_sleep_killable(u32 milliseconds)
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 MAY_FAIL(dynamos_shim_sleep_killable);
+
+void dynamos_shim_sleep(u32 milliseconds)
+{
+	msleep(milliseconds);
+}
 
 u64 dynamos_shim_now_ns(void)
 {

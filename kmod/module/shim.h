@@ -20,6 +20,8 @@ int dynamos_rust_init(void);
 void dynamos_rust_exit(void);
 int dynamos_rust_register(const struct dynamos_update_desc *desc);
 void dynamos_rust_unregister(const struct dynamos_update_desc *desc);
+void dynamos_rust_look(void);
+void dynamos_rust_module_event(const char *name, bool coming);
 
 /* Memory, log, failure. */
 void *dynamos_shim_alloc(size_t size);
@@ -84,11 +86,28 @@ typedef int (*dynamos_task_fn)(void *context, const struct dynamos_task *task);
 int dynamos_shim_stop_machine(dynamos_stopped_fn call, void *context);
 int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn visit, void *context);
 
+/*
+ * The same without stopping anything; here `visit` may ask for the task to be woken, and goes on. With `pauses` the CPU
+ * is let go now and then, and -EAGAIN says that the rest was not found after that.
+ */
+#define DYNAMOS_WAKE 2
+int dynamos_shim_each_live_task(unsigned long *entries, u32 size, bool pauses,
+				dynamos_task_fn visit, void *context);
+
+/* Calls dynamos_rust_module_event before a module's init function, and after its exit function. */
+int dynamos_shim_follow_modules(void);
+void dynamos_shim_follow_no_modules(void);
+
+/* Calls dynamos_rust_look later; once, however often it is asked. */
+void dynamos_shim_look_later(u32 milliseconds);
+void dynamos_shim_look_no_more(void);
+
 /* Waiting. */
 void dynamos_shim_synchronize_rcu(void);
 void dynamos_shim_synchronize_rcu_tasks(void);
 void dynamos_shim_synchronize_rcu_tasks_rude(void);
 int dynamos_shim_sleep_killable(u32 milliseconds);
+void dynamos_shim_sleep(u32 milliseconds);
 u64 dynamos_shim_now_ns(void);
 
 /* The update's jump entries and static call sites. */

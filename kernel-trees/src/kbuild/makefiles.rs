@@ -34,7 +34,9 @@ fn is_relevant(rel: &Path, is_dir: bool) -> bool {
     let text = rel.to_string_lossy();
     if is_dir {
         let other_arch = text.strip_prefix("arch/").is_some_and(|a| !a.contains('/') && a != "x86");
+        // `.tmp_PID` is where another process's make tries the compiler's options; it goes at any moment.
         return !other_arch
+            && !text.starts_with(".tmp_")
             && !["tools", "Documentation", "samples", "include/config"].contains(&&*text);
     }
     let name = text.rsplit('/').next().unwrap_or_default();

@@ -28,7 +28,7 @@ pub use read::{Alternatives, Record, RecordError, Table};
 #[cfg(feature = "write")]
 pub use write::RecordWriter;
 
-/// Version of the record format and of `struct dynamos_update_desc` in `kmod/module/dynamos.h`.
+/// Version of the record format. `struct dynamos_update_desc` in `kmod/module/dynamos.h` has its own.
 pub const ABI: u32 = 3;
 
 /// First bytes of every record.

@@ -2,33 +2,35 @@
 
 use std::ffi::CString;
 
+use dynamos_core::Options;
 use rustix::io::Errno;
 
 use crate::failure::Failure;
 use crate::load::DYNAMOS;
+use crate::show::held_by;
 use crate::sysfs::Sysfs;
 
 /// `O_NONBLOCK`: an update in use is not waited for. From `asm-generic/fcntl.h`.
 const O_NONBLOCK: i32 = 0o4000;
 
 /// Goes back to edition 0.
-pub(crate) fn revert(sysfs: &Sysfs, name: &str) -> Result<(), Failure> {
-    switch(sysfs, name, false)
+pub(crate) fn revert(sysfs: &Sysfs, name: &str, options: &Options) -> Result<(), Failure> {
+    switch(sysfs, name, false, options)
 }
 
 /// Goes to the update's editions again.
-pub(crate) fn enable(sysfs: &Sysfs, name: &str) -> Result<(), Failure> {
-    switch(sysfs, name, true)
+pub(crate) fn enable(sysfs: &Sysfs, name: &str, options: &Options) -> Result<(), Failure> {
+    switch(sysfs, name, true, options)
 }
 
-fn switch(sysfs: &Sysfs, name: &str, on: bool) -> Result<(), Failure> {
+fn switch(sysfs: &Sysfs, name: &str, on: bool, options: &Options) -> Result<(), Failure> {
     let wanted = if on { "active" } else { "reverted" };
     if sysfs.update(name)?.state == wanted {
         println!("{name} is {wanted} already");
         return Ok(());
     }
     let before = sysfs.refusals();
-    if let Err(error) = sysfs.enable(name, on) {
+    if let Err(error) = sysfs.enable(name, on, options) {
         let verb = if on { "enable" } else { "revert" };
         if error.kind() == std::io::ErrorKind::PermissionDenied {
             return Err(Failure::error(format!("only root may {verb} {name}; use sudo")));
@@ -37,7 +39,16 @@ fn switch(sysfs: &Sysfs, name: &str, on: bool) -> Result<(), Failure> {
         let why = if said.is_empty() { "`dmesg` may say more".to_owned() } else { said.join("; ") };
         return Err(Failure::refused(format!("cannot {verb} {name}: {why} ({error})")));
     }
-    let state = sysfs.update(name)?.state;
+    let update = sysfs.update(name)?;
+    let state = &update.state;
+    if state.starts_with("waiting") {
+        println!("{name} is {state}");
+        return Ok(());
+    }
+    if state.contains("held") || state.contains("draining") {
+        println!("{name} is {state}: {}", held_by(&update));
+        return Ok(());
+    }
     if state != wanted {
         return Err(Failure::error(format!(
             "{name} is {state}, not {wanted}; see `dynamos status {name}` and `dmesg`"
@@ -52,13 +63,21 @@ pub(crate) fn unload(sysfs: &Sysfs, name: &str, revert_first: bool) -> Result<()
     if name == DYNAMOS {
         unload_dynamos(sysfs)?;
     } else {
-        if sysfs.update(name)?.enabled {
-            if !revert_first {
-                return Err(Failure::refused(format!(
-                    "{name} is enabled; `dynamos revert {name}` first, or give --revert"
-                )));
-            }
-            revert(sysfs, name)?;
+        let update = sysfs.update(name)?;
+        if update.enabled && !revert_first {
+            return Err(Failure::refused(format!(
+                "{name} is enabled; `dynamos revert {name}` first, or give --revert"
+            )));
+        }
+        if update.state.contains("draining") && !revert_first {
+            return Err(Failure::refused(format!(
+                "{name} is reverted, but tasks are still in its code, which must stay until they leave: {}; give \
+                 --revert to wait for them",
+                held_by(&update)
+            )));
+        }
+        if update.state != "reverted" {
+            revert(sysfs, name, &Options::default())?;
         }
         let before = sysfs.refusals();
         delete(name).map_err(|errno| {

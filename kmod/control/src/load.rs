@@ -4,20 +4,18 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitCode};
 
 use anyhow::Context;
+use dynamos_core::Options;
 use object::{Object, ObjectSection};
 use rustix::io::Errno;
 
 use crate::errno;
 use crate::failure::Failure;
+use crate::show::held_by;
 use crate::sums;
 use crate::sysfs::Sysfs;
-
-/// How often a load under way is looked at.
-const POLL: Duration = Duration::from_millis(20);
 
 /// The name of the module every update depends on.
 pub(crate) const DYNAMOS: &str = "dynamos";
@@ -27,10 +25,9 @@ pub(crate) const DYNAMOS: &str = "dynamos";
 pub(crate) fn load(
     sysfs: &Sysfs,
     update: &Path,
-    timeout: Option<Duration>,
+    options: &Options,
     take: bool,
 ) -> Result<(), Failure> {
-    let deadline = timeout.map(|t| Instant::now() + t);
     let path = if update.is_dir() {
         sums::verify(update, "update.ko")?;
         update.join("update.ko")
@@ -51,15 +48,26 @@ pub(crate) fn load(
         )));
     }
     if file.name != DYNAMOS && !sysfs.is_there() {
-        load_dynamos(sysfs, &path, deadline)?;
+        load_dynamos(sysfs, &path)?;
     }
 
     let (name, release) = (file.name.clone(), file.release.clone());
     let before = sysfs.refusals();
-    let parameters = if take { "" } else { "default=0" };
-    let answer = insert(sysfs, file, parameters, deadline)?;
+    let default = if take { "" } else { " default=0" };
+    // dynamos.ko itself has no such parameter.
+    let parameters =
+        if name == DYNAMOS { String::new() } else { format!("options={options}{default}") };
+    let answer = insert(file, &parameters)?;
     let Answer::No(errno) = answer else {
-        println!("{name} is loaded");
+        match sysfs.update(&name).ok() {
+            Some(update) if update.state.contains("held") => {
+                println!("{name} is loaded, but waits: {}", held_by(&update));
+            }
+            Some(update) if update.state.starts_with("waiting") => {
+                println!("{name} is loaded, and is {}", update.state);
+            }
+            _ => println!("{name} is loaded"),
+        }
         return Ok(());
     };
     let said = sysfs.refusals_since(&before, &name);
@@ -78,7 +86,7 @@ pub(crate) fn load(
 }
 
 /// Loads the dynamos.ko that lies beside the update.
-fn load_dynamos(sysfs: &Sysfs, update: &Path, deadline: Option<Instant>) -> Result<(), Failure> {
+fn load_dynamos(sysfs: &Sysfs, update: &Path) -> Result<(), Failure> {
     let path = update.with_file_name("dynamos.ko");
     if !path.is_file() {
         return Err(Failure::error(format!(
@@ -87,7 +95,7 @@ fn load_dynamos(sysfs: &Sysfs, update: &Path, deadline: Option<Instant>) -> Resu
             path.display()
         )));
     }
-    match insert(sysfs, ModuleFile::open(&path)?, "", deadline)? {
+    match insert(ModuleFile::open(&path)?, "")? {
         Answer::Yes => Ok(()),
         Answer::No(errno) => Err(errno::of_insertion(errno, &path.display().to_string(), sysfs)),
     }
@@ -158,55 +166,33 @@ enum Answer {
     No(Errno),
 }
 
-/// Inserts the module from a process of its own: the call returns when the switch is over, and a
-/// process can be ended meanwhile. dynamos.ko then takes everything back before the process goes.
-fn insert(
-    sysfs: &Sysfs,
-    module: ModuleFile,
-    parameters: &str,
-    deadline: Option<Instant>,
-) -> Result<Answer, Failure> {
+/// Inserts the module from a process of its own: if the kernel kills who inserts it, somebody is left to say so.
+/// Ctrl-C reaches both; dynamos.ko then takes everything back before that process goes.
+///
+/// The answer is its exit status. A pipe would have us wait in `pipe_read`, which an update may replace: we would be in
+/// our own way.
+fn insert(module: ModuleFile, parameters: &str) -> Result<Answer, Failure> {
     let path = module.path.display().to_string();
-    let mut child = Command::new("/proc/self/exe")
+    let status = Command::new("/proc/self/exe")
         .args(["insert", parameters])
         .stdin(module.file)
-        .stdout(Stdio::piped())
-        .spawn()
+        .status()
         .context("cannot start another process of this program; is /proc mounted?")?;
-    let mut given_up = false;
-    let status = loop {
-        let status = child.try_wait().with_context(|| format!("cannot wait for {path}"))?;
-        if let Some(status) = status {
-            break status;
-        }
-        if !given_up && deadline.is_some_and(|d| Instant::now() >= d) {
-            given_up = true;
-            child.kill().with_context(|| format!("cannot give up {path}"))?;
-        }
-        std::thread::sleep(POLL);
-    };
-    let mut said = String::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        // Nothing said is judged below.
-        let _ = stdout.read_to_string(&mut said);
-    }
-    match (said.trim().parse::<i32>(), given_up) {
-        (Ok(0), _) => Ok(Answer::Yes),
-        (Ok(errno), _) => Ok(Answer::No(Errno::from_raw_os_error(errno))),
-        // Killed between the kernel's answer and the telling of it.
-        (Err(_), true) if sysfs.has_module(&module.name) => Ok(Answer::Yes),
-        (Err(_), true) => Ok(Answer::No(Errno::INTR)),
-        (Err(_), false) => Err(Failure::error(format!(
-            "the process that loaded {path} died ({status}); if the kernel killed it, `dmesg` \
-             shows its fault, and the machine should be rebooted"
+    match status.code() {
+        Some(0) => Ok(Answer::Yes),
+        Some(errno) => Ok(Answer::No(Errno::from_raw_os_error(errno))),
+        None => Err(Failure::error(format!(
+            "the process that loaded {path} died ({status}); if the kernel killed it, `dmesg` shows its fault, and \
+             the machine should be rebooted"
         ))),
     }
 }
 
-/// The other end of [`insert`]: prints 0 or the error number.
-pub(crate) fn insert_stdin(parameters: &str) -> Result<(), Failure> {
-    let parameters = CString::new(parameters).context("a parameter has a zero byte")?;
-    let answer = rustix::system::finit_module(std::io::stdin(), &parameters, 0);
-    println!("{}", answer.err().map_or(0, Errno::raw_os_error));
-    Ok(())
+/// The other end of [`insert`]: ends with the error number, all of which fit.
+pub(crate) fn insert_stdin(parameters: &str) -> ExitCode {
+    let answer = CString::new(parameters)
+        .map_err(|_| Errno::INVAL)
+        .and_then(|parameters| rustix::system::finit_module(std::io::stdin(), &parameters, 0));
+    let errno = answer.err().map_or(0, Errno::raw_os_error);
+    ExitCode::from(u8::try_from(errno).unwrap_or(u8::MAX))
 }

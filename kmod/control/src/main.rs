@@ -14,9 +14,9 @@ mod sysfs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{ArgGroup, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use dynamos_core::{OnTimeout, Options, Scope};
 
 use failure::Failure;
 use policy::Wanted;
@@ -39,9 +39,10 @@ enum Command {
     Load {
         /// An update's directory (its checksums are verified first), or an update.ko alone.
         update: PathBuf,
-        /// Give up after this time, if dynamos.ko has not given up before.
-        #[arg(long, value_name = "SECONDS")]
-        timeout: Option<u64>,
+        #[command(flatten)]
+        scope: WithScope,
+        #[command(flatten)]
+        wait: Wait,
         /// Which edition calls take until there is a policy: 0 leaves all of them with the kernel's own functions.
         #[arg(long, value_name = "0|1", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
         default: u8,
@@ -57,14 +58,24 @@ enum Command {
         json: bool,
     },
     /// Go back to the kernel's own functions; the update stays loaded.
+    ///
+    /// Gives up a load that is held, or that waits for a module.
     Revert {
         /// The update.
         name: String,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Switch to a reverted update again.
+    ///
+    /// Gives up a revert that is held or drains, and goes on with a load that is held.
     Enable {
         /// The update.
         name: String,
+        #[command(flatten)]
+        scope: WithScope,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Decide which calls take the update's editions, while they run; without an option, show it.
     #[command(group(ArgGroup::new("wanted")))]
@@ -90,8 +101,8 @@ enum Command {
         #[arg(long)]
         revert: bool,
     },
-    /// Insert the module on the standard input and print the system's answer. The part of
-    /// `load` that runs in a process of its own, so that it can be given up.
+    /// Insert the module on the standard input; the exit status is the system's answer. The part of
+    /// `load` that runs in a process of its own.
     #[command(hide = true)]
     Insert {
         /// The module's parameters.
@@ -99,8 +110,52 @@ enum Command {
     },
 }
 
+/// What must be quiet.
+#[derive(Args)]
+struct WithScope {
+    /// What must be quiet before calls take the update's editions. `function`: nothing; new calls take them at once,
+    /// calls under way end in the kernel's own functions. `system`: no task is in any of the functions. Without it,
+    /// what the update's plan proposes.
+    #[arg(long, value_name = "function|system", value_parser = scope)]
+    scope: Option<Scope>,
+}
+
+/// How to wait for tasks that are in the functions.
+#[derive(Args)]
+struct Wait {
+    /// How long to wait for tasks to leave; without it 30 seconds, or what dynamos.ko was loaded with.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    timeout: Option<u32>,
+    /// Then: `roll-back`, all is as before; `hold`, it stays as far as it has come and goes on by itself when the last
+    /// task leaves; `force-new-calls`, new calls take the other edition and calls under way end in theirs.
+    #[arg(long, value_name = "WHAT", default_value = "roll-back", value_parser = on_timeout)]
+    on_timeout: OnTimeout,
+    /// Wake tasks that sleep in the functions: their system calls begin anew, and nobody sees a signal. Empties the
+    /// update's code when new calls do not enter it (scope `function`).
+    #[arg(long)]
+    signal: bool,
+}
+
+impl Wait {
+    fn options(&self, scope: Option<Scope>) -> Options {
+        let wait_ms = self.timeout.map(|seconds| seconds.saturating_mul(1000));
+        Options { scope, wait_ms, on_timeout: self.on_timeout, signal: self.signal }
+    }
+}
+
+fn scope(text: &str) -> Result<Scope, &'static str> {
+    Scope::parse(text).ok_or("it is `function` or `system`")
+}
+
+fn on_timeout(text: &str) -> Result<OnTimeout, &'static str> {
+    OnTimeout::parse(text).ok_or("it is `roll-back`, `hold` or `force-new-calls`")
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Insert { parameters } = &cli.command {
+        return load::insert_stdin(parameters);
+    }
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -113,13 +168,15 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     let sysfs = Sysfs::at(&cli.sysfs);
     match &cli.command {
-        Command::Load { update, timeout, default } => {
-            load::load(&sysfs, update, timeout.map(Duration::from_secs), *default != 0)
+        Command::Load { update, scope, wait, default } => {
+            load::load(&sysfs, update, &wait.options(scope.scope), *default != 0)
         }
         Command::List => show::list(&sysfs),
         Command::Status { name, json } => show::status(&sysfs, name.as_deref(), *json),
-        Command::Revert { name } => change::revert(&sysfs, name),
-        Command::Enable { name } => change::enable(&sysfs, name),
+        Command::Revert { name, wait } => change::revert(&sysfs, name, &wait.options(None)),
+        Command::Enable { name, scope, wait } => {
+            change::enable(&sysfs, name, &wait.options(scope.scope))
+        }
         Command::Policy { name, function, when, default } => {
             let wanted = match (when, default) {
                 (Some(text), _) => Wanted::When(text),
@@ -129,6 +186,6 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             policy::policy(&sysfs, name, function.as_deref(), &wanted)
         }
         Command::Unload { name, revert } => change::unload(&sysfs, name, *revert),
-        Command::Insert { parameters } => load::insert_stdin(parameters),
+        Command::Insert { .. } => Ok(()), // not here
     }
 }

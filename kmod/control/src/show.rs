@@ -53,6 +53,27 @@ pub(crate) fn status(sysfs: &Sysfs, name: Option<&str>, json: bool) -> Result<()
 fn print(update: &Update) {
     let enabled = if update.enabled { "enabled" } else { "not enabled" };
     println!("\n{} for {}: {}, {enabled}", update.name, update.target, update.state);
+    if let Some(scope) = &update.scope {
+        let weaker = scope == "function" && update.proposed_scope.as_deref() == Some("system");
+        let note = if weaker { ", weaker than the plan proposes (system)" } else { "" };
+        println!("  scope: {scope}{note}");
+    }
+    if let Some(count) = update.blocking.filter(|count| *count > 0) {
+        let plural = |count| if count == 1 { "" } else { "s" };
+        let activations = update.activations.unwrap_or(count);
+        println!(
+            "  waits for {count} task{}, {activations} activation{}:",
+            plural(count),
+            plural(activations)
+        );
+        for blocker in &update.blockers {
+            println!("    {blocker}");
+        }
+        let more = count.saturating_sub(update.blockers.len() as u64);
+        if more > 0 {
+            println!("    and {more} more");
+        }
+    }
     for policy in update.policy.iter().flat_map(|text| text.lines()) {
         println!("  policy: {policy}");
     }
@@ -62,5 +83,15 @@ fn print(update: &Update) {
             "  {:width$}  edition {}  {}",
             function.function, function.edition, function.object
         );
+    }
+}
+
+/// Who holds up a switch of `update`, in one line.
+pub(crate) fn held_by(update: &Update) -> String {
+    let shown = update.blockers.join(", ");
+    match update.blocking.map(|count| count.saturating_sub(update.blockers.len() as u64)) {
+        None | Some(0) if shown.is_empty() => "for whom, `dynamos status` shows".to_owned(),
+        None | Some(0) => shown,
+        Some(more) => format!("{shown} and {more} more"),
     }
 }

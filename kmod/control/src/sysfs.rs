@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `version`, `abi` | of dynamos.ko |
 //! | `refusals` | the last refusals, `NAME: text` a line |
-//! | `NAME/state` | `loading`, `active`, `reverting`, `reverted` … |
-//! | `NAME/enabled` | 1 or 0; written, it switches |
+//! | `NAME/state` | `loading`, `active`, `reverting`, `reverted`, or one of them with `(held)` or `(draining)` |
+//! | `NAME/enabled` | 1 or 0; written, with options behind it, it switches |
+//! | `NAME/scope` | what is waited for, and what the plan proposes |
+//! | `NAME/blockers` | how many tasks are in the way, and their activations, then the first of them a line |
 //! | `NAME/functions` | `OBJECT FUNCTION EDITION` a line |
 //! | `NAME/policy` | what decides which calls take the editions; written, it sets that |
 //! | `NAME/parameters` | `OBJECT FUNCTION (NAME:TYPE …)` a line |
@@ -16,6 +18,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use dynamos_core::Options;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -43,6 +46,16 @@ pub(crate) struct Update {
     pub(crate) functions: Vec<Function>,
     /// `* POLICY`, or `OBJECT FUNCTION POLICY` a line; absent for those who may not read it.
     pub(crate) policy: Option<String>,
+    /// What must be, or was, quiet before calls move: `function` or `system`.
+    pub(crate) scope: Option<String>,
+    /// The weakest scope that the plan calls safe.
+    pub(crate) proposed_scope: Option<String>,
+    /// How many tasks hold up a switch; absent for those who may not read it.
+    pub(crate) blocking: Option<u64>,
+    /// How many activations of the code they have.
+    pub(crate) activations: Option<u64>,
+    /// The first of them, and where they are.
+    pub(crate) blockers: Vec<String>,
 }
 
 /// A function of an update, and the edition that runs.
@@ -136,6 +149,12 @@ impl Sysfs {
                 })
             })
             .collect::<Result<_, _>>()?;
+        let scopes = read(&dir.join("scope")).unwrap_or_default();
+        let mut scopes = scopes.split_whitespace().map(str::to_owned);
+        let blockers = read(&dir.join("blockers")).unwrap_or_default();
+        let mut blockers = blockers.lines().map(str::to_owned);
+        let counts = blockers.next().unwrap_or_default();
+        let mut counts = counts.split_whitespace().map(|count| count.parse().ok());
         Ok(Update {
             name: name.to_owned(),
             state: read(&dir.join("state"))?,
@@ -143,13 +162,18 @@ impl Sysfs {
             target: read(&dir.join("target"))?,
             functions,
             policy: read(&dir.join("policy")).ok(),
+            scope: scopes.next(),
+            proposed_scope: scopes.next(),
+            blocking: counts.next().flatten(),
+            activations: counts.next().flatten(),
+            blockers: blockers.collect(),
         })
     }
 
     /// Switches the update on or off. The kernel answers when it is done, or has given up.
-    pub(crate) fn enable(&self, name: &str, on: bool) -> std::io::Result<()> {
+    pub(crate) fn enable(&self, name: &str, on: bool, options: &Options) -> std::io::Result<()> {
         let path = self.dynamos().join(name).join("enabled");
-        std::fs::write(path, if on { "1" } else { "0" })
+        std::fs::write(path, format!("{} {options}", u8::from(on)))
     }
 
     /// The policies in force, as dynamos.ko shows them.

@@ -36,9 +36,10 @@ fn with_update(state: &str, enabled: &str) -> tempfile::TempDir {
 
 #[test]
 fn revert_and_enable_write_to_sysfs_and_believe_only_the_state() {
-    for (command, state, wrote, wanted) in
-        [("revert", "active", "0", "reverted"), ("enable", "reverted", "1", "active")]
-    {
+    for (command, state, wrote, wanted) in [
+        ("revert", "active", "0 on_timeout=roll-back", "reverted"),
+        ("enable", "reverted", "1 on_timeout=roll-back", "active"),
+    ] {
         let sysfs = with_update(state, "?");
         let (code, text) = dynamos(sysfs.path(), &[command, "u"]);
         assert_eq!(code, Some(2), "{text}");

@@ -37,7 +37,8 @@ pub use refusal::{Name, Refusal};
 pub use relocate::{Patch, Range, relocate};
 pub use resolve::{Resolved, resolve};
 pub use sort::{sort, sort_by_key};
-pub use stack::{Touch, first_touch, normalise};
+pub use stack::{Touch, activations, first_touch, normalise};
 pub use update::{
-    Blocked, Blockers, Errno, Handler, Layer, Limits, Place, State, Step, Steps, Update,
+    Blocked, Blockers, Errno, Handler, Layer, Limits, OnTimeout, Options, OptionsError, Place,
+    Scope, State, Step, Steps, Switching, Update,
 };

@@ -96,12 +96,20 @@ impl Manager {
         Ok(())
     }
 
+    /// Has an update wait for a module that is not loaded. Nothing is known yet of what it replaces.
+    pub fn await_target(&mut self, id: UpdateId) -> Result<(), Refusal<'static>> {
+        let entry = self.entry(id)?;
+        allowed(entry, State::Waiting)?;
+        entry.state = State::Waiting;
+        Ok(())
+    }
+
     /// Moves an update on: refused if it is not where that starts, so of two who try, one is.
     ///
     /// The first and the last move have conditions of their own: [`Manager::register`], [`Manager::forget`].
     pub fn advance(&mut self, id: UpdateId, to: State) -> Result<(), Refusal<'static>> {
         let entry = self.entry(id)?;
-        if entry.state == State::Loading || to == State::Gone {
+        if matches!(entry.state, State::Loading | State::Waiting) || to == State::Gone {
             return Err(Refusal::WrongState { update: entry.name, state: entry.state, wanted: to });
         }
         allowed(entry, to)?;
@@ -130,7 +138,7 @@ impl Manager {
     /// Gives up what [`Manager::restart`] began, before anything was switched: it is `Reverted` as before.
     pub fn give_up(&mut self, id: UpdateId) -> Result<(), Refusal<'static>> {
         let entry = self.entry(id)?;
-        if !matches!(entry.state, State::Loading | State::Registered) {
+        if !matches!(entry.state, State::Loading | State::Waiting | State::Registered) {
             let (update, state) = (entry.name, entry.state);
             return Err(Refusal::WrongState { update, state, wanted: State::Reverted });
         }
@@ -268,14 +276,24 @@ mod tests {
 
     #[test]
     fn only_legal_moves() {
-        let all = [Loading, Registered, Transitioning, Active, Reverting, Reverted, Gone];
+        let all = [
+            Loading,
+            Waiting,
+            Registered,
+            Transitioning,
+            Active,
+            Reverting,
+            Draining,
+            Reverted,
+            Gone,
+        ];
         // Each state can be left, but for the last; nothing becomes what it is.
         for from in all {
             assert_eq!(all.iter().any(|to| from.may_become(*to)), from != Gone, "{from}");
             assert!(!from.may_become(from) && !from.may_become(Loading));
         }
         // Code that may be running is never given up.
-        for from in [Transitioning, Active, Reverting] {
+        for from in [Transitioning, Active, Reverting, Draining] {
             assert!(!from.may_become(Gone));
         }
     }
@@ -318,6 +336,31 @@ mod tests {
                 assert!(manager.forget(id, record).is_ok());
             });
         }
+    }
+
+    #[test]
+    fn waiting_for_a_module() {
+        let mut manager = Manager::new();
+        let bytes = update("fix", &["f"], "");
+        with_record(&bytes, |record| {
+            let id = manager.admit(record, "6.1.0-55-amd64").unwrap();
+            manager.await_target(id).unwrap();
+            assert_eq!(manager.state(id), Some(Waiting));
+            assert!(manager.advance(id, Transitioning).is_err(), "it is not proven to fit");
+            // It has no function to itself, until the module is there.
+            add(&mut manager, &update("other", &["f"], ""), &[0x100]).unwrap();
+            assert!(manager.register(id, record, &resolved(&[0x100])).is_err());
+            manager.register(id, record, &resolved(&[0x200])).unwrap();
+            advance(&mut manager, id, &[Transitioning, Active, Reverting, Reverted]);
+            // The module went, and comes once more.
+            manager.restart(id, record).unwrap();
+            manager.await_target(id).unwrap();
+            manager.give_up(id).unwrap();
+            assert_eq!(manager.state(id), Some(Reverted));
+            manager.restart(id, record).unwrap();
+            manager.await_target(id).unwrap();
+            manager.forget(id, record).unwrap();
+        });
     }
 
     #[test]

@@ -25,6 +25,14 @@ pub fn first_touch(trace: &[u64], ranges: &[Range]) -> Option<Touch> {
     })
 }
 
+/// How many activations of that code `trace` shows: return addresses that lie in one of `ranges`.
+pub fn activations(trace: &[u64], ranges: &[Range]) -> u32 {
+    trace.iter().fold(0, |count: u32, &address| {
+        let touched = first_touch(&[address], ranges).is_some();
+        count.saturating_add(u32::from(touched))
+    })
+}
+
 /// Sorts ranges for [`first_touch`]; `false` if two overlap or one is empty or turned round.
 pub fn normalise(ranges: &mut [Range]) -> bool {
     sort_by_key(ranges, |range| range.start);
@@ -53,6 +61,12 @@ mod tests {
         assert_eq!(touch(0x310), Some(1));
         assert_eq!(touch(0x311), Some(2));
         assert_eq!(touch(u64::MAX), None);
+    }
+
+    #[test]
+    fn every_frame_is_an_activation() {
+        assert_eq!(activations(&[1, 0x305, 0x150, 0x155], &RANGES), 3);
+        assert_eq!(activations(&[1, 0x500], &RANGES), 0);
     }
 
     #[test]

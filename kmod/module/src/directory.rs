@@ -35,13 +35,15 @@ impl Directory for UpdateDirectory {
         Attribute { name: c"pinned", mode: 0o444 },
         Attribute { name: c"policy", mode: 0o600 },
         Attribute { name: c"parameters", mode: 0o444 },
+        Attribute { name: c"scope", mode: 0o444 },
     ];
 
     fn show(&self, attribute: usize, out: &mut SliceWriter<'_>) -> Result<(), Errno> {
         let state = STATE.lock_killable()?;
         let entry = state.registry.entry(self.id).ok_or(Errno::ENOENT)?;
         match attribute {
-            0 => writeln!(out, "{}", word(entry.state)),
+            0 if entry.state == State::Waiting => waiting(entry, out),
+            0 => writeln!(out, "{}", word(entry.state, entry.held)),
             1 => writeln!(out, "{}", u8::from(entry.active.get())),
             2 => functions(entry, out),
             3 => target(&entry.record, out),
@@ -49,25 +51,37 @@ impl Directory for UpdateDirectory {
             5 => writeln!(out, "{}", entry.record.pinned()),
             6 => out.write_str(core::str::from_utf8(&entry.policy).unwrap_or_default()),
             7 => parameters(&entry.record, out),
+            // What it has, and what the plan proposes.
+            8 => writeln!(out, "{} {}", entry.scope.as_str(), entry.proposed.as_str()),
             _ => return Err(Errno::EINVAL),
         }
         .map_err(|_| Errno::EIO)
     }
 
     fn store(&self, attribute: usize, input: &[u8]) -> Result<(), Errno> {
-        match (attribute, input.trim_ascii()) {
+        match (attribute, input.split_first()) {
             (6, _) => updates::set_policy(self.id, input),
-            (1, b"0") => updates::set_enabled(self.id, false),
-            (1, b"1") => updates::set_enabled(self.id, true),
+            // 0 or 1, and after a space options as docs/scopes.md has them.
+            (1, Some((b'0', options))) => updates::set_enabled(self.id, false, options),
+            (1, Some((b'1', options))) => updates::set_enabled(self.id, true, options),
             _ => Err(Errno::EINVAL),
         }
     }
 }
 
+fn waiting(entry: &Entry, out: &mut SliceWriter<'_>) -> fmt::Result {
+    let unfit = if entry.unfit { " (the one that is loaded does not fit)" } else { "" };
+    writeln!(out, "waiting for module {}{unfit}", entry.waits_for)
+}
+
 /// What a reader needs to know of a state.
-fn word(state: State) -> &'static str {
+fn word(state: State, held: bool) -> &'static str {
     match state {
-        State::Loading | State::Registered | State::Transitioning => "loading",
+        State::Transitioning if held => "loading (held)",
+        State::Reverting if held => "reverting (held)",
+        State::Draining if held => "reverted (draining)",
+        State::Draining => "reverting (draining)",
+        State::Loading | State::Waiting | State::Registered | State::Transitioning => "loading",
         State::Active => "active",
         State::Reverting => "reverting",
         State::Reverted | State::Gone => "reverted",
@@ -119,9 +133,10 @@ fn target(record: &Record<'static>, out: &mut SliceWriter<'_>) -> fmt::Result {
     writeln!(out)
 }
 
+/// How many tasks hold up the switch, with how many activations, then the first of them a line.
 fn blockers(entry: &Entry, out: &mut SliceWriter<'_>) -> fmt::Result {
     if entry.blockers.count() == 0 {
         return Ok(());
     }
-    writeln!(out, "{}", entry.blockers.named(&entry.record))
+    write!(out, "{}", entry.blockers.lines(&entry.record))
 }

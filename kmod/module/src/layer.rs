@@ -8,16 +8,14 @@ use core::time::Duration;
 use dynamos_abi::policy as place;
 use dynamos_abi::{Function, Record, function_flags};
 use dynamos_core::policy::{Program, Request};
-use dynamos_core::{
-    Blockers, Errno, HANDLER_LEN, Handler, Layer, Memory, Range, Resolved, State, UpdateId,
-    adaptation_of, is_handler, is_leave,
-};
+use dynamos_core::{Blockers, Errno, Handler, Layer, Memory, Range, Resolved, State, UpdateId};
 
+use crate::checks::sections;
 use crate::ffi::errno::Errno as KernelErrno;
 use crate::ffi::memory::TryVec;
-use crate::ffi::modules::{Module, RangeKind, Ranges};
+use crate::ffi::modules::{Module, Ranges};
 use crate::ffi::redirect::{self, Redirection};
-use crate::ffi::stacks::{self, StackBuffer};
+use crate::ffi::stacks::{self, StackBuffer, Then};
 use crate::ffi::update::{ActiveFlag, Descriptor};
 use crate::ffi::{kernel_memory, log, policy, wait};
 use crate::late::{LateTables, Placeholders};
@@ -43,6 +41,8 @@ pub(crate) struct KernelLayer {
     placeholders: Option<Placeholders>,
     /// Where each function is.
     functions: Vec<u64>,
+    /// The object whose module is about to begin: it cannot be held, and need not be.
+    coming: Option<u32>,
     /// One slot for each object.
     targets: Vec<Option<Module>>,
     /// One slot for each function.
@@ -74,6 +74,8 @@ pub(crate) struct Switch {
     pub(crate) tasks: u32,
     /// For how long all CPUs did nothing else.
     pub(crate) pause: Duration,
+    /// When it was.
+    pub(crate) at: Duration,
 }
 
 impl KernelLayer {
@@ -102,6 +104,7 @@ impl KernelLayer {
             late: LateTables::new(descriptor.jump_entries(), descriptor.static_call_sites()),
             placeholders: None,
             functions: Vec::new(),
+            coming: None,
             targets,
             redirects,
             policies: Policies::new(&record, descriptor.takes_by_default())?,
@@ -141,6 +144,34 @@ impl KernelLayer {
     /// What the last switch took.
     pub(crate) fn last_switch(&self) -> Switch {
         self.switch
+    }
+
+    /// Says which object's module is about to begin.
+    pub(crate) fn set_coming(&mut self, object: Option<u32>) {
+        self.coming = object;
+    }
+
+    /// The first object whose module is not loaded.
+    pub(crate) fn missing_target(&self) -> Result<Option<u32>, KernelErrno> {
+        for (index, object) in (0u32..).zip(self.record.objects().iter()) {
+            let name = self.record.str(object.name);
+            if name == VMLINUX || self.coming == Some(index) {
+                continue;
+            }
+            match Module::find(as_c_str(&c_string(name)?)?) {
+                Err(KernelErrno::ENOENT) => return Ok(Some(index)),
+                other => drop(other?),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether all that is replaced is in the module that is about to begin.
+    pub(crate) fn is_fresh(&self) -> bool {
+        policies::replaced(&self.record).all(|(_, function)| {
+            let symbol = self.record.symbols().get(function.symbol);
+            self.coming.is_some() && symbol.map(|symbol| symbol.object) == self.coming
+        })
     }
 
     /// Takes the reference that keeps the update's module, before its code can be reached.
@@ -221,6 +252,21 @@ impl KernelLayer {
         (redirection.handler() != wanted).then_some(wanted)
     }
 
+    /// Sends those back that [`KernelLayer::strays`] finds: a policy was set while they had no steady handler.
+    fn gather_strays(&mut self) -> Result<(), Errno> {
+        for function in 0..self.record.functions().len() {
+            if let Some(wanted) = self.strays(function) {
+                self.redirect(function, wanted)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether both editions of every function may run at a time, because policies decide on each call.
+    pub(crate) fn lets_editions_mix(&self) -> bool {
+        self.policies.let_editions_mix(&self.record)
+    }
+
     /// Sets policies. `live`: the editions run, so that it takes effect now. On failure nothing has changed.
     pub(crate) fn set_policy(
         &mut self,
@@ -293,60 +339,6 @@ impl KernelLayer {
 /// A record that was checked does not lead here.
 const INVALID: Errno = Errno(22);
 
-/// Module memory as `dynamos-core` speaks of it.
-pub(crate) fn sections(ranges: &Ranges) -> Result<Vec<Range>, KernelErrno> {
-    let mut sections = Vec::new();
-    for (_, range) in ranges.iter().filter(|(_, range)| !range.is_empty()) {
-        sections.try_push(Range { start: range.start, end: range.end })?;
-    }
-    Ok(sections)
-}
-
-/// Checks that `addresses` are the update's own, and that each handler leads to the clone of its function.
-pub(crate) fn check_addresses(
-    record: &Record<'_>,
-    addresses: &[u64],
-    ranges: &Ranges,
-    active: ActiveFlag,
-) -> bool {
-    let text = |index: u32| {
-        let address = addresses.get(index as usize).copied();
-        address.filter(|address| ranges.kind_of(*address, 1) == Some(RangeKind::Text))
-    };
-    let leads = |index: u32, kind: Handler, adapts: bool, clone: u64| {
-        let Some(address) = text(index) else { return false };
-        let mut code = [0; HANDLER_LEN];
-        let len = ranges.text().end.saturating_sub(address).min(HANDLER_LEN as u64);
-        let code = code.get_mut(..len as usize).unwrap_or_default();
-        kernel_memory::read(address, code).is_ok()
-            && if adapts {
-                adaptation_of(code, address, clone).is_some_and(|adaptation| {
-                    ranges.kind_of(adaptation, 1) == Some(RangeKind::Text)
-                })
-            } else {
-                is_handler(code, address, kind, clone, active.address())
-            }
-    };
-    let has_policies = |index: u32| {
-        let Some(address) = text(index) else { return false };
-        let mut code = [0; 5];
-        ranges.kind_of(address, place::SIZE) == Some(RangeKind::Text)
-            && kernel_memory::read(address + place::LEAVE, &mut code).is_ok()
-            && is_leave(&code)
-    };
-    let replaced = |function: &Function| function.flags & function_flags::REPLACE != 0;
-    addresses.len() == record.addr_count() as usize
-        && addresses.iter().all(|address| ranges.kind_of(*address, 0).is_some())
-        && record.functions().iter().filter(replaced).all(|function| {
-            text(function.clone).is_some_and(|clone| {
-                let adapts = function.flags & function_flags::ADAPTS != 0;
-                leads(function.transition, Handler::Transition, false, clone)
-                    && leads(function.steady, Handler::Steady, adapts, clone)
-                    && has_policies(function.policy)
-            })
-        })
-}
-
 impl Memory for KernelLayer {
     fn read(&mut self, address: u64, into: &mut [u8]) -> bool {
         kernel_memory::read(address, into).is_ok()
@@ -357,7 +349,7 @@ impl Layer for KernelLayer {
     fn pin_target(&mut self, object: u32) -> Result<(), Errno> {
         let name = self.record.objects().get(object).ok_or(INVALID)?;
         let name = self.record.str(name.name);
-        if name == VMLINUX {
+        if name == VMLINUX || self.coming == Some(object) {
             return Ok(());
         }
         let find = || Module::find(as_c_str(&c_string(name)?)?);
@@ -432,21 +424,15 @@ impl Layer for KernelLayer {
     }
 
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
-        if active && self.policies.let_editions_mix(&self.record) {
-            // No call takes an edition yet, and those that will may do so beside edition 0.
-            self.active.set(true);
-            self.switch = Switch::default();
-            self.keep |= !self.record.pinned().is_empty();
-            return Ok(true);
-        }
-        // A policy that was set while its function had no steady handler.
-        for function in 0..self.record.functions().len() {
-            if let Some(wanted) = self.strays(function) {
-                self.redirect(function, wanted)?;
-            }
-        }
+        self.gather_strays()?;
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
         let (flag, stack) = (self.active, &mut self.stack);
+        // No CPU is stopped for what is going to be in vain.
+        look_at_all(watched, stack, blockers);
+        if blockers.has_sleepers() {
+            return Ok(false);
+        }
+        *blockers = Blockers::default();
         let mut switch = Switch::default();
         let flipped = stacks::with_cpus_stopped(|stopped| {
             let start = wait::now();
@@ -461,13 +447,38 @@ impl Layer for KernelLayer {
             if clean {
                 flag.set(active);
             }
-            switch.pause = wait::now().saturating_sub(start);
+            switch.at = wait::now();
+            switch.pause = switch.at.saturating_sub(start);
             clean
         })
         .map_err(to_core)?;
         self.switch = switch;
         self.keep |= flipped && active && !self.record.pinned().is_empty();
         Ok(flipped)
+    }
+
+    fn flip_now(&mut self, active: bool) -> Result<(), Errno> {
+        self.gather_strays()?;
+        // Sequentially consistent, so before whatever the look at a stack reads: a task that has read the flag before
+        // this is in its handler, or further, until that look, and one that reads it later finds this.
+        self.active.set(active);
+        self.switch = Switch { at: wait::now(), ..Switch::default() };
+        self.keep |= active && !self.record.pinned().is_empty();
+        Ok(())
+    }
+
+    fn drained(&mut self, blockers: &mut Blockers) -> Result<bool, Errno> {
+        let switch = look_at_all(&self.left_on_revert, &mut self.stack, blockers);
+        self.switch = switch;
+        Ok(blockers.count() == 0)
+    }
+
+    fn wake_blockers(&mut self, activating: bool) {
+        let watched = if activating { &self.left_on_activation } else { &self.left_on_revert };
+        // Whoever is left out is woken the next time.
+        stacks::each_live_task(&mut self.stack, true, |task| {
+            if watched.blocks(task).is_some() { Then::Wake } else { Then::GoOn }
+        });
     }
 
     fn wait(&mut self, ms: u32) -> bool {
@@ -485,4 +496,24 @@ impl Layer for KernelLayer {
     fn log(&mut self, line: fmt::Arguments<'_>) {
         log::info(line);
     }
+}
+
+/// Looks at one task after the other, and adds those that are in the code that is watched.
+fn look_at_all(watched: &Watched, stack: &mut StackBuffer, blockers: &mut Blockers) -> Switch {
+    let mut switch = Switch::default();
+    // Where a task ends while we pause at it, the rest cannot be found from there.
+    for pauses in [true, true, true, false] {
+        (*blockers, switch) = (Blockers::default(), Switch::default());
+        let complete = stacks::each_live_task(stack, pauses, |task| {
+            switch.tasks = switch.tasks.saturating_add(1);
+            if let Some(blocked) = watched.blocks(task) {
+                blockers.add(blocked);
+            }
+            Then::GoOn
+        });
+        if complete {
+            break;
+        }
+    }
+    switch
 }

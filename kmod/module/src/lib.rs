@@ -6,8 +6,10 @@
 
 extern crate alloc;
 
+mod checks;
 mod directory;
 pub mod ffi;
+mod following;
 mod late;
 mod layer;
 mod module;
@@ -16,3 +18,4 @@ mod policies;
 mod refused;
 mod updates;
 mod watched;
+mod work;

@@ -6,11 +6,11 @@ use core::fmt::{self, Write};
 
 use crate::ffi::errno::Errno;
 use crate::ffi::lock::Locked;
-use crate::ffi::log;
 use crate::ffi::memory::TryVec;
 use crate::ffi::sysfs::{Attribute, Dir, Directory};
 use crate::ffi::text::{FixedText, SliceWriter, printable};
 use crate::ffi::update::{Descriptor, Handle};
+use crate::ffi::{log, modules, wait};
 use crate::names;
 use crate::updates::{self, Registry};
 
@@ -32,16 +32,22 @@ pub(crate) static STATE: Locked<State> =
 pub(crate) fn init() -> Result<(), Errno> {
     let root = Dir::in_kernel(c"dynamos", Root)?;
     STATE.lock().root = Some(root);
-    Ok(())
+    modules::follow().inspect_err(|_| remove_directory())
 }
 
 /// Takes everything back. No update is left.
 pub(crate) fn exit() {
+    modules::follow_no_more();
+    wait::look_no_more();
+    remove_directory();
+    let refusals = core::mem::take(&mut STATE.lock().refusals);
+    drop(refusals);
+}
+
+fn remove_directory() {
     // Not with the lock held: a reader of a file may be waiting for it.
     let root = STATE.lock().root.take();
     drop(root);
-    let refusals = core::mem::take(&mut STATE.lock().refusals);
-    drop(refusals);
 }
 
 /// Takes an update in, or refuses it. What the descriptor refers to stays until [`unregister`], or until

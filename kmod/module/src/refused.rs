@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use dynamos_abi::RecordError;
-use dynamos_core::Refusal;
+use dynamos_core::{OptionsError, Refusal};
 
 use crate::ffi::errno::Errno;
 use crate::ffi::memory::TryVec;
@@ -24,6 +24,8 @@ pub(crate) enum Refused {
     InProgress,
     /// A policy is not one, or not one for this update.
     Policy(Vec<u8>),
+    /// What is asked for is not understood.
+    Options(OptionsError),
     /// The kernel says so.
     Kernel(Errno),
 }
@@ -39,7 +41,10 @@ impl Refused {
     pub(crate) fn errno(&self) -> Errno {
         use Refusal::*;
         match self {
-            Refused::Descriptor(_) | Refused::Record(_) | Refused::Policy(_) => Errno::EINVAL,
+            Refused::Descriptor(_)
+            | Refused::Record(_)
+            | Refused::Policy(_)
+            | Refused::Options(_) => Errno::EINVAL,
             Refused::AlwaysRuns(_) | Refused::InProgress => Errno::EBUSY,
             Refused::Kernel(errno) => *errno,
             Refused::Decision(refusal) => match refusal {
@@ -77,6 +82,7 @@ impl fmt::Display for Refused {
             Refused::Policy(reason) => {
                 f.write_str(core::str::from_utf8(reason).unwrap_or_default())
             }
+            Refused::Options(error) => write!(f, "{error}"),
             Refused::Kernel(errno) => write!(f, "the kernel answers {errno}"),
         }
     }

@@ -9,27 +9,27 @@ use alloc::vec::Vec;
 use core::ffi::CStr;
 use core::time::Duration;
 
-use dynamos_abi::{Record, function_flags};
-use dynamos_core::policy::{Program, Request};
-use dynamos_core::{Blockers, Budget, Limits, Manager, Range, Refusal, State, Update, UpdateId};
+use dynamos_abi::Record;
+use dynamos_core::{Blockers, Manager, Options, Range, Refusal, Scope, State, Update, UpdateId};
 
+use crate::checks::{check_addresses, sections};
 use crate::directory::UpdateDirectory;
 use crate::ffi::errno::Errno;
 use crate::ffi::memory::{TryVec, try_box};
 use crate::ffi::modules::Module;
-use crate::ffi::stacks::ALWAYS_ACTIVE;
 use crate::ffi::sysfs::{Dir, Directory};
 use crate::ffi::text::printable;
 use crate::ffi::update::{ActiveFlag, Descriptor, Handle};
-use crate::ffi::{kernel, log, policy, wait};
-use crate::layer::{KernelLayer, check_addresses, sections};
+use crate::ffi::{kernel, log, wait};
+use crate::layer::KernelLayer;
 use crate::module::{Root, STATE, refuse};
 use crate::names;
 use crate::refused::Refused;
+use crate::work::Work;
 
 /// All updates.
 pub(crate) struct Registry {
-    manager: Manager,
+    pub(crate) manager: Manager,
     entries: Vec<Entry>,
 }
 
@@ -44,19 +44,25 @@ pub(crate) struct Entry {
     /// The update's own sections.
     ranges: Vec<Range>,
     pub(crate) state: State,
-    /// Who holds up the switch that is going on.
+    /// What is, or was, waited for.
+    pub(crate) scope: Scope,
+    /// The weakest scope that the plan calls safe.
+    pub(crate) proposed: Scope,
+    /// The module that it waits, or waited, for; empty if none.
+    pub(crate) waits_for: &'static str,
+    /// That is there, and does not fit.
+    pub(crate) unfit: bool,
+    /// Who holds up the switch that is going on, or is held.
     pub(crate) blockers: Blockers,
+    /// It waits for tasks to leave, and no command waits with it.
+    pub(crate) held: bool,
     /// Not there while an operation has it.
     work: Option<Box<Work>>,
+    /// That is [`look`].
+    looked_at: bool,
     directory: Option<Dir<UpdateDirectory>>,
     /// The policies, as its file shows them.
     pub(crate) policy: Vec<u8>,
-}
-
-/// What an operation works with.
-struct Work {
-    update: Update<'static>,
-    layer: KernelLayer,
 }
 
 impl Registry {
@@ -69,12 +75,12 @@ impl Registry {
         self.entries.iter().find(|entry| entry.id == id)
     }
 
-    fn entry_mut(&mut self, id: UpdateId) -> Option<&mut Entry> {
+    pub(crate) fn entry_mut(&mut self, id: UpdateId) -> Option<&mut Entry> {
         self.entries.iter_mut().find(|entry| entry.id == id)
     }
 
     /// The sections of all updates.
-    fn sections(&self) -> Result<Vec<Range>, Errno> {
+    pub(crate) fn sections(&self) -> Result<Vec<Range>, Errno> {
         let mut all = Vec::new();
         for entry in &self.entries {
             all.try_extend(&entry.ranges)?;
@@ -89,18 +95,33 @@ pub(crate) fn load(descriptor: &Descriptor<'static>, module: Module) -> Result<(
     let ranges = sections(&module.ranges())?;
     let active = descriptor.active()?;
     let name = names::c_string(record.name())?;
+    let options = Options::parse(descriptor.options()).map_err(Refused::Options)?;
     let id = {
         let registry = &mut STATE.lock().registry;
         registry.entries.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         let id = registry.manager.admit(&record, printable(kernel::release()))?;
-        let (handle, state, blockers) = (descriptor.handle(), State::Loading, Blockers::default());
-        let (work, directory, policy) = (None, None, Vec::new());
-        let entry =
-            Entry { id, handle, record, active, ranges, state, blockers, work, directory, policy };
-        registry.entries.try_push(entry)?;
+        let proposed = descriptor.proposed_scope();
+        registry.entries.try_push(Entry {
+            id,
+            handle: descriptor.handle(),
+            record,
+            active,
+            ranges,
+            state: State::Loading,
+            scope: options.scope.unwrap_or(proposed),
+            proposed,
+            waits_for: "",
+            unfit: false,
+            blockers: Blockers::default(),
+            held: false,
+            work: None,
+            looked_at: false,
+            directory: None,
+            policy: Vec::new(),
+        })?;
         id
     };
-    let result = begin(id, record, descriptor, module, names::as_c_str(&name)?);
+    let result = begin(id, record, descriptor, module, names::as_c_str(&name)?, options);
     if result.is_err() {
         // Not with the lock held: a reader of the directory may be waiting for it.
         let directory = take_directory(id);
@@ -134,9 +155,11 @@ fn begin(
     descriptor: &Descriptor<'static>,
     module: Module,
     name: &CStr,
+    options: Options,
 ) -> Result<(), Refused> {
     let layer = KernelLayer::new(id, record, descriptor, module)?;
-    let mut work = try_box(Work { update: Update::new(&record)?, layer })?;
+    let proposed = descriptor.proposed_scope();
+    let mut work = try_box(Work::new(Update::new(&record)?, layer, proposed, options))?;
     let policy = work.layer.policy_text()?;
     let parent = STATE.lock().root.as_ref().map(Dir::as_parent).ok_or(Errno::ENODEV)?;
     let directory = Dir::inside(parent, name, UpdateDirectory::new(id))?;
@@ -144,7 +167,7 @@ fn begin(
         entry.directory = Some(directory);
         entry.policy = policy;
     }
-    let result = work.start(id);
+    let result = work.start(id, &options);
     if result.is_err() && work.update.state() != State::Reverting {
         return result;
     }
@@ -155,182 +178,48 @@ fn begin(
     Ok(())
 }
 
-impl Work {
-    /// Matches and activates. On failure nothing of it is left in the kernel, unless the update is `Reverting`.
-    fn start(&mut self, id: UpdateId) -> Result<(), Refused> {
-        let result = self.try_start(id);
-        if result.is_err() && matches!(self.update.state(), State::Loading | State::Registered) {
-            // Only what it pinned is left: letting that go does not fail.
-            let _ = self.update.discard(&mut self.layer);
-        }
-        result
-    }
-
-    fn try_start(&mut self, id: UpdateId) -> Result<(), Refused> {
-        let record = *self.update.record();
-        refuse_always_active(&record)?;
-        self.update.pin(&mut self.layer)?;
-        let updates = STATE.lock().registry.sections()?;
-        let candidates = names::collect(&record, &updates)?;
-        self.update.prepare(&mut self.layer, &candidates, &mut { Budget::LOAD })?;
-        drop(candidates);
-        let resolved = self.update.resolved().ok_or(Errno::EIO)?;
-        self.layer.adopt(resolved)?;
-        {
-            let manager = &mut STATE.lock().registry.manager;
-            manager.register(id, &record, resolved)?;
-            manager.advance(id, State::Transitioning)?;
-        }
-        let (addresses, writable) = (self.layer.addresses(), self.layer.writable()?);
-        let result = self.update.activate(&mut self.layer, addresses, &writable, limits());
-        self.follow(id);
-        result?;
-        let switch = self.layer.last_switch();
-        log::info(format_args!(
-            "{}: active; {} stacks checked, all CPUs stopped for {} us",
-            self.update.name(),
-            switch.tasks,
-            switch.pause.as_micros()
-        ));
-        Ok(())
-    }
-
-    /// Goes back to edition 0 and lets go of everything.
-    fn revert(&mut self, id: UpdateId) -> Result<(), Refused> {
-        if self.update.state() == State::Active {
-            STATE.lock().registry.manager.advance(id, State::Reverting)?;
-        }
-        let result = self.update.revert(&mut self.layer, limits());
-        self.follow(id);
-        result?;
-        self.layer.release();
-        let switch = self.layer.last_switch();
-        log::info(format_args!(
-            "{}: reverted; {} stacks checked, all CPUs stopped for {} us",
-            self.update.name(),
-            switch.tasks,
-            switch.pause.as_micros()
-        ));
-        Ok(())
-    }
-
-    /// Activates once more, after a revert.
-    fn again(&mut self, id: UpdateId) -> Result<(), Refused> {
-        let record = *self.update.record();
-        let update = Update::new(&record)?;
-        STATE.lock().registry.manager.restart(id, &record)?;
-        self.update = update;
-        let ready = self.layer.hold().and_then(|()| self.layer.forget_references());
-        let result = ready.map_err(Refused::Kernel).and_then(|()| self.start(id));
-        if result.is_err() && self.update.state() != State::Reverting {
-            self.layer.release();
-            let registry = &mut STATE.lock().registry;
-            let _ = registry.manager.give_up(id); // It can be: it was not switched.
-            if let Some(entry) = registry.entry_mut(id) {
-                entry.state = State::Reverted;
+/// Makes the update's editions run, or edition 0, as the options in `input` say. Whoever comes while another does this
+/// is refused.
+pub(crate) fn set_enabled(id: UpdateId, enabled: bool, input: &[u8]) -> Result<(), Errno> {
+    operate(id, |work| {
+        let options = &Options::parse(input).map_err(Refused::Options)?;
+        match (work.update.state(), enabled) {
+            (State::Active | State::Waiting, true) | (State::Reverted | State::Gone, false) => {
+                Ok(())
             }
-        }
-        result
-    }
-
-    /// Sets the policies that `input` asks for.
-    fn set_policy(&mut self, id: UpdateId, input: &[u8]) -> Result<(), Refused> {
-        let state = self.update.state();
-        let live = match state {
-            State::Active => true,
-            State::Reverted => false,
-            _ => {
-                let (update, wanted) = (self.update.name(), State::Active);
-                return Err(Refusal::WrongState { update, state, wanted }.into());
+            (State::Reverted | State::Gone, true) => work.again(id, options),
+            (State::Transitioning, true) => work.go_on(id, options),
+            (State::Draining | State::Reverting, true) => work.resume(id),
+            (_, true) => {
+                let (update, state) = (work.update.name(), work.update.state());
+                Err(Refusal::WrongState { update, state, wanted: State::Active }.into())
             }
-        };
-        let request =
-            Request::parse(input).map_err(|error| Refused::policy(format_args!("{error}")))?;
-        let program = Program::parse(request.program, policy::facts()?.hz)
-            .map_err(|error| Refused::policy(format_args!("{error}")))?;
-        self.layer.set_policy(&request, &program, live)?;
-        let (name, function) = (self.update.name(), request.function.unwrap_or("all functions"));
-        log::info(format_args!("{name}: policy of {function}: {}", program.source()));
-        let text = self.layer.policy_text()?;
-        if let Some(entry) = STATE.lock().registry.entry_mut(id) {
-            entry.policy = text;
+            (_, false) => work.revert(id, options),
         }
-        Ok(())
-    }
-
-    /// Brings the version manager to the state that the update has reached.
-    fn follow(&self, id: UpdateId) {
-        let state = self.update.state();
-        let manager = &mut STATE.lock().registry.manager;
-        if manager.state(id) == Some(state) {
-            return;
-        }
-        if let Err(refusal) = manager.advance(id, state) {
-            log::error(format_args!("{}: {refusal}", self.update.name()));
-        }
-    }
-}
-
-/// Functions that are always on some stack which the check of all stacks does not see.
-fn refuse_always_active(record: &Record<'static>) -> Result<(), Refused> {
-    for function in record.functions().iter() {
-        let Some(symbol) = record.symbols().get(function.symbol) else { continue };
-        let name = record.str(symbol.name);
-        if function.flags & function_flags::REPLACE != 0
-            && ALWAYS_ACTIVE.iter().any(|always| printable(always) == name)
-        {
-            return Err(Refused::AlwaysRuns(name));
-        }
-    }
-    Ok(())
-}
-
-fn limits() -> Limits {
-    Limits { wait_ms: kernel::wait_ms(), ..Limits::default() }
-}
-
-/// Makes the update's editions run, or edition 0. Whoever comes while another does this is refused.
-pub(crate) fn set_enabled(id: UpdateId, enabled: bool) -> Result<(), Errno> {
-    let (record, work) = {
-        let mut state = STATE.lock_killable()?;
-        let entry = state.registry.entry_mut(id).ok_or(Errno::ENOENT)?;
-        (entry.record, entry.work.take())
-    };
-    let result = match work {
-        None => Err(Refused::InProgress),
-        Some(mut work) => {
-            let result = match (work.update.state(), enabled) {
-                (State::Active, true) | (State::Reverted | State::Gone, false) => Ok(()),
-                (State::Reverted | State::Gone, true) => work.again(id),
-                (_, true) => {
-                    let (update, state) = (work.update.name(), work.update.state());
-                    Err(Refusal::WrongState { update, state, wanted: State::Active }.into())
-                }
-                (_, false) => work.revert(id),
-            };
-            give_back(id, work);
-            result
-        }
-    };
-    result.map_err(|refused| {
-        if let Ok(name) = names::c_string(record.name()) {
-            refuse(names::as_c_str(&name).unwrap_or_default(), format_args!("{refused}"));
-        }
-        refused.errno()
     })
 }
 
 /// Decides which calls take the editions, by what was written. Whoever comes while another does this is refused.
 pub(crate) fn set_policy(id: UpdateId, input: &[u8]) -> Result<(), Errno> {
-    let (record, work) = {
+    operate(id, |work| work.set_policy(id, input))
+}
+
+/// Does an operation, and tells why it is refused.
+fn operate(id: UpdateId, act: impl FnOnce(&mut Work) -> Result<(), Refused>) -> Result<(), Errno> {
+    let (record, work) = loop {
         let mut state = STATE.lock_killable()?;
         let entry = state.registry.entry_mut(id).ok_or(Errno::ENOENT)?;
-        (entry.record, entry.work.take())
+        // A look is over soon.
+        if entry.work.is_some() || !entry.looked_at {
+            break (entry.record, entry.work.take());
+        }
+        drop(state);
+        wait::sleep(A_MOMENT)?;
     };
     let result = match work {
         None => Err(Refused::InProgress),
         Some(mut work) => {
-            let result = work.set_policy(id, input);
+            let result = act(&mut work);
             give_back(id, work);
             result
         }
@@ -341,6 +230,75 @@ pub(crate) fn set_policy(id: UpdateId, input: &[u8]) -> Result<(), Errno> {
         }
         refused.errno()
     })
+}
+
+/// How often whoever is held is looked at: as often as a command that waits long does.
+const LOOKS: Duration = Duration::from_millis(500);
+/// How long to wait for a look to end.
+const A_MOMENT: Duration = Duration::from_millis(5);
+
+/// Goes on with each update that is held, if it can. Called by one work item.
+pub(crate) fn look() {
+    let mut after = None;
+    while let Some((id, mut work)) = take_held(after) {
+        let waits = work.update.state() == State::Waiting;
+        if let Err(refused) = if waits { work.begin_late(id) } else { work.look(id) } {
+            log::error(format_args!("{}: {refused}", work.update.name()));
+            if let Some(entry) = STATE.lock().registry.entry_mut(id) {
+                entry.unfit = waits;
+            }
+        }
+        // After this nothing of the update is used here: its module may go.
+        give_back(id, work);
+        after = Some(id);
+    }
+}
+
+/// The next update that is held and that no operation has.
+fn take_held(after: Option<UpdateId>) -> Option<(UpdateId, Box<Work>)> {
+    let entries = &mut STATE.lock().registry.entries;
+    let held = entries.iter_mut().filter(|entry| {
+        (entry.held || entry.state == State::Waiting && !entry.unfit)
+            && entry.work.is_some()
+            && after.is_none_or(|after| after < entry.id)
+    });
+    let entry = held.min_by_key(|entry| entry.id)?;
+    entry.looked_at = true;
+    entry.work.take().map(|work| (entry.id, work))
+}
+
+/// Calls `act` with each update that `wanted` chooses, when no operation has it; the caller may be a module that comes
+/// or goes.
+pub(crate) fn each(
+    wanted: impl Fn(&Entry) -> bool,
+    mut act: impl FnMut(&mut Work, UpdateId) -> Result<(), Refused>,
+) {
+    let mut after = None;
+    loop {
+        let (id, record, work) = {
+            let entries = &mut STATE.lock().registry.entries;
+            let chosen = entries
+                .iter_mut()
+                .filter(|entry| after.is_none_or(|after| after < entry.id) && wanted(entry));
+            let Some(entry) = chosen.min_by_key(|entry| entry.id) else { return };
+            (entry.id, entry.record, entry.work.take())
+        };
+        let Some(mut work) = work else {
+            // Operations end, and none of them waits for modules.
+            wait::pause(A_MOMENT);
+            continue;
+        };
+        let result = act(&mut work, id);
+        let failed = result.is_err();
+        if let (Err(refused), Ok(name)) = (result, names::c_string(record.name())) {
+            refuse(names::as_c_str(&name).unwrap_or_default(), format_args!("{refused}"));
+        }
+        if let Some(entry) = STATE.lock().registry.entry_mut(id) {
+            entry.unfit = failed;
+        }
+        give_back(id, work);
+        after = Some(id);
+    }
 }
 
 /// Lets an update go, whose module is being unloaded.
@@ -350,23 +308,41 @@ pub(crate) fn unregister(handle: Handle) {
         registry.entries.iter().find(|entry| entry.handle == handle).map(|entry| entry.id)
     };
     let Some(id) = id else { return };
-    // Waits for whoever is switching the update by a file of it; nobody comes after.
+    // Waits for whoever is switching the update by a file of it; nobody comes after, but a look may be going on.
     let directory = take_directory(id);
     drop(directory);
-    let work = STATE.lock().registry.entry_mut(id).and_then(|entry| entry.work.take());
-    if let Some(mut work) = work {
+    if let Some(mut work) = take_when_seen(id) {
         // The reference that an active update has of its module keeps us from getting here; a forced unloading
         // does not ask for references, and the code goes when this returns.
-        while matches!(work.update.state(), State::Active | State::Reverting) {
+        while !matches!(
+            work.update.state(),
+            State::Loading | State::Registered | State::Reverted | State::Gone
+        ) {
             log::error(format_args!("{}: unloaded by force, reverting", work.update.name()));
-            if work.revert(id).is_err() {
-                let _ = wait::sleep(Duration::from_millis(500));
+            if work.revert(id, &Options::default()).is_err() {
+                let _ = wait::sleep(LOOKS);
             }
         }
-        let _ = work.update.discard(&mut work.layer); // Nothing is left that could fail.
+        if work.update.state() != State::Gone {
+            let _ = work.update.discard(&mut work.layer); // Nothing is left that could fail.
+        }
         log::info(format_args!("{}: gone", work.update.name()));
     }
     forget(id);
+}
+
+/// What operations work with, when no look is going on.
+fn take_when_seen(id: UpdateId) -> Option<Box<Work>> {
+    loop {
+        {
+            let mut state = STATE.lock();
+            let entry = state.registry.entry_mut(id)?;
+            if entry.work.is_some() || !entry.looked_at {
+                return entry.work.take();
+            }
+        }
+        wait::pause(A_MOMENT);
+    }
 }
 
 fn take_directory(id: UpdateId) -> Option<Dir<UpdateDirectory>> {
@@ -374,9 +350,20 @@ fn take_directory(id: UpdateId) -> Option<Dir<UpdateDirectory>> {
 }
 
 /// Ends an operation.
-fn give_back(id: UpdateId, work: Box<Work>) {
+pub(crate) fn give_back(id: UpdateId, work: Box<Work>) {
     if let Some(entry) = STATE.lock().registry.entry_mut(id) {
+        entry.scope = work.update.scope();
+        entry.held = work.update.is_held();
         entry.blockers = Blockers::default();
+        if work.update.state() == State::Waiting && !entry.looked_at {
+            // The module may have come before this was to be seen.
+            wait::look_later(LOOKS);
+        }
+        entry.looked_at = false;
+        if entry.held {
+            entry.blockers = *work.update.blockers();
+            wait::look_later(LOOKS);
+        }
         entry.work = Some(work);
     }
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use dynamos_abi::{NONE, Record, function_flags};
-use dynamos_core::{Blocked, Place, Range, first_touch, normalise, sort_by_key};
+use dynamos_core::{Blocked, Place, Range, activations, first_touch, normalise, sort_by_key};
 
 use crate::ffi::errno::Errno;
 use crate::ffi::memory::TryVec;
@@ -74,22 +74,23 @@ impl Watched {
 
     /// Whether `task` is in the code, and where. Called with all CPUs stopped.
     pub(crate) fn blocks(&self, task: &Task<'_>) -> Option<Blocked> {
-        let place = match &task.stack {
+        let (place, activations) = match &task.stack {
             Stack::Stopper => return None,
-            Stack::Unreliable(_) => Place::Unknown,
+            Stack::Unreliable(_) => (Place::Unknown, 1),
             Stack::Reliable(trace) => {
                 let touch = first_touch(trace, &self.ranges)?;
-                match (trace.get(touch.frame), self.ranges.get(touch.range)) {
+                let place = match (trace.get(touch.frame), self.ranges.get(touch.range)) {
                     (Some(&address), Some(range)) => self.place(address, *range),
                     _ => Place::Unknown,
-                }
+                };
+                (place, activations(trace, &self.ranges))
             }
         };
         let mut comm = [0; 16];
         for (to, from) in comm.iter_mut().zip(task.comm.to_bytes()) {
             *to = *from;
         }
-        Some(Blocked { pid: task.pid, comm, running: task.ready, place })
+        Some(Blocked { pid: task.pid, comm, running: task.ready, place, activations })
     }
 
     /// What is at a return address: the call before it counts.

@@ -3,10 +3,7 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-
-use common::{backport, diff, machine};
-use dynamos_abi::Record;
+use common::{backport, compared_byte, damaged, diff, machine, record_at};
 
 /// The functions the guest scripts share. `refused NAME COMMAND…`: runs the command, which must end with status 3, and
 /// hands what it said to the test.
@@ -19,35 +16,6 @@ refused() {
     { echo "status $code"; cat /run/said; } | result "$name"
 }
 "#;
-
-/// A copy of an update's module with `edit` applied to its bytes.
-fn damaged(update: &Path, into: &Path, name: &str, edit: impl Fn(&mut Vec<u8>)) -> PathBuf {
-    let mut bytes = std::fs::read(update.join("update.ko")).unwrap();
-    edit(&mut bytes);
-    let file = into.join(format!("{name}.ko"));
-    std::fs::write(&file, bytes).unwrap();
-    file
-}
-
-/// Where the record starts in the module.
-fn record_at(module: &[u8], record: &[u8]) -> usize {
-    module.windows(record.len()).position(|window| window == record).unwrap()
-}
-
-/// Offset in the record of a byte that must be in memory as it is: in the first function, in no site.
-fn compared_byte(record: &[u8]) -> usize {
-    let parsed = Record::parse(record).unwrap();
-    let function = parsed.functions().get(0).unwrap();
-    let sites: Vec<_> = parsed.sites_of(&function).collect();
-    let free = (16..function.bytes.len)
-        .find(|at| {
-            sites.iter().all(|site| !(site.offset..site.offset + u32::from(site.len)).contains(at))
-        })
-        .unwrap();
-    let bytes = parsed.bytes(function.bytes);
-    let start = bytes.as_ptr() as usize - record.as_ptr() as usize;
-    start + free as usize
-}
 
 #[test]
 fn the_kernel_refuses_and_goes_on() {
@@ -88,7 +56,7 @@ fn the_kernel_refuses_and_goes_on() {
         # A task asleep in the function, until the time limit.
         guest-tool hold-call /run/held /run/release &
         while [ ! -e /run/held ]; do usleep 10000; done
-        refused asleep dynamos load /update/good
+        refused asleep dynamos load /update/good --scope system
         touch /run/release
         wait
         guest-tool seccomp-race | result still_untouched
@@ -141,23 +109,4 @@ fn the_kernel_refuses_and_goes_on() {
         let name = file.rsplit('/').next().unwrap();
         assert_eq!(open, !secret.contains(&name), "{line}");
     }
-}
-
-#[test]
-fn a_target_that_is_not_loaded_is_named() {
-    let scratch = tempfile::tempdir().unwrap();
-    let update = scratch.path().join("ext4");
-    diff("deb:6.1.192-1", "deb:6.1.192-2", &update).unwrap();
-    let outcome = machine("6.1.0-55-amd64", &[&update])
-        .script(format!(
-            "{SHELL}
-            refused missing dynamos load /update/ext4
-            grep -c dynamos_mballoc /proc/modules | result left || true
-            rmmod dynamos"
-        ))
-        .run()
-        .unwrap();
-    let said = outcome.results["missing"].as_str();
-    assert!(said.starts_with("status 3\n") && said.contains("ext4"), "{said}");
-    assert_eq!(outcome.results["left"], "0");
 }

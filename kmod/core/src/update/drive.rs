@@ -2,39 +2,23 @@
 
 use dynamos_abi::{Record, function_flags};
 
-use super::{Blockers, Errno, Handler, Layer, State, Step, Steps};
+use super::{Blockers, Errno, Layer, Scope, State, Step, Steps, Switching};
 use crate::budget::Budget;
 use crate::candidates::Names;
 use crate::refusal::{Name, Refusal};
 use crate::relocate::{Range, relocate};
 use crate::resolve::{Resolved, function_name, names_of, resolve};
 
-/// How long a switch may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Give up after waiting so long.
-    pub wait_ms: u32,
-    /// First pause between two tries; each is twice as long as the one before.
-    pub first_pause_ms: u32,
-    /// Longest pause.
-    pub longest_pause_ms: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { wait_ms: 30_000, first_pause_ms: 10, longest_pause_ms: 500 }
-    }
-}
-
 /// An update on its way. Whoever drives it must be the only one to do so.
 #[derive(Debug)]
 pub struct Update<'a> {
-    record: Record<'a>,
-    name: Name,
-    state: State,
-    steps: Steps,
+    pub(super) record: Record<'a>,
+    pub(super) name: Name,
+    pub(super) state: State,
+    pub(super) scope: Scope,
+    pub(super) steps: Steps,
     resolved: Option<Resolved>,
-    blockers: Blockers,
+    pub(super) blockers: Blockers,
 }
 
 impl<'a> Update<'a> {
@@ -46,6 +30,7 @@ impl<'a> Update<'a> {
             steps: Steps::with_room(record.functions().len(), record.objects().len())?,
             record: *record,
             state: State::Loading,
+            scope: Scope::System,
             resolved: None,
             blockers: Blockers::default(),
         })
@@ -66,6 +51,11 @@ impl<'a> Update<'a> {
         &self.record
     }
 
+    /// What was, or is, waited for: [`Scope::Function`] also where that was given up.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
     /// What has been done to the kernel and not undone.
     pub fn steps(&self) -> &Steps {
         &self.steps
@@ -79,6 +69,13 @@ impl<'a> Update<'a> {
     /// The tasks that held up the last try to switch.
     pub fn blockers(&self) -> &Blockers {
         &self.blockers
+    }
+
+    /// Takes note that a module it is for is not loaded. When it is, a new [`Update`] begins.
+    pub fn await_target(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+        self.expect(State::Loading, State::Waiting)?;
+        self.enter(layer, State::Waiting);
+        Ok(())
     }
 
     /// Keeps the target modules loaded: before their symbols are collected.
@@ -116,47 +113,62 @@ impl<'a> Update<'a> {
     }
 
     /// Makes the update's editions run. If that fails, everything is as before, but for what a refusal with
-    /// `undone: false` says.
+    /// `undone: false` says. If it is held, the update stays `Transitioning`: [`Update::go_on`], [`Update::give_up`].
     pub fn activate(
         &mut self,
         layer: &mut dyn Layer,
         addresses: &[u64],
         writable: &[Range],
-        limits: Limits,
+        how: Switching,
     ) -> Result<(), Refusal<'a>> {
         self.expect(State::Registered, State::Transitioning)?;
+        self.scope = how.scope;
         self.enter(layer, State::Transitioning);
-        let before = self.steps.done().len();
-        if let Err(refusal) = self.redirect_and_flip(layer, addresses, writable, limits) {
-            return Err(match self.remove(layer, before) {
-                Ok(()) => {
-                    self.enter(layer, State::Registered);
-                    refusal
-                }
+        let result = self.redirect(layer, addresses, writable);
+        match result.and_then(|()| self.switch_on(layer, how)) {
+            Ok(()) => Ok(()),
+            Err(refusal) => match self.give_up(layer) {
+                Ok(()) => Err(refusal),
                 Err(left) => {
                     layer.log(format_args!("{}: activation failed: {refusal}", self.name));
-                    self.enter(layer, State::Reverting);
-                    left
+                    Err(left)
                 }
-            });
+            },
         }
-        self.enter(layer, State::Active);
-        self.settle(layer);
-        Ok(())
     }
 
-    /// Makes edition 0 run again and takes everything away. If a task will not leave the update's code, the
-    /// update stays active. A refusal with `undone: false` leaves it `Reverting`: edition 0 runs, and another
-    /// call goes on.
-    pub fn revert(&mut self, layer: &mut dyn Layer, limits: Limits) -> Result<(), Refusal<'a>> {
-        if self.state != State::Reverting {
-            self.expect(State::Active, State::Reverting)?;
-            self.enter(layer, State::Reverting);
+    /// Gives up an activation that is held: edition 0 runs, as it did all the time. A refusal with `undone: false`
+    /// leaves the update `Reverting`.
+    pub fn give_up(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+        self.expect(State::Transitioning, State::Registered)?;
+        let pins = self.steps.done.iter().filter(|step| matches!(step, Step::TargetPinned(_)));
+        let pins = pins.count();
+        match self.remove(layer, pins) {
+            Ok(()) => {
+                self.enter(layer, State::Registered);
+                Ok(())
+            }
+            Err(left) => {
+                self.enter(layer, State::Reverting);
+                Err(left)
+            }
         }
-        if let Err(refusal) = self.flip_back(layer, limits) {
-            self.enter(layer, State::Active);
-            self.settle(layer);
-            return Err(refusal);
+    }
+
+    /// Makes edition 0 run again and takes everything away. If a task will not leave the update's code, `how` says
+    /// what happens: the update stays active, or it is held in `Reverting` (its editions run) or `Draining` (edition 0
+    /// does). A refusal with `undone: false` leaves it `Reverting` with edition 0. In all of these another call goes on.
+    pub fn revert(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
+        let from = self.state;
+        match from {
+            State::Reverting | State::Draining => {}
+            _ => {
+                self.expect(State::Active, State::Reverting)?;
+                self.enter(layer, State::Reverting);
+            }
+        }
+        if !self.switch_off(layer, from, how)? {
+            return Ok(());
         }
         self.remove(layer, 0)?;
         self.enter(layer, State::Reverted);
@@ -175,12 +187,11 @@ impl<'a> Update<'a> {
     }
 
     /// All steps of an activation up to the switch.
-    fn redirect_and_flip(
+    fn redirect(
         &mut self,
         layer: &mut dyn Layer,
         addresses: &[u64],
         writable: &[Range],
-        limits: Limits,
     ) -> Result<(), Refusal<'a>> {
         self.write_relocations(layer, addresses, writable)?;
         self.try_step(Step::LateSections, || layer.late_sections())?;
@@ -189,8 +200,6 @@ impl<'a> Update<'a> {
                 self.try_step(Step::Redirected(index), || layer.register_redirect(index))?;
             }
         }
-        self.flip(layer, true, limits)?;
-        self.steps.note(Step::Flipped);
         Ok(())
     }
 
@@ -219,73 +228,6 @@ impl<'a> Update<'a> {
         }
         self.steps.note(Step::SectionsRelocated);
         Ok(())
-    }
-
-    /// Switches, once no task is in the code to be left; tries again until the time limit.
-    fn flip(
-        &mut self,
-        layer: &mut dyn Layer,
-        active: bool,
-        limits: Limits,
-    ) -> Result<(), Refusal<'a>> {
-        if active && !self.steps.has_room() {
-            return Err(Refusal::OutOfMemory);
-        }
-        let (mut waited, mut pause) = (0u32, limits.first_pause_ms);
-        loop {
-            let mut blockers = Blockers::default();
-            let flipped = layer.check_and_flip(active, &mut blockers);
-            if let Ok(true) = flipped {
-                blockers = Blockers::default();
-            }
-            self.blockers = blockers;
-            match flipped {
-                Ok(true) => return Ok(()),
-                Ok(false) => layer.progress(self.state, &self.blockers),
-                Err(errno) => return Err(self.failed(Step::Flipped, errno)),
-            }
-            if waited >= limits.wait_ms {
-                return Err(self.blocked(layer, waited, false));
-            }
-            let next = pause.min(limits.longest_pause_ms).min(limits.wait_ms - waited).max(1);
-            if !layer.wait(next) {
-                return Err(self.blocked(layer, waited, true));
-            }
-            waited = waited.saturating_add(next);
-            pause = pause.saturating_mul(2);
-        }
-    }
-
-    /// Undoes `Steady` and `Flipped`: all of it, or what was done by halves means nothing to callers (a
-    /// transition handler calls the active edition too).
-    fn flip_back(&mut self, layer: &mut dyn Layer, limits: Limits) -> Result<(), Refusal<'a>> {
-        while let Some(Step::Steady(index)) = self.steps.last() {
-            layer
-                .modify_redirect(index, Handler::Transition)
-                .map_err(|errno| self.failed(Step::Steady(index), errno))?;
-            self.steps.pop();
-        }
-        if self.steps.last() == Some(Step::Flipped) {
-            self.flip(layer, false, limits)?;
-            self.steps.pop();
-        }
-        Ok(())
-    }
-
-    /// Gives functions their steady handler. One that stays in transition is slower and nothing else, so a
-    /// failure is only logged.
-    fn settle(&mut self, layer: &mut dyn Layer) {
-        for (index, function) in (0u32..).zip(self.record.functions().iter()) {
-            let step = Step::Steady(index);
-            let replaced = function.flags & function_flags::REPLACE != 0;
-            if !replaced || self.steps.done().contains(&step) {
-                continue;
-            }
-            let steady = || layer.modify_redirect(index, Handler::Steady);
-            if let Err(refusal) = self.try_step(step, steady) {
-                layer.log(format_args!("{}: {refusal}; calls take longer", self.name));
-            }
-        }
     }
 
     /// Undoes what was done before the switch, until `keep` steps are left.
@@ -324,7 +266,7 @@ impl<'a> Update<'a> {
     }
 
     /// Does a step and notes it.
-    fn try_step(
+    pub(super) fn try_step(
         &mut self,
         step: Step,
         act: impl FnOnce() -> Result<(), Errno>,
@@ -337,7 +279,7 @@ impl<'a> Update<'a> {
         Ok(())
     }
 
-    fn failed(&self, step: Step, errno: Errno) -> Refusal<'a> {
+    pub(super) fn failed(&self, step: Step, errno: Errno) -> Refusal<'a> {
         let function = match step {
             Step::Redirected(index) | Step::Steady(index) => function_name(&self.record, index),
             Step::TargetPinned(index) => {
@@ -348,21 +290,7 @@ impl<'a> Update<'a> {
         Refusal::Failed { step, function, errno, undone: true }
     }
 
-    fn blocked(&self, layer: &mut dyn Layer, waited_ms: u32, interrupted: bool) -> Refusal<'a> {
-        layer.log(format_args!(
-            "{}: in the code to be switched: {}",
-            self.name,
-            self.blockers.named(&self.record)
-        ));
-        let Some(&task) = self.blockers.first().next() else {
-            return Refusal::Busy { waited_ms, interrupted };
-        };
-        let function = task.function(&self.record);
-        let count = self.blockers.count();
-        Refusal::Blocked { waited_ms, interrupted, count, task, function }
-    }
-
-    fn enter(&mut self, layer: &mut dyn Layer, state: State) {
+    pub(super) fn enter(&mut self, layer: &mut dyn Layer, state: State) {
         self.state = state;
         layer.progress(state, &self.blockers);
     }
@@ -371,7 +299,7 @@ impl<'a> Update<'a> {
         if self.state == state { Ok(()) } else { Err(self.wrong_state(wanted)) }
     }
 
-    fn wrong_state(&self, wanted: State) -> Refusal<'a> {
+    pub(super) fn wrong_state(&self, wanted: State) -> Refusal<'a> {
         Refusal::WrongState { update: self.name, state: self.state, wanted }
     }
 }

@@ -71,6 +71,8 @@ pub struct Blocked {
     pub running: bool,
     /// Where it is.
     pub place: Place,
+    /// How many activations of the code its stack shows; 1 if that is not known.
+    pub activations: u32,
 }
 
 impl Blocked {
@@ -102,8 +104,10 @@ impl Blocked {
 /// The tasks that hold up a switch: all are counted, the first few kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Blockers {
-    first: [Option<Blocked>; 8],
+    first: [Option<Blocked>; 16],
     count: u32,
+    sleepers: u32,
+    activations: u32,
 }
 
 impl Blockers {
@@ -113,11 +117,18 @@ impl Blockers {
             *slot = Some(task);
         }
         self.count = self.count.saturating_add(1);
+        self.activations = self.activations.saturating_add(task.activations);
+        self.sleepers = self.sleepers.saturating_add(u32::from(!task.running));
     }
 
     /// How many there are.
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Whether one of them is asleep, and so is likely to stay.
+    pub fn has_sleepers(&self) -> bool {
+        self.sleepers > 0
     }
 
     /// The first of them.
@@ -128,6 +139,25 @@ impl Blockers {
     /// As text, with the function names of `record`.
     pub fn named<'b>(&'b self, record: &'b Record<'b>) -> impl fmt::Display + 'b {
         Named { blockers: self, record }
+    }
+
+    /// The same for a file: how many tasks and activations there are, then the first of the tasks, each in a line.
+    pub fn lines<'b>(&'b self, record: &'b Record<'b>) -> impl fmt::Display + 'b {
+        Lines(Named { blockers: self, record })
+    }
+}
+
+/// Shows them one a line, after a line with their number and that of their activations.
+struct Lines<'b>(Named<'b>);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} {}", self.0.blockers.count, self.0.blockers.activations)?;
+        for task in self.0.blockers.first() {
+            task.show(f, task.function(self.0.record))?;
+            writeln!(f)?;
+        }
+        Ok(())
     }
 }
 
@@ -187,6 +217,14 @@ pub trait Layer: Memory {
     /// activating, the update's text when reverting), sets `dynamos_active` to `active` and gives `true`; else
     /// adds the tasks to `blockers` and gives `false`.
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno>;
+    /// Sets `dynamos_active` to `active`, whoever is where: new calls take that edition, all others end in theirs.
+    fn flip_now(&mut self, active: bool) -> Result<(), Errno>;
+    /// While no call enters the update's code: whether no task is left there. Looks at one task after the other, which
+    /// all others survive unstopped; else adds those that are to `blockers`.
+    fn drained(&mut self, blockers: &mut Blockers) -> Result<bool, Errno>;
+    /// Wakes the tasks that sleep in what is being left, so that they come out of it: to be called again, for some may
+    /// not be asleep yet.
+    fn wake_blockers(&mut self, activating: bool);
     /// Sleeps; `false` if somebody interrupted it.
     fn wait(&mut self, ms: u32) -> bool;
     /// Waits until no task is in a handler that was removed (`synchronize_rcu_tasks`).

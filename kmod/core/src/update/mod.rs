@@ -1,22 +1,33 @@
 //! One update from load to unload: the states it goes through, and the steps that take it there.
 //!
 //! ```text
-//! Loading ─► Registered ─► Transitioning ─► Active ─► Reverting ─► Reverted ─► Gone
-//!    │           │   ▲           │             ▲          │
-//!    └───────────┴───┼──► Gone   │             └──────────┤  a task stays in the update's code
-//!                    └───────────┴─► Reverting            │
-//!                     undone       a step cannot be undone: `revert` goes on with it
+//! Loading ──► Registered ──► Transitioning ──► Active ──► Reverting ──► Reverted ──► Gone
+//!                  ▲           │ held           ▲ ▲         │  │ held      ▲
+//!                  └───────────┘                │ └─────────┘  ▼           │ nobody is in the code
+//!                  given up, undone             └────────── Draining ──────┘
+//!                                       given up              held
 //! ```
+//!
+//! `Loading` and `Registered` lead to `Gone` if refused; `Transitioning` to `Reverting` if it cannot be undone at once, and a
+//! `revert` goes on with that. [`State::may_become`] has every arrow.
+//!
+//! `Loading` leads to `Waiting` where a module is not loaded yet; when it is, everything begins anew with `Loading`.
+//! Edition 0 runs in all of them but `Active` and, until the switch, `Reverting`.
 
 mod drive;
 mod layer;
+mod options;
+mod switch;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod waiting_tests;
 
 use core::fmt;
 
-pub use drive::{Limits, Update};
+pub use drive::Update;
 pub use layer::{Blocked, Blockers, Errno, Handler, Layer, Place};
+pub use options::{Limits, OnTimeout, Options, OptionsError, Scope, Switching};
 
 use crate::refusal::Refusal;
 use alloc::vec::Vec;
@@ -26,6 +37,8 @@ use alloc::vec::Vec;
 pub enum State {
     /// Its record is being checked and matched.
     Loading,
+    /// A module that it is for is not loaded.
+    Waiting,
     /// It is proven to fit; nothing in the kernel has been touched.
     Registered,
     /// It is being activated; edition 0 runs.
@@ -34,6 +47,8 @@ pub enum State {
     Active,
     /// It is being reverted.
     Reverting,
+    /// New calls run edition 0; tasks are still in the update's code.
+    Draining,
     /// Edition 0 runs and nothing leads to the update's code.
     Reverted,
     /// It has been forgotten.
@@ -46,11 +61,13 @@ impl State {
         use State::*;
         matches!(
             (self, to),
-            (Loading, Registered | Gone)
+            (Loading, Waiting | Registered | Gone)
+                | (Waiting, Registered | Gone)
                 | (Registered, Transitioning | Gone)
                 | (Transitioning, Active | Registered | Reverting)
                 | (Active, Reverting)
-                | (Reverting, Active | Reverted)
+                | (Reverting, Active | Draining | Reverted)
+                | (Draining, Active | Reverting | Reverted)
                 | (Reverted, Gone)
         )
     }
@@ -59,8 +76,11 @@ impl State {
     pub(crate) fn advice(self) -> &'static str {
         match self {
             State::Active => ": revert it first",
-            State::Transitioning | State::Reverting => ": wait until that is over, or try again",
+            State::Transitioning | State::Reverting | State::Draining => {
+                ": wait until that is over, or try again"
+            }
             State::Reverted => ": enable it again, or unload it",
+            State::Waiting => ": load the module that it is for, or revert it",
             State::Loading | State::Registered | State::Gone => "",
         }
     }
@@ -70,10 +90,12 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             State::Loading => "loading",
+            State::Waiting => "waiting",
             State::Registered => "registered",
             State::Transitioning => "transitioning",
             State::Active => "active",
             State::Reverting => "reverting",
+            State::Draining => "draining",
             State::Reverted => "reverted",
             State::Gone => "gone",
         })
@@ -91,7 +113,8 @@ pub enum Step {
     LateSections,
     /// Function (by index) has its `transition` handler. Undone by removing it.
     Redirected(u32),
-    /// The update's editions run. Undone by the same check of all stacks.
+    /// The update's editions run, or, while it is `Draining`, tasks may still be in them. Undone by a check of all
+    /// stacks.
     Flipped,
     /// Function (by index) has its `steady` handler. Undone by `transition`.
     Steady(u32),

@@ -14,30 +14,40 @@ use crate::testing::{Build, Kernel, with_record};
 const FUNCTIONS: u32 = 3;
 const CODE: u64 = 0xffff_ffff_8100_0000;
 const UPDATE: u64 = 0xffff_ffff_c000_0000;
-const WRITABLE: [Range; 1] = [Range { start: UPDATE, end: UPDATE + 0x1000 }];
-const ADDRESSES: [u64; 4] = [UPDATE, UPDATE + 0x100, UPDATE + 0x200, UPDATE + 0x300];
-const LIMITS: Limits = Limits { wait_ms: 100, first_pause_ms: 10, longest_pause_ms: 40 };
+pub(super) const WRITABLE: [Range; 1] = [Range { start: UPDATE, end: UPDATE + 0x1000 }];
+pub(super) const ADDRESSES: [u64; 4] = [UPDATE, UPDATE + 0x100, UPDATE + 0x200, UPDATE + 0x300];
+pub(super) const HOW: Switching = Switching {
+    scope: Scope::System,
+    limits: Limits { wait_ms: 100, first_pause_ms: 10, longest_pause_ms: 40 },
+    on_timeout: OnTimeout::RollBack,
+    signal: false,
+    fresh: false,
+};
 
 /// A kernel that knows which edition each function runs, and fails where it is told to.
 #[derive(Debug, Default)]
-struct Sim {
+pub(super) struct Sim {
     memory: Kernel,
     pinned: Vec<u32>,
     late: bool,
     redirects: [Option<Handler>; FUNCTIONS as usize],
-    active: bool,
+    pub(super) active: bool,
+    /// Tasks may be in the update's code.
+    pub(super) inside: bool,
     written: usize,
     /// Handlers were removed and somebody may still be in one.
     unsynchronised: bool,
     /// Operations that can fail so far, and those that do.
-    operations: u32,
-    fail: BTreeSet<u32>,
+    pub(super) operations: u32,
+    pub(super) fail: BTreeSet<u32>,
     /// Tries to switch that find a task in the way.
-    blocked: u32,
-    interrupt: bool,
-    waited: u32,
-    states: Vec<State>,
-    log: Vec<String>,
+    pub(super) blocked: u32,
+    pub(super) interrupt: bool,
+    pub(super) waited: u32,
+    /// How often tasks in the way were woken.
+    pub(super) woken: u32,
+    pub(super) states: Vec<State>,
+    pub(super) log: Vec<String>,
     /// The first thing that must never be.
     wrong: Option<String>,
 }
@@ -62,6 +72,18 @@ impl Sim {
         }
     }
 
+    fn is_blocked(&mut self, blockers: &mut Blockers) -> bool {
+        if self.blocked == 0 {
+            return false;
+        }
+        self.blocked -= 1;
+        for pid in 123..143 {
+            let (comm, place) = (*b"cat\0\0\0\0\0\0\0\0\0\0\0\0\0", Place::Function(1));
+            blockers.add(Blocked { pid, comm, running: false, place, activations: 2 });
+        }
+        true
+    }
+
     fn check(&mut self, what: &str) {
         let new = (0..FUNCTIONS as usize).filter(|&index| self.is_new(index)).count();
         let redirected = self.redirects.iter().flatten().count();
@@ -71,6 +93,8 @@ impl Sim {
             Some("redirected to an update that is not ready")
         } else if self.active && new == 0 {
             Some("active without an edition")
+        } else if self.inside && (self.pinned.len() != 2 || !self.late || redirected == 0) {
+            Some("taken away from under a task")
         } else {
             None
         };
@@ -79,15 +103,16 @@ impl Sim {
         }
     }
 
-    fn is_pristine(&self) -> bool {
+    pub(super) fn is_pristine(&self) -> bool {
         !self.active
+            && !self.inside
             && !self.late
             && !self.unsynchronised
             && self.pinned.is_empty()
             && self.redirects.iter().all(Option::is_none)
     }
 
-    fn is_fully_active(&self) -> bool {
+    pub(super) fn is_fully_active(&self) -> bool {
         self.active && self.redirects.iter().all(Option::is_some)
     }
 }
@@ -137,15 +162,28 @@ impl Layer for Sim {
         })
     }
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
-        if self.blocked > 0 {
-            self.blocked -= 1;
-            for pid in 123..135 {
-                let (comm, place) = (*b"cat\0\0\0\0\0\0\0\0\0\0\0\0\0", Place::Function(1));
-                blockers.add(Blocked { pid, comm, running: false, place });
-            }
+        if self.is_blocked(blockers) {
             return Ok(false);
         }
-        self.act("flip", |sim| sim.active = active).map(|()| true)
+        self.act("flip", |sim| (sim.active, sim.inside) = (active, active)).map(|()| true)
+    }
+    fn flip_now(&mut self, active: bool) -> Result<(), Errno> {
+        self.act("flip now", |sim| {
+            assert_ne!(sim.active, active);
+            sim.active = active;
+            sim.inside |= active;
+        })
+    }
+    fn drained(&mut self, blockers: &mut Blockers) -> Result<bool, Errno> {
+        assert!(!self.active, "calls still enter");
+        if self.is_blocked(blockers) {
+            return Ok(false);
+        }
+        self.act("drained", |sim| sim.inside = false).map(|()| true)
+    }
+    fn wake_blockers(&mut self, activating: bool) {
+        assert_eq!(activating, self.states.last() == Some(&State::Transitioning));
+        self.woken += 1;
     }
     fn wait(&mut self, ms: u32) -> bool {
         assert!(ms > 0);
@@ -167,7 +205,7 @@ impl Layer for Sim {
 }
 
 /// An update of three functions in two objects, with an anchor among them.
-fn record() -> Vec<u8> {
+pub(super) fn record() -> Vec<u8> {
     let mut build = Build::new();
     let name = build.0.str("ext4");
     build.0.objects.push(Object { name });
@@ -184,7 +222,7 @@ fn record() -> Vec<u8> {
     build.finish("pipe_fix")
 }
 
-fn kernel() -> Kernel {
+pub(super) fn kernel() -> Kernel {
     let mut kernel = Kernel::default();
     for index in 0..FUNCTIONS {
         let at = CODE + 0x100 * u64::from(index);
@@ -198,12 +236,12 @@ fn kernel() -> Kernel {
     kernel
 }
 
-fn sim() -> Sim {
+pub(super) fn sim() -> Sim {
     Sim { memory: kernel(), ..Sim::default() }
 }
 
 /// Runs an update's whole life, then again without failures; checks what must hold after each call.
-fn live(sim: &mut Sim) {
+fn live(sim: &mut Sim, how: Switching) {
     let bytes = record();
     with_record(&bytes, |record| {
         let mut update = Update::new(record).unwrap();
@@ -215,16 +253,29 @@ fn live(sim: &mut Sim) {
             assert!(sim.is_pristine());
             return;
         }
-        let outcome = update.activate(sim, &ADDRESSES, &WRITABLE, LIMITS);
+        let outcome = update.activate(sim, &ADDRESSES, &WRITABLE, how);
         check_end(sim, &update, outcome);
+        if update.state() == State::Transitioning {
+            let outcome = update.go_on(sim, how);
+            check_end(sim, &update, outcome);
+        }
         if update.state() == State::Active {
-            let outcome = update.revert(sim, LIMITS);
+            let outcome = update.revert(sim, how);
+            check_end(sim, &update, outcome);
+        }
+        if matches!(update.state(), State::Draining | State::Reverting) {
+            let was_held = update.is_held();
+            let outcome = if how.signal { update.resume(sim) } else { update.go_on(sim, how) };
+            assert!(was_held || !how.signal || outcome.is_err());
             check_end(sim, &update, outcome);
         }
         // Whatever happened, it can be ended once nothing fails any more.
         (sim.fail, sim.blocked, sim.interrupt) = (BTreeSet::new(), 0, false);
-        if matches!(update.state(), State::Active | State::Reverting) {
-            update.revert(sim, LIMITS).unwrap();
+        if update.state() == State::Transitioning {
+            update.give_up(sim).unwrap();
+        }
+        if matches!(update.state(), State::Active | State::Reverting | State::Draining) {
+            update.revert(sim, how).unwrap();
         }
         update.discard(sim).unwrap();
         assert!(sim.is_pristine() && update.steps().done().is_empty());
@@ -235,13 +286,16 @@ fn live(sim: &mut Sim) {
 fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
     match update.state() {
         State::Active => assert!(sim.is_fully_active()),
+        State::Transitioning => assert!(update.is_held() && !sim.active && !sim.inside),
+        State::Draining => assert!(update.is_held() && !sim.active && sim.inside),
+        State::Reverting if update.is_held() => assert!(sim.is_fully_active()),
         State::Registered => {
             assert!(outcome.is_err());
             assert!(!sim.late && sim.redirects.iter().all(Option::is_none));
         }
         State::Reverted => assert!(outcome.is_ok() && sim.is_pristine()),
         State::Reverting => {
-            assert!(matches!(outcome, Err(Refusal::Failed { undone: false, .. })));
+            assert!(outcome.is_err());
             assert!(!sim.active && sim.late && !sim.pinned.is_empty());
         }
         state => assert_eq!(state, State::Active, "no state to end in"),
@@ -252,29 +306,37 @@ fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
 #[test]
 fn a_life_without_failures() {
     let mut sim = sim();
-    live(&mut sim);
+    live(&mut sim, HOW);
     use State::*;
     sim.states.dedup();
     assert_eq!(sim.states, [Registered, Transitioning, Active, Reverting, Reverted, Gone]);
     assert!(sim.log.is_empty());
 }
 
-/// Operations of a life without failures: all that can fail.
-fn operations() -> u32 {
-    let mut sim = sim();
-    live(&mut sim);
-    sim.operations
+/// Every way to switch.
+pub(super) fn ways() -> impl Iterator<Item = Switching> {
+    [Scope::Function, Scope::System].into_iter().flat_map(|scope| {
+        let all = [OnTimeout::RollBack, OnTimeout::Hold, OnTimeout::ForceNewCalls];
+        all.into_iter().flat_map(move |on_timeout| {
+            [false, true].map(|signal| Switching { scope, on_timeout, signal, ..HOW })
+        })
+    })
 }
 
 #[test]
 fn every_operation_may_fail_and_any_two() {
-    let last = operations() + 4; // undoing takes some more
-    assert!(last > 15);
-    for first in 1..=last {
-        for second in first..=last {
-            let mut sim = sim();
-            sim.fail = BTreeSet::from([first, second]);
-            live(&mut sim);
+    for how in ways() {
+        for blocked in [0, 1000] {
+            let mut whole = Sim { blocked, ..sim() };
+            live(&mut whole, how);
+            let last = whole.operations + 4; // undoing takes some more
+            assert!(last > 10);
+            for first in 1..=last {
+                for second in first..=last {
+                    let fail = BTreeSet::from([first, second]);
+                    live(&mut Sim { fail, blocked, ..sim() }, how);
+                }
+            }
         }
     }
 }
@@ -282,20 +344,22 @@ fn every_operation_may_fail_and_any_two() {
 proptest! {
     #[test]
     fn any_operations_may_fail(
-        fail in proptest::collection::btree_set(1u32..40, 0..12),
-        blocked in 0u32..12,
+        fail in proptest::collection::btree_set(1u32..60, 0..12),
+        blocked in 0u32..24,
         interrupt: bool,
+        how in 0usize..12,
     ) {
-        live(&mut Sim { fail, blocked, interrupt, ..sim() });
+        let how = ways().nth(how).unwrap();
+        live(&mut Sim { fail, blocked, interrupt, ..sim() }, how);
     }
 }
 
 /// Brings an update to `Active`.
-fn activated<'a>(sim: &mut Sim, record: &dynamos_abi::Record<'a>) -> Update<'a> {
+pub(super) fn activated<'a>(sim: &mut Sim, record: &dynamos_abi::Record<'a>) -> Update<'a> {
     let mut update = Update::new(record).unwrap();
     update.pin(sim).unwrap();
     update.prepare(sim, &kernel(), &mut Budget::new(10_000)).unwrap();
-    update.activate(sim, &ADDRESSES, &WRITABLE, LIMITS).unwrap();
+    update.activate(sim, &ADDRESSES, &WRITABLE, HOW).unwrap();
     update
 }
 
@@ -307,18 +371,18 @@ fn a_task_that_stays_is_named_and_nothing_changes() {
         let mut update = Update::new(record).unwrap();
         update.pin(&mut sim).unwrap();
         update.prepare(&mut sim, &kernel(), &mut Budget::new(10_000)).unwrap();
-        let refusal = update.activate(&mut sim, &ADDRESSES, &WRITABLE, LIMITS).unwrap_err();
+        let refusal = update.activate(&mut sim, &ADDRESSES, &WRITABLE, HOW).unwrap_err();
         assert_eq!(
             refusal.to_string(),
-            "given up after 100 ms: task 123 (cat) sleeps in pipe_1 and 11 more; wake them or let them \
+            "given up after 100 ms: task 123 (cat) sleeps in pipe_1 and 19 more; wake them or let them \
              finish, or raise the time limit"
         );
         assert_eq!((sim.waited, update.state()), (100, State::Registered));
-        assert_eq!(update.blockers().count(), 12);
-        assert!(sim.log[0].contains("task 130 (cat) sleeps in pipe_1 and 4 more"), "{:?}", sim.log);
+        assert_eq!(update.blockers().count(), 20);
+        assert!(sim.log[0].contains("task 138 (cat) sleeps in pipe_1 and 4 more"), "{:?}", sim.log);
         // Once they have left, the same update can be activated.
         sim.blocked = 2;
-        update.activate(&mut sim, &ADDRESSES, &WRITABLE, LIMITS).unwrap();
+        update.activate(&mut sim, &ADDRESSES, &WRITABLE, HOW).unwrap();
         assert!(sim.is_fully_active() && update.blockers().count() == 0);
     });
 }
@@ -330,11 +394,11 @@ fn a_revert_that_is_blocked_stays_active() {
         let mut sim = sim();
         let mut update = activated(&mut sim, record);
         sim.blocked = 1000;
-        assert!(matches!(update.revert(&mut sim, LIMITS), Err(Refusal::Blocked { .. })));
+        assert!(matches!(update.revert(&mut sim, HOW), Err(Refusal::Blocked { .. })));
         assert_eq!(update.state(), State::Active);
         assert!(sim.redirects.iter().all(|handler| *handler == Some(Handler::Steady)));
         sim.interrupt = true;
-        let refusal = update.revert(&mut sim, LIMITS).unwrap_err().to_string();
+        let refusal = update.revert(&mut sim, HOW).unwrap_err().to_string();
         assert!(refusal.starts_with("interrupted after 0 ms"), "{refusal}");
     });
 }
@@ -350,7 +414,7 @@ fn a_handler_that_cannot_become_steady_is_only_slower() {
         assert!(sim.is_fully_active());
         assert_eq!(sim.redirects[1], Some(Handler::Transition));
         assert!(sim.log[0].contains("`pipe_1` failed with EBUSY"), "{:?}", sim.log);
-        update.revert(&mut sim, LIMITS).unwrap();
+        update.revert(&mut sim, HOW).unwrap();
     });
 }
 
@@ -360,10 +424,10 @@ fn calls_out_of_order_are_refused() {
     with_record(&bytes, |record| {
         let mut sim = sim();
         let mut update = Update::new(record).unwrap();
-        assert!(update.activate(&mut sim, &ADDRESSES, &WRITABLE, LIMITS).is_err());
-        assert!(update.revert(&mut sim, LIMITS).is_err());
+        assert!(update.activate(&mut sim, &ADDRESSES, &WRITABLE, HOW).is_err());
+        assert!(update.revert(&mut sim, HOW).is_err());
         let mut update = activated(&mut sim, record);
-        assert!(update.activate(&mut sim, &ADDRESSES, &WRITABLE, LIMITS).is_err());
+        assert!(update.activate(&mut sim, &ADDRESSES, &WRITABLE, HOW).is_err());
         let text = update.discard(&mut sim).unwrap_err().to_string();
         assert_eq!(
             text,
@@ -382,7 +446,7 @@ fn only_a_reference_to_the_placeholder_is_overwritten() {
         let mut update = Update::new(record).unwrap();
         update.pin(&mut sim).unwrap();
         update.prepare(&mut sim, &kernel(), &mut Budget::new(10_000)).unwrap();
-        let refusal = update.activate(&mut sim, &ADDRESSES, &WRITABLE, LIMITS).unwrap_err();
+        let refusal = update.activate(&mut sim, &ADDRESSES, &WRITABLE, HOW).unwrap_err();
         assert!(matches!(refusal, Refusal::NoReference { symbol: "counter" }), "{refusal}");
         assert_eq!((sim.written, update.state()), (0, State::Registered));
     });
@@ -397,7 +461,7 @@ fn wrong_addresses_touch_nothing() {
             let mut update = Update::new(record).unwrap();
             update.pin(&mut sim).unwrap();
             update.prepare(&mut sim, &kernel(), &mut Budget::new(10_000)).unwrap();
-            assert!(update.activate(&mut sim, addresses, writable, LIMITS).is_err());
+            assert!(update.activate(&mut sim, addresses, writable, HOW).is_err());
             assert_eq!((sim.written, update.state()), (0, State::Registered));
         }
     });

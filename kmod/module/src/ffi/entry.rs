@@ -1,10 +1,11 @@
 //! Where the kernel and update modules call in.
 
-use core::ffi::c_int;
+use core::ffi::{CStr, c_char, c_int};
 
+use super::text::printable;
 use super::update::{Descriptor, Handle, RawDescriptor};
 use super::{log, symbols};
-use crate::module;
+use crate::{following, module, updates};
 
 /// Called by the shim's `module_init`.
 #[unsafe(no_mangle)]
@@ -44,4 +45,22 @@ extern "C" fn dynamos_rust_register(raw: *const RawDescriptor) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn dynamos_rust_unregister(raw: *const RawDescriptor) {
     module::unregister(Handle::of(raw));
+}
+
+/// Called from a work item, some time after `look_later`.
+#[unsafe(no_mangle)]
+extern "C" fn dynamos_rust_look() {
+    updates::look();
+}
+
+/// Called when a module is about to begin (`coming`), and when it has ended.
+#[unsafe(no_mangle)]
+extern "C" fn dynamos_rust_module_event(name: *const c_char, coming: bool) {
+    // SAFETY: the name of a module, which stays during this.
+    let name = printable(unsafe { CStr::from_ptr(name) });
+    if coming {
+        following::module_comes(name);
+    } else {
+        following::module_goes(name);
+    }
 }

@@ -123,6 +123,21 @@ impl Drop for Module {
     }
 }
 
+/// Has modules that come and go told to [`crate::following`].
+///
+/// # Errors
+/// The kernel's.
+pub fn follow() -> Result<(), Errno> {
+    // SAFETY: the function that is called stays until `follow_no_more`.
+    Errno::check(unsafe { dynamos_shim_follow_modules() }).map(drop)
+}
+
+/// Ends that, and waits until nobody is told any more.
+pub fn follow_no_more() {
+    // SAFETY: called once, after `follow`.
+    unsafe { dynamos_shim_follow_no_modules() }
+}
+
 /// `struct dynamos_range`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -133,6 +148,8 @@ struct RawRange {
 }
 
 unsafe extern "C" {
+    fn dynamos_shim_follow_modules() -> c_int;
+    fn dynamos_shim_follow_no_modules();
     fn dynamos_shim_module_find(name: *const c_char, module: *mut *mut RawModule) -> c_int;
     fn dynamos_shim_module_get(module: *mut RawModule) -> bool;
     fn dynamos_shim_module_put(module: *mut RawModule);

@@ -76,7 +76,7 @@ impl Stopped {
         let mut call = |raw: &RawTask| {
             // SAFETY: C has put that many addresses into the buffer, and `comm` is a C string.
             let task = unsafe { raw.task(pointer, size) };
-            visit(&task)
+            c_int::from(visit(&task).is_break())
         };
         let function = visit_with(&call);
         // SAFETY: `function` takes the closure given as context, which lives through the call. All
@@ -86,6 +86,41 @@ impl Stopped {
         };
         if stopped == 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
+}
+
+/// What is to be done about a task that was looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    GoOn,
+    /// It is woken from an interruptible sleep, by a signal that is none.
+    Wake,
+}
+
+/// Shows every task, idle tasks too, to `visit`, one after the other; none is stopped. What is said of a task held at
+/// some moment since the call. It sleeps; `visit` does not, nor does it allocate. `pauses`: other tasks get the CPU now and
+/// then; `false` is the answer if after such a pause the rest was not to be found.
+///
+/// A task that is ending may be left out: see [`super::wait::synchronize_rcu_tasks`].
+pub fn each_live_task<F>(buffer: &mut StackBuffer, pauses: bool, mut visit: F) -> bool
+where
+    F: FnMut(&Task<'_>) -> Then,
+{
+    /// `DYNAMOS_WAKE`.
+    const WAKE: c_int = 2;
+    let entries = &mut buffer.0;
+    let (pointer, size) = (entries.as_mut_ptr(), entries.len());
+    let mut call = |raw: &RawTask| {
+        // SAFETY: C has put that many addresses into the buffer, and `comm` is a C string.
+        let task = unsafe { raw.task(pointer, size) };
+        if visit(&task) == Then::Wake { WAKE } else { 0 }
+    };
+    let function = visit_with(&call);
+    // SAFETY: `function` takes the closure given as context, which lives through the call.
+    let result = unsafe {
+        dynamos_shim_each_live_task(pointer, size as u32, pauses, function, (&raw mut call).cast())
+    };
+    result == 0
 }
 
 /// Runs `check` on one CPU while all others wait with interrupts off.
@@ -112,14 +147,14 @@ pub fn with_cpus_stopped<R, F: FnOnce(&Stopped) -> R>(check: F) -> Result<R, Err
 }
 
 /// The C function that calls a closure of this type.
-fn visit_with<F: FnMut(&RawTask) -> ControlFlow<()>>(_: &F) -> TaskFn {
-    extern "C" fn call<F: FnMut(&RawTask) -> ControlFlow<()>>(
+fn visit_with<F: FnMut(&RawTask) -> c_int>(_: &F) -> TaskFn {
+    extern "C" fn call<F: FnMut(&RawTask) -> c_int>(
         context: *mut c_void,
         task: *const RawTask,
     ) -> c_int {
         // SAFETY: the context is the closure that this function was made for; the task is C's.
         let (visit, task) = unsafe { (&mut *context.cast::<F>(), &*task) };
-        c_int::from(visit(task).is_break())
+        visit(task)
     }
     call::<F>
 }
@@ -165,6 +200,13 @@ unsafe extern "C" {
     fn dynamos_shim_each_task(
         entries: *mut u64,
         size: u32,
+        visit: TaskFn,
+        context: *mut c_void,
+    ) -> c_int;
+    fn dynamos_shim_each_live_task(
+        entries: *mut u64,
+        size: u32,
+        pauses: bool,
         visit: TaskFn,
         context: *mut c_void,
     ) -> c_int;

@@ -5,6 +5,8 @@ use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use dynamos_core::Scope;
+
 use super::errno::Errno;
 use super::modules::{Module, RawModule};
 
@@ -27,6 +29,9 @@ pub(super) struct RawDescriptor {
     static_calls: *mut c_void,
     static_calls_end: *mut c_void,
     default_edition: u64,
+    proposed_scope: u64,
+    options: *const u8,
+    options_size: u64,
 }
 
 /// Which registration this is: the same at `dynamos_register` and `dynamos_unregister`.
@@ -97,12 +102,16 @@ impl<'a> Descriptor<'a> {
             (raw.record as u64, raw.record_len),
             (raw.addrs as u64, raw.addrs_count.saturating_mul(size_of::<u64>() as u64)),
             (raw.active as u64, 1),
+            (raw.options as u64, raw.options_size),
         ];
         if !raw.addrs.is_aligned() {
             return Err((Errno::EINVAL, "its table of addresses is not aligned"));
         }
         if raw.default_edition > 1 {
             return Err((Errno::EINVAL, "the default edition is 0 or 1"));
+        }
+        if raw.proposed_scope > 1 {
+            return Err((Errno::EINVAL, "it proposes a scope that there is not"));
         }
         if spans.into_iter().all(|(start, length)| length == 0 || inside(start, length)) {
             Ok(())
@@ -154,6 +163,20 @@ impl<'a> Descriptor<'a> {
     #[must_use]
     pub fn takes_by_default(&self) -> bool {
         self.raw.default_edition != 0
+    }
+
+    /// The weakest scope that the plan calls safe.
+    #[must_use]
+    pub fn proposed_scope(&self) -> Scope {
+        if self.raw.proposed_scope == 1 { Scope::Function } else { Scope::System }
+    }
+
+    /// How to switch, as [`dynamos_core::Options`] reads it.
+    #[must_use]
+    pub fn options(&self) -> &'a [u8] {
+        // SAFETY: within the module, by `check_ranges`; the loader wrote it before the module's init function ran.
+        let options = unsafe { slice(self.raw.options, self.raw.options_size) };
+        options.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
     /// The jump entries withheld from the loader.

@@ -33,6 +33,26 @@ pub fn sleep(time: Duration) -> Result<(), Errno> {
     Errno::check(unsafe { dynamos_shim_sleep_killable(milliseconds) }).map(drop)
 }
 
+/// Sleeps, whatever happens.
+pub fn pause(time: Duration) {
+    let milliseconds = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    // SAFETY: may sleep; so may its callers.
+    unsafe { dynamos_shim_sleep(milliseconds) }
+}
+
+/// Has [`crate::updates::look`] called after this time, by a work item; once, however often this is called.
+pub fn look_later(time: Duration) {
+    let milliseconds = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    // SAFETY: the function that is called stays until `look_no_more`.
+    unsafe { dynamos_shim_look_later(milliseconds) }
+}
+
+/// Waits until that is over, and has it not called any more: before this module goes.
+pub fn look_no_more() {
+    // SAFETY: may sleep; so may its caller.
+    unsafe { dynamos_shim_look_no_more() }
+}
+
 /// The monotonic clock.
 #[must_use]
 pub fn now() -> Duration {
@@ -45,5 +65,8 @@ unsafe extern "C" {
     fn dynamos_shim_synchronize_rcu_tasks();
     fn dynamos_shim_synchronize_rcu_tasks_rude();
     fn dynamos_shim_sleep_killable(milliseconds: u32) -> c_int;
+    fn dynamos_shim_sleep(milliseconds: u32);
+    fn dynamos_shim_look_later(milliseconds: u32);
+    fn dynamos_shim_look_no_more();
     fn dynamos_shim_now_ns() -> u64;
 }

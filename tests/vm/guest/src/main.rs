@@ -4,6 +4,7 @@ mod kcore;
 mod load;
 mod pipe;
 mod seccomp;
+mod sleepers;
 mod stress;
 
 use std::path::PathBuf;
@@ -102,11 +103,37 @@ enum Command {
     },
     /// Scan for leaked memory and print how many objects there are.
     Leaks,
+    /// Tasks asleep in reads of empty pipes, for ever.
+    Sleepers {
+        /// Where they are told what to do.
+        #[arg(long, default_value = "/run/sleepers")]
+        socket: PathBuf,
+        #[command(subcommand)]
+        what: Sleepers,
+    },
     /// The process that `seccomp-race` holds.
     #[command(hide = true)]
     SeccompVictim {
         /// Directory for what the two share.
         scratch: PathBuf,
+    },
+}
+
+#[derive(clap::Subcommand)]
+enum Sleepers {
+    /// Hold them, and do what they are told.
+    Serve {
+        /// How many sleep.
+        #[arg(long)]
+        count: u32,
+        /// How many threads use pipes all the time.
+        #[arg(long, default_value_t = 0)]
+        busy: u32,
+    },
+    /// Tell them: `asleep`, `feed`, `edition`, `watch`, `first` or `end`.
+    Ask {
+        /// What.
+        word: String,
     },
 }
 
@@ -167,6 +194,12 @@ fn main() -> anyhow::Result<()> {
         Command::Faults { what, stages, own } => {
             let all = <stress::Stage as clap::ValueEnum>::value_variants();
             stress::faults(&what, if stages.is_empty() { all } else { &stages }, own)?;
+        }
+        Command::Sleepers { socket, what: Sleepers::Serve { count, busy } } => {
+            sleepers::serve(count, busy, &socket)?;
+        }
+        Command::Sleepers { socket, what: Sleepers::Ask { word } } => {
+            println!("{}", sleepers::ask(&socket, &word)?);
         }
         Command::Leaks => stress::leaks()?,
     }

@@ -1,9 +1,10 @@
 //! What the tests share: stock kernels, and updates made by the real tool.
-#![allow(dead_code, clippy::unwrap_used)] // each test program uses some of it
+#![allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing)] // each test program uses some of it
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use dynamos_abi::Record;
 use dynamos_generator::report::Reporter;
 use dynamos_generator::{Plan, Request, Spec};
 use dynamos_vm::{Image, Vm, static_binary};
@@ -83,4 +84,33 @@ pub fn machine(release: &str, updates: &[&Path]) -> Vm {
         let name = update.file_name().unwrap().to_str().unwrap();
         vm.file(*update, &format!("/update/{name}"))
     })
+}
+
+/// A copy of an update's module with `edit` applied to its bytes.
+pub fn damaged(update: &Path, into: &Path, name: &str, edit: impl Fn(&mut Vec<u8>)) -> PathBuf {
+    let mut bytes = std::fs::read(update.join("update.ko")).unwrap();
+    edit(&mut bytes);
+    let file = into.join(format!("{name}.ko"));
+    std::fs::write(&file, bytes).unwrap();
+    file
+}
+
+/// Where the record starts in the module.
+pub fn record_at(module: &[u8], record: &[u8]) -> usize {
+    module.windows(record.len()).position(|window| window == record).unwrap()
+}
+
+/// Offset in the record of a byte that must be in memory as it is: in the first function, in no site.
+pub fn compared_byte(record: &[u8]) -> usize {
+    let parsed = Record::parse(record).unwrap();
+    let function = parsed.functions().get(0).unwrap();
+    let sites: Vec<_> = parsed.sites_of(&function).collect();
+    let free = (16..function.bytes.len)
+        .find(|at| {
+            sites.iter().all(|site| !(site.offset..site.offset + u32::from(site.len)).contains(at))
+        })
+        .unwrap();
+    let bytes = parsed.bytes(function.bytes);
+    let start = bytes.as_ptr() as usize - record.as_ptr() as usize;
+    start + free as usize
 }

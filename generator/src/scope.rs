@@ -1,0 +1,83 @@
+//! The weakest scope that is safe for an update, and why.
+
+use crate::plan::{Plan, ScopePlan};
+
+/// Proposes `function` where it can be shown that both editions may run at a time, else `system`.
+///
+/// `redirected` is the number of functions that are replaced.
+pub fn propose(plan: &Plan, redirected: usize) -> ScopePlan {
+    let changed = plan.layouts.iter().find(|layout| layout.verdict != "added");
+    let (scope, reason) = if redirected != 1 {
+        let reason = format!(
+            "{redirected} functions are replaced, and a call of one edition may meet what another function's other \
+             edition has left or expects: none may be running when they change"
+        );
+        ("system", reason)
+    } else if let Some(layout) = changed {
+        let reason = format!(
+            "`{} {}` differs, and both editions would work on objects of it at a time",
+            layout.kind, layout.name
+        );
+        ("system", reason)
+    } else if let Some(data) = plan.data.first() {
+        let reason = format!(
+            "`{}` is {}, and only one of the two editions would work with it as it is meant",
+            data.name, data.verdict
+        );
+        ("system", reason)
+    } else {
+        let reason = "one function is replaced; no layout, variable or constant differs and none is added. So its \
+                      editions share nothing that one of them does not know, and calls of either may run beside each \
+                      other. What a comparison cannot see is a new meaning of old data, or another order of locks: \
+                      for those load it with --scope system";
+        ("function", reason.to_string())
+    };
+    ScopePlan { scope: scope.into(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{DataPlan, LayoutPlan};
+
+    fn proposed(plan: &Plan, redirected: usize) -> (String, String) {
+        let ScopePlan { scope, reason } = propose(plan, redirected);
+        (scope, reason)
+    }
+
+    #[test]
+    fn one_function_alone_may_switch_by_itself() {
+        let (scope, reason) = proposed(&Plan::default(), 1);
+        assert_eq!(scope, "function");
+        assert!(reason.contains("one function is replaced"), "{reason}");
+    }
+
+    #[test]
+    fn whatever_it_could_share_forbids_it() {
+        assert_eq!(proposed(&Plan::default(), 2).0, "system");
+        let mut plan = Plan::default();
+        plan.layouts.push(LayoutPlan {
+            kind: "struct".into(),
+            name: "pipe_buffer".into(),
+            object: "fs/pipe.o".into(),
+            verdict: "changed".into(),
+            reason: String::new(),
+            defined_in: String::new(),
+            members: vec![],
+            embedded_in: vec![],
+            users: vec![],
+            users_unknown: vec![],
+            created_by: vec![],
+            freed_by: vec![],
+            live: vec![],
+            liveness: String::new(),
+        });
+        let (scope, reason) = proposed(&plan, 1);
+        assert!(scope == "system" && reason.contains("struct pipe_buffer"), "{reason}");
+        let (name, object) = ("count.1".into(), "fs/pipe.o".into());
+        let (verdict, reason) = ("new".into(), String::new());
+        let data = vec![DataPlan { name, object, verdict, reason }];
+        let (scope, reason) = proposed(&Plan { data, ..Plan::default() }, 1);
+        assert!(scope == "system" && reason.contains("`count.1` is new"), "{reason}");
+    }
+}

@@ -1,0 +1,259 @@
+//! The switch from one edition to the other and back: what is waited for, for how long, and what happens then.
+
+use dynamos_abi::function_flags;
+
+use super::{
+    Blockers, Errno, Handler, Layer, Limits, OnTimeout, Scope, State, Step, Switching, Update,
+};
+use crate::refusal::Refusal;
+
+/// What is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// No task is in any edition 0; then the editions run.
+    SwitchedOn,
+    /// No task is in the update's code; then edition 0 runs.
+    SwitchedOff,
+    /// No task is in the update's code, which none enters any more.
+    Drained,
+}
+
+impl Until {
+    fn try_once(self, layer: &mut dyn Layer, blockers: &mut Blockers) -> Result<bool, Errno> {
+        match self {
+            Until::SwitchedOn => layer.check_and_flip(true, blockers),
+            Until::SwitchedOff => layer.check_and_flip(false, blockers),
+            Until::Drained => layer.drained(blockers),
+        }
+    }
+}
+
+/// How a wait ended.
+enum Waited<'a> {
+    /// As it should.
+    Quiet,
+    /// At the time limit.
+    TimedOut(Refusal<'a>),
+    /// Somebody interrupted it, or the kernel failed.
+    Failed(Refusal<'a>),
+}
+
+impl<'a> Update<'a> {
+    /// Whether it waits for tasks to leave: [`Update::go_on`] looks whether they have.
+    pub fn is_held(&self) -> bool {
+        match self.state {
+            State::Transitioning | State::Draining => true,
+            State::Reverting => self.steps.last() == Some(Step::Flipped),
+            _ => false,
+        }
+    }
+
+    /// Goes on with what is held. What fails, or must be given up, stays held.
+    pub fn go_on(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
+        match self.state {
+            State::Transitioning => self.switch_on(layer, how),
+            State::Reverting | State::Draining => self.revert(layer, how),
+            _ => Err(self.wrong_state(State::Active)),
+        }
+    }
+
+    /// Gives up a revert that is held: the editions take all calls again.
+    pub fn resume(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+        match self.state {
+            State::Draining => {
+                layer.flip_now(true).map_err(|errno| self.failed(Step::Flipped, errno))?;
+            }
+            State::Reverting if self.is_held() => {}
+            _ => return Err(self.wrong_state(State::Active)),
+        }
+        self.be_active(layer);
+        Ok(())
+    }
+
+    /// Makes the editions run, which everything is ready for. Held, the state stays what it was.
+    pub(super) fn switch_on(
+        &mut self,
+        layer: &mut dyn Layer,
+        how: Switching,
+    ) -> Result<(), Refusal<'a>> {
+        // Asked before: what has been switched must be noted.
+        if !self.steps.has_room() {
+            return Err(Refusal::OutOfMemory);
+        }
+        let quiet = match how.scope {
+            _ if how.fresh => {
+                layer.flip_now(true).map_err(|errno| self.failed(Step::Flipped, errno))?;
+                true
+            }
+            Scope::Function => false,
+            Scope::System => match self.wait(layer, Until::SwitchedOn, &how) {
+                Waited::Quiet => true,
+                Waited::Failed(refusal) => return Err(refusal),
+                Waited::TimedOut(refusal) => match how.on_timeout {
+                    OnTimeout::RollBack => return Err(refusal),
+                    OnTimeout::Hold => return Ok(()),
+                    OnTimeout::ForceNewCalls => false,
+                },
+            },
+        };
+        if !quiet {
+            layer.flip_now(true).map_err(|errno| self.failed(Step::Flipped, errno))?;
+            self.scope = Scope::Function;
+        }
+        self.steps.note(Step::Flipped);
+        self.be_active(layer);
+        Ok(())
+    }
+
+    /// Makes edition 0 run, and waits until nobody is in the update's code: `true`. `false` if that is held.
+    ///
+    /// Where it must be given up, all is as it was in the state `from`.
+    pub(super) fn switch_off(
+        &mut self,
+        layer: &mut dyn Layer,
+        from: State,
+        how: Switching,
+    ) -> Result<bool, Refusal<'a>> {
+        if let Err(refusal) = self.unsettle(layer) {
+            self.be_active(layer);
+            return Err(refusal);
+        }
+        if self.steps.last() != Some(Step::Flipped) {
+            return Ok(true); // An earlier call came so far.
+        }
+        if self.state == State::Reverting && self.scope == Scope::System {
+            match self.wait(layer, Until::SwitchedOff, &how) {
+                Waited::Quiet => {
+                    self.steps.pop();
+                    return Ok(true);
+                }
+                Waited::TimedOut(_) if how.on_timeout == OnTimeout::Hold => return Ok(false),
+                Waited::TimedOut(_) if how.on_timeout == OnTimeout::ForceNewCalls => {
+                    self.scope = Scope::Function;
+                }
+                Waited::TimedOut(refusal) | Waited::Failed(refusal) => {
+                    if from == State::Active {
+                        self.be_active(layer);
+                    }
+                    return Err(refusal);
+                }
+            }
+        }
+        self.drain(layer, from, how)
+    }
+
+    /// Sends new calls to edition 0, and waits until those that are in the update's code have ended.
+    fn drain(
+        &mut self,
+        layer: &mut dyn Layer,
+        from: State,
+        how: Switching,
+    ) -> Result<bool, Refusal<'a>> {
+        if self.state == State::Reverting {
+            if let Err(errno) = layer.flip_now(false) {
+                let refusal = self.failed(Step::Flipped, errno);
+                if from == State::Active {
+                    self.be_active(layer);
+                }
+                return Err(refusal);
+            }
+            self.enter(layer, State::Draining);
+        }
+        match self.wait(layer, Until::Drained, &how) {
+            Waited::Quiet => {
+                self.steps.pop();
+                self.enter(layer, State::Reverting);
+                Ok(true)
+            }
+            Waited::TimedOut(_) if how.on_timeout != OnTimeout::RollBack => Ok(false),
+            Waited::TimedOut(refusal) | Waited::Failed(refusal) => {
+                if from == State::Active {
+                    self.resume(layer)?;
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Tries until it succeeds or the time is over.
+    fn wait(&mut self, layer: &mut dyn Layer, until: Until, how: &Switching) -> Waited<'a> {
+        let Limits { wait_ms, first_pause_ms, longest_pause_ms } = how.limits;
+        let (mut waited, mut pause) = (0u32, first_pause_ms);
+        loop {
+            let mut blockers = Blockers::default();
+            let result = until.try_once(layer, &mut blockers);
+            if let Ok(true) = result {
+                blockers = Blockers::default();
+            }
+            self.blockers = blockers;
+            match result {
+                Ok(true) => return Waited::Quiet,
+                Ok(false) => layer.progress(self.state, &self.blockers),
+                Err(errno) => return Waited::Failed(self.failed(Step::Flipped, errno)),
+            }
+            if how.signal {
+                layer.wake_blockers(until == Until::SwitchedOn);
+            }
+            if waited >= wait_ms {
+                return Waited::TimedOut(self.blocked(layer, waited, false));
+            }
+            let next = pause.min(longest_pause_ms).min(wait_ms - waited).max(1);
+            if !layer.wait(next) {
+                return Waited::Failed(self.blocked(layer, waited, true));
+            }
+            waited = waited.saturating_add(next);
+            pause = pause.saturating_mul(2);
+        }
+    }
+
+    /// What a wait that ended in vain is refused for. One that never began is not told: it is a look.
+    fn blocked(&self, layer: &mut dyn Layer, waited_ms: u32, interrupted: bool) -> Refusal<'a> {
+        if waited_ms > 0 {
+            layer.log(format_args!(
+                "{}: in the code to be switched: {}",
+                self.name,
+                self.blockers.named(&self.record)
+            ));
+        }
+        let Some(&task) = self.blockers.first().next() else {
+            return Refusal::Busy { waited_ms, interrupted };
+        };
+        let function = task.function(&self.record);
+        let count = self.blockers.count();
+        Refusal::Blocked { waited_ms, interrupted, count, task, function }
+    }
+
+    fn be_active(&mut self, layer: &mut dyn Layer) {
+        self.blockers = Blockers::default();
+        self.enter(layer, State::Active);
+        self.settle(layer);
+    }
+
+    /// Gives functions their steady handler. One that stays in transition is slower and nothing else, so a
+    /// failure is only logged.
+    fn settle(&mut self, layer: &mut dyn Layer) {
+        for (index, function) in (0u32..).zip(self.record.functions().iter()) {
+            let step = Step::Steady(index);
+            let replaced = function.flags & function_flags::REPLACE != 0;
+            if !replaced || self.steps.done().contains(&step) {
+                continue;
+            }
+            let steady = || layer.modify_redirect(index, Handler::Steady);
+            if let Err(refusal) = self.try_step(step, steady) {
+                layer.log(format_args!("{}: {refusal}; calls take longer", self.name));
+            }
+        }
+    }
+
+    /// Gives functions their transition handler again: all of them, or what was done by halves means nothing to
+    /// callers (a transition handler calls the active edition too).
+    fn unsettle(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+        while let Some(Step::Steady(index)) = self.steps.last() {
+            layer
+                .modify_redirect(index, Handler::Transition)
+                .map_err(|errno| self.failed(Step::Steady(index), errno))?;
+            self.steps.pop();
+        }
+        Ok(())
+    }
+}

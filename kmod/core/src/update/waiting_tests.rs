@@ -1,0 +1,211 @@
+//! Scopes, and what happens at the end of the time limit.
+
+use super::tests::{ADDRESSES, HOW, Sim, WRITABLE, activated, kernel, record, sim};
+use super::*;
+use crate::budget::Budget;
+use crate::testing::with_record;
+
+/// An update that is ready to be activated.
+fn ready<'a>(sim: &mut Sim, record: &dynamos_abi::Record<'a>) -> Update<'a> {
+    let mut update = Update::new(record).unwrap();
+    update.pin(sim).unwrap();
+    update.prepare(sim, &kernel(), &mut Budget::new(10_000)).unwrap();
+    update
+}
+
+/// Runs `test` with a kernel where tasks are in the way for ever, and an update that is ready.
+fn with_sleepers(test: impl FnOnce(&mut Sim, Update<'_>)) {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        let mut sim = sim();
+        let update = ready(&mut sim, record);
+        sim.blocked = 1_000_000;
+        test(&mut sim, update);
+    });
+}
+
+fn way(scope: Scope, on_timeout: OnTimeout) -> Switching {
+    Switching { scope, on_timeout, ..HOW }
+}
+
+#[test]
+fn scope_function_waits_for_nobody() {
+    with_sleepers(|sim, mut update| {
+        update
+            .activate(sim, &ADDRESSES, &WRITABLE, way(Scope::Function, OnTimeout::RollBack))
+            .unwrap();
+        assert!(sim.is_fully_active());
+        assert_eq!((sim.waited, update.scope()), (0, Scope::Function));
+    });
+}
+
+#[test]
+fn scope_function_reverts_for_new_calls_and_drains() {
+    let how = way(Scope::Function, OnTimeout::Hold);
+    with_sleepers(|sim, mut update| {
+        update.activate(sim, &ADDRESSES, &WRITABLE, how).unwrap();
+        update.revert(sim, how).unwrap();
+        assert_eq!((update.state(), update.is_held()), (State::Draining, true));
+        assert!(!sim.active && sim.inside, "new calls take edition 0, old ones go on");
+        assert_eq!((update.blockers().count(), sim.waited), (20, 100));
+        let lines = with_record(&record(), |record| update.blockers().lines(record).to_string());
+        assert!(lines.starts_with("20 40\ntask 123 (cat) sleeps in pipe_1\ntask 124"), "{lines}");
+        assert_eq!(lines.lines().count(), 17);
+        assert!(update.discard(sim).is_err(), "its code must stay");
+        // A look does not wait, and is not told.
+        let look = Switching { limits: Limits { wait_ms: 0, ..HOW.limits }, ..how };
+        let told = sim.log.len();
+        update.go_on(sim, look).unwrap();
+        assert_eq!((sim.waited, sim.log.len(), update.state()), (100, told, State::Draining));
+        sim.blocked = 0;
+        update.go_on(sim, look).unwrap();
+        assert_eq!(update.state(), State::Reverted);
+        update.discard(sim).unwrap();
+        assert!(sim.is_pristine());
+    });
+}
+
+#[test]
+fn scope_function_rolls_a_revert_back() {
+    let how = way(Scope::Function, OnTimeout::RollBack);
+    with_sleepers(|sim, mut update| {
+        update.activate(sim, &ADDRESSES, &WRITABLE, how).unwrap();
+        assert!(matches!(update.revert(sim, how), Err(Refusal::Blocked { count: 20, .. })));
+        assert_eq!(update.state(), State::Active);
+        assert!(sim.is_fully_active());
+        sim.states.dedup();
+        let end = &sim.states[sim.states.len() - 3..];
+        assert_eq!(end, [State::Reverting, State::Draining, State::Active]);
+    });
+}
+
+#[test]
+fn what_was_draining_before_a_command_is_so_after_it() {
+    with_sleepers(|sim, mut update| {
+        update.activate(sim, &ADDRESSES, &WRITABLE, way(Scope::Function, OnTimeout::Hold)).unwrap();
+        update.revert(sim, way(Scope::Function, OnTimeout::Hold)).unwrap();
+        let again = update.revert(sim, way(Scope::Function, OnTimeout::RollBack));
+        assert!(matches!(again, Err(Refusal::Blocked { .. })));
+        assert_eq!(update.state(), State::Draining);
+        // It can be given up, too.
+        update.resume(sim).unwrap();
+        assert!(sim.is_fully_active());
+        assert_eq!(update.state(), State::Active);
+    });
+}
+
+#[test]
+fn an_activation_that_is_held_goes_on_or_is_given_up() {
+    for give_up in [false, true] {
+        with_sleepers(|sim, mut update| {
+            let how = way(Scope::System, OnTimeout::Hold);
+            update.activate(sim, &ADDRESSES, &WRITABLE, how).unwrap();
+            assert_eq!((update.state(), update.is_held()), (State::Transitioning, true));
+            assert!(!sim.active && !sim.inside, "edition 0 runs");
+            if give_up {
+                update.give_up(sim).unwrap();
+                assert_eq!(update.state(), State::Registered);
+                update.discard(sim).unwrap();
+                assert!(sim.is_pristine());
+            } else {
+                let refused = update.go_on(sim, way(Scope::System, OnTimeout::RollBack));
+                assert!(refused.is_err() && update.is_held());
+                sim.blocked = 0;
+                update.go_on(sim, how).unwrap();
+                assert!(sim.is_fully_active());
+                assert_eq!(update.scope(), Scope::System);
+            }
+        });
+    }
+}
+
+#[test]
+fn an_activation_is_forced_for_new_calls() {
+    with_sleepers(|sim, mut update| {
+        let how = way(Scope::System, OnTimeout::ForceNewCalls);
+        update.activate(sim, &ADDRESSES, &WRITABLE, how).unwrap();
+        assert!(sim.is_fully_active());
+        assert_eq!((sim.waited, update.scope()), (100, Scope::Function));
+    });
+}
+
+#[test]
+fn a_revert_of_scope_system_is_held_with_its_editions_running() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        let mut sim = sim();
+        let mut update = activated(&mut sim, record);
+        sim.blocked = 1_000_000;
+        update.revert(&mut sim, way(Scope::System, OnTimeout::Hold)).unwrap();
+        assert_eq!((update.state(), update.is_held()), (State::Reverting, true));
+        assert!(sim.is_fully_active());
+        update.resume(&mut sim).unwrap();
+        assert_eq!(update.state(), State::Active);
+        update.revert(&mut sim, way(Scope::System, OnTimeout::Hold)).unwrap();
+        update.go_on(&mut sim, way(Scope::System, OnTimeout::ForceNewCalls)).unwrap();
+        assert_eq!((update.state(), update.scope()), (State::Draining, Scope::Function));
+        sim.blocked = 0;
+        update.go_on(&mut sim, HOW).unwrap();
+        assert_eq!(update.state(), State::Reverted);
+    });
+}
+
+#[test]
+fn sleepers_are_woken_at_every_try_but_only_if_asked() {
+    for signal in [false, true] {
+        with_sleepers(|sim, mut update| {
+            sim.blocked = 3;
+            let how = Switching { signal, ..HOW };
+            update.activate(sim, &ADDRESSES, &WRITABLE, how).unwrap();
+            assert_eq!(sim.woken, if signal { 3 } else { 0 });
+            sim.blocked = 2;
+            update.revert(sim, how).unwrap();
+            assert_eq!(sim.woken, if signal { 5 } else { 0 });
+        });
+    }
+}
+
+#[test]
+fn what_has_never_run_is_not_waited_for() {
+    with_sleepers(|sim, mut update| {
+        update.activate(sim, &ADDRESSES, &WRITABLE, Switching { fresh: true, ..HOW }).unwrap();
+        assert!(sim.is_fully_active());
+        assert_eq!((sim.waited, update.scope()), (0, Scope::System), "it is reverted as any other");
+        assert!(update.revert(sim, HOW).is_err());
+    });
+}
+
+#[test]
+fn an_update_that_waits_has_touched_nothing() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        let mut sim = sim();
+        let mut update = Update::new(record).unwrap();
+        update.await_target(&mut sim).unwrap();
+        assert!(update.pin(&mut sim).is_err(), "another begins when the module comes");
+        assert!(update.revert(&mut sim, HOW).is_err() && !update.is_held());
+        update.discard(&mut sim).unwrap();
+        assert!(sim.is_pristine());
+        assert_eq!((sim.operations, update.state()), (0, State::Gone));
+    });
+}
+
+#[test]
+fn whoever_interrupts_a_wait_gets_what_was_before() {
+    for how in super::tests::ways() {
+        with_sleepers(|sim, mut update| {
+            sim.interrupt = true;
+            let outcome = update.activate(sim, &ADDRESSES, &WRITABLE, how);
+            if how.scope == Scope::System {
+                assert!(matches!(outcome, Err(Refusal::Blocked { interrupted: true, .. })));
+                assert_eq!(update.state(), State::Registered);
+                return;
+            }
+            outcome.unwrap();
+            let outcome = update.revert(sim, how);
+            assert!(matches!(outcome, Err(Refusal::Blocked { interrupted: true, .. })));
+            assert_eq!(update.state(), State::Active);
+            assert!(sim.is_fully_active());
+        });
+    }
+}

@@ -1,0 +1,67 @@
+//! Whether what an update says of itself is so.
+
+use alloc::vec::Vec;
+
+use dynamos_abi::policy as place;
+use dynamos_abi::{Function, Record, function_flags};
+use dynamos_core::{HANDLER_LEN, Handler, Range, adaptation_of, is_handler, is_leave};
+
+use crate::ffi::errno::Errno;
+use crate::ffi::kernel_memory;
+use crate::ffi::memory::TryVec;
+use crate::ffi::modules::{RangeKind, Ranges};
+use crate::ffi::update::ActiveFlag;
+
+/// Module memory as `dynamos-core` speaks of it.
+pub(crate) fn sections(ranges: &Ranges) -> Result<Vec<Range>, Errno> {
+    let mut sections = Vec::new();
+    for (_, range) in ranges.iter().filter(|(_, range)| !range.is_empty()) {
+        sections.try_push(Range { start: range.start, end: range.end })?;
+    }
+    Ok(sections)
+}
+
+/// Checks that `addresses` are the update's own, and that each handler leads to the clone of its function.
+pub(crate) fn check_addresses(
+    record: &Record<'_>,
+    addresses: &[u64],
+    ranges: &Ranges,
+    active: ActiveFlag,
+) -> bool {
+    let text = |index: u32| {
+        let address = addresses.get(index as usize).copied();
+        address.filter(|address| ranges.kind_of(*address, 1) == Some(RangeKind::Text))
+    };
+    let leads = |index: u32, kind: Handler, adapts: bool, clone: u64| {
+        let Some(address) = text(index) else { return false };
+        let mut code = [0; HANDLER_LEN];
+        let len = ranges.text().end.saturating_sub(address).min(HANDLER_LEN as u64);
+        let code = code.get_mut(..len as usize).unwrap_or_default();
+        kernel_memory::read(address, code).is_ok()
+            && if adapts {
+                adaptation_of(code, address, clone).is_some_and(|adaptation| {
+                    ranges.kind_of(adaptation, 1) == Some(RangeKind::Text)
+                })
+            } else {
+                is_handler(code, address, kind, clone, active.address())
+            }
+    };
+    let has_policies = |index: u32| {
+        let Some(address) = text(index) else { return false };
+        let mut code = [0; 5];
+        ranges.kind_of(address, place::SIZE) == Some(RangeKind::Text)
+            && kernel_memory::read(address + place::LEAVE, &mut code).is_ok()
+            && is_leave(&code)
+    };
+    let replaced = |function: &Function| function.flags & function_flags::REPLACE != 0;
+    addresses.len() == record.addr_count() as usize
+        && addresses.iter().all(|address| ranges.kind_of(*address, 0).is_some())
+        && record.functions().iter().filter(replaced).all(|function| {
+            text(function.clone).is_some_and(|clone| {
+                let adapts = function.flags & function_flags::ADAPTS != 0;
+                leads(function.transition, Handler::Transition, false, clone)
+                    && leads(function.steady, Handler::Steady, adapts, clone)
+                    && has_policies(function.policy)
+            })
+        })
+}

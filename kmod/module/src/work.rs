@@ -1,0 +1,351 @@
+//! What an operation does with an update that it has taken out of the registry.
+
+use core::time::Duration;
+
+use dynamos_abi::{Record, function_flags};
+use dynamos_core::policy::{Program, Request};
+use dynamos_core::{
+    Budget, Limits, OnTimeout, Options, Refusal, Scope, State, Switching, Update, UpdateId,
+};
+
+use crate::ffi::errno::Errno;
+use crate::ffi::stacks::ALWAYS_ACTIVE;
+use crate::ffi::text::printable;
+use crate::ffi::{kernel, log, policy, wait};
+use crate::layer::KernelLayer;
+use crate::module::STATE;
+use crate::names;
+use crate::refused::Refused;
+
+/// What an operation works with.
+pub(crate) struct Work {
+    pub(crate) update: Update<'static>,
+    pub(crate) layer: KernelLayer,
+    /// The weakest scope that the plan calls safe.
+    proposed: Scope,
+    /// What was asked for when it was loaded: its scope counts later too, all of it when a module comes.
+    loaded: Options,
+    /// Whether whoever holds up what is held is woken.
+    signal: bool,
+}
+
+impl Work {
+    pub(crate) fn new(
+        update: Update<'static>,
+        layer: KernelLayer,
+        proposed: Scope,
+        loaded: Options,
+    ) -> Self {
+        Self { update, layer, proposed, loaded, signal: false }
+    }
+
+    /// Matches and activates. On failure nothing of it is left in the kernel, unless the update is `Reverting`.
+    pub(crate) fn start(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        let result = self.try_start(id, options);
+        if result.is_err() && matches!(self.update.state(), State::Loading | State::Registered) {
+            // Only what it pinned is left: letting that go does not fail.
+            let _ = self.update.discard(&mut self.layer);
+        }
+        result
+    }
+
+    fn try_start(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        let record = *self.update.record();
+        refuse_always_active(&record)?;
+        if let Ok(Some(object)) = self.layer.missing_target() {
+            return self.await_target(id, object);
+        }
+        self.update.pin(&mut self.layer)?;
+        let updates = STATE.lock().registry.sections()?;
+        let candidates = names::collect(&record, &updates)?;
+        self.update.prepare(&mut self.layer, &candidates, &mut { Budget::LOAD })?;
+        drop(candidates);
+        let resolved = self.update.resolved().ok_or(Errno::EIO)?;
+        self.layer.adopt(resolved)?;
+        let (addresses, writable) = (self.layer.addresses(), self.layer.writable()?);
+        {
+            let manager = &mut STATE.lock().registry.manager;
+            manager.register(id, &record, resolved)?;
+            manager.advance(id, State::Transitioning)?;
+        }
+        let how = Switching { fresh: self.layer.is_fresh(), ..self.how(options) };
+        let began = wait::now();
+        let result = self.update.activate(&mut self.layer, addresses, &writable, how);
+        self.follow(id);
+        result?;
+        let switched = self.layer.last_switch().at.saturating_sub(began);
+        if self.update.state() == State::Active {
+            log::info(format_args!(
+                "{}: {} us from the beginning of the activation at {}.{:09} s to the switch",
+                self.update.name(),
+                switched.as_micros(),
+                began.as_secs(),
+                began.subsec_nanos(),
+            ));
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Goes back to edition 0 and lets go of everything, or as far as `options` say.
+    pub(crate) fn revert(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        match self.update.state() {
+            State::Transitioning => return self.give_up(id),
+            State::Waiting => {
+                self.update.discard(&mut self.layer)?;
+                self.be_reverted(id);
+                return Ok(());
+            }
+            _ => {}
+        }
+        if self.update.state() == State::Active {
+            STATE.lock().registry.manager.advance(id, State::Reverting)?;
+        }
+        let how = self.how(options);
+        let result = self.update.revert(&mut self.layer, how);
+        self.end_switch(id, result)
+    }
+
+    /// Gives up an activation that is held.
+    fn give_up(&mut self, id: UpdateId) -> Result<(), Refused> {
+        let result = self.update.give_up(&mut self.layer);
+        self.follow(id);
+        result?;
+        self.update.discard(&mut self.layer)?;
+        self.be_reverted(id);
+        self.tell();
+        Ok(())
+    }
+
+    /// Goes on with an activation that is held, as `options` say.
+    pub(crate) fn go_on(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        let how = self.how(options);
+        let result = self.update.go_on(&mut self.layer, how);
+        self.end_switch(id, result)
+    }
+
+    /// Looks whether what is held can go on: without waiting.
+    pub(crate) fn look(&mut self, id: UpdateId) -> Result<(), Refused> {
+        let limits = Limits { wait_ms: 0, ..Limits::default() };
+        let (scope, signal) = (self.update.scope(), self.signal);
+        let on_timeout = OnTimeout::Hold;
+        let how = Switching { scope, limits, on_timeout, signal, fresh: false };
+        let result = self.update.go_on(&mut self.layer, how);
+        match self.update.is_held() {
+            // Told when it began.
+            true => result.map_err(Refused::Decision),
+            false => self.end_switch(id, result),
+        }
+    }
+
+    /// Gives up a revert that is held.
+    pub(crate) fn resume(&mut self, id: UpdateId) -> Result<(), Refused> {
+        let result = self.update.resume(&mut self.layer);
+        self.end_switch(id, result)
+    }
+
+    fn end_switch(
+        &mut self,
+        id: UpdateId,
+        result: Result<(), Refusal<'static>>,
+    ) -> Result<(), Refused> {
+        self.follow(id);
+        result?;
+        if self.update.state() == State::Reverted {
+            self.layer.release();
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Activates once more, after a revert.
+    pub(crate) fn again(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        let record = *self.update.record();
+        let update = Update::new(&record)?;
+        STATE.lock().registry.manager.restart(id, &record)?;
+        self.update = update;
+        let ready = self.layer.hold().and_then(|()| self.layer.forget_references());
+        let result = ready.map_err(Refused::Kernel).and_then(|()| self.start(id, options));
+        if result.is_err() && self.update.state() != State::Reverting {
+            self.be_reverted(id);
+        }
+        result
+    }
+
+    /// Waits for the module of an object; nothing has been touched.
+    fn await_target(&mut self, id: UpdateId, object: u32) -> Result<(), Refused> {
+        let record = *self.update.record();
+        let object = record.objects().get(object).ok_or(Errno::EINVAL)?;
+        self.update.await_target(&mut self.layer)?;
+        let registry = &mut STATE.lock().registry;
+        registry.manager.await_target(id)?;
+        if let Some(entry) = registry.entry_mut(id) {
+            entry.waits_for = record.str(object.name);
+        }
+        Ok(())
+    }
+
+    /// The module whose functions are replaced is about to begin.
+    pub(crate) fn module_comes(&mut self, id: UpdateId, object: u32) -> Result<(), Refused> {
+        let options = self.loaded;
+        self.layer.set_coming(Some(object));
+        let result = self.begin_anew(id, &options);
+        self.layer.set_coming(None);
+        if result.is_err() && self.update.state() != State::Reverting {
+            self.await_again(id)?;
+        }
+        result
+    }
+
+    /// The modules that it waits for are there, and nobody has said so: they came while it was being loaded.
+    pub(crate) fn begin_late(&mut self, id: UpdateId) -> Result<(), Refused> {
+        match self.layer.missing_target() {
+            Ok(None) => {}
+            Ok(Some(_)) => return Ok(()),
+            Err(Errno::EBUSY) => {
+                wait::look_later(Duration::from_millis(500));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let options = self.loaded;
+        let result = self.begin_anew(id, &options);
+        if result.is_err() && self.update.state() != State::Reverting {
+            self.await_again(id)?;
+        }
+        result
+    }
+
+    fn begin_anew(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        let record = *self.update.record();
+        self.update = Update::new(&record)?;
+        self.layer.hold()?;
+        self.layer.forget_references()?;
+        self.start(id, options)
+    }
+
+    /// The module whose functions are replaced has ended: the update goes with it, and waits for it again.
+    pub(crate) fn module_goes(&mut self, id: UpdateId) -> Result<(), Refused> {
+        // Whoever were in the update's code would return into code that goes.
+        let options =
+            Options { wait_ms: Some(10_000), on_timeout: OnTimeout::Hold, ..Options::default() };
+        while !matches!(self.update.state(), State::Reverted | State::Gone) {
+            match self.revert(id, &options) {
+                // Whoever unloads the module may be killed; the module goes all the same.
+                Err(Refused::Decision(Refusal::Blocked { .. } | Refusal::Busy { .. })) => {
+                    wait::pause(Duration::from_millis(20));
+                }
+                result => result?,
+            }
+        }
+        self.await_again(id)
+    }
+
+    /// Waits for a module once more, after all has been taken back.
+    fn await_again(&mut self, id: UpdateId) -> Result<(), Refused> {
+        self.be_reverted(id);
+        let record = *self.update.record();
+        let mut update = Update::new(&record)?;
+        STATE.lock().registry.manager.restart(id, &record)?;
+        update.await_target(&mut self.layer)?;
+        self.update = update;
+        STATE.lock().registry.manager.await_target(id)?;
+        Ok(())
+    }
+
+    /// Where an activation that came to nothing leaves an update whose module stays.
+    fn be_reverted(&mut self, id: UpdateId) {
+        self.layer.release();
+        let registry = &mut STATE.lock().registry;
+        let _ = registry.manager.give_up(id); // It can be: it was not switched.
+        if let Some(entry) = registry.entry_mut(id) {
+            entry.state = State::Reverted;
+        }
+    }
+
+    /// Sets the policies that `input` asks for.
+    pub(crate) fn set_policy(&mut self, id: UpdateId, input: &[u8]) -> Result<(), Refused> {
+        let state = self.update.state();
+        let live = match state {
+            State::Active => true,
+            State::Reverted => false,
+            _ => {
+                let (update, wanted) = (self.update.name(), State::Active);
+                return Err(Refusal::WrongState { update, state, wanted }.into());
+            }
+        };
+        let request =
+            Request::parse(input).map_err(|error| Refused::policy(format_args!("{error}")))?;
+        let program = Program::parse(request.program, policy::facts()?.hz)
+            .map_err(|error| Refused::policy(format_args!("{error}")))?;
+        self.layer.set_policy(&request, &program, live)?;
+        let (name, function) = (self.update.name(), request.function.unwrap_or("all functions"));
+        log::info(format_args!("{name}: policy of {function}: {}", program.source()));
+        let text = self.layer.policy_text()?;
+        if let Some(entry) = STATE.lock().registry.entry_mut(id) {
+            entry.policy = text;
+        }
+        Ok(())
+    }
+
+    /// How to switch: as is asked for now, was when it was loaded, or as the plan proposes. Where policies decide on
+    /// each call, editions mix whatever is waited for.
+    fn how(&mut self, options: &Options) -> Switching {
+        self.signal = options.signal;
+        let otherwise =
+            if self.layer.lets_editions_mix() { Scope::Function } else { self.proposed };
+        let wait_ms = options.wait_ms.unwrap_or_else(kernel::wait_ms);
+        Switching {
+            scope: options.scope.or(self.loaded.scope).unwrap_or(otherwise),
+            limits: Limits { wait_ms, ..Limits::default() },
+            on_timeout: options.on_timeout,
+            signal: options.signal,
+            fresh: false,
+        }
+    }
+
+    /// Logs what has come of a switch.
+    fn tell(&self) {
+        let (name, switch) = (self.update.name(), self.layer.last_switch());
+        let (scope, blockers) = (self.update.scope().as_str(), self.update.blockers());
+        let pause = switch.pause.as_micros();
+        match self.update.state() {
+            State::Active | State::Reverted if pause > 0 => log::info(format_args!(
+                "{name}: {}, scope {scope}; {} stacks checked, all CPUs stopped for {pause} us",
+                self.update.state(),
+                switch.tasks,
+            )),
+            state if self.update.is_held() => log::info(format_args!(
+                "{name}: {state}, scope {scope}; held by {}",
+                blockers.named(self.update.record()),
+            )),
+            state => log::info(format_args!("{name}: {state}, scope {scope}; no CPU stopped")),
+        }
+    }
+
+    /// Brings the version manager to the state that the update has reached.
+    pub(crate) fn follow(&self, id: UpdateId) {
+        let state = self.update.state();
+        let manager = &mut STATE.lock().registry.manager;
+        if manager.state(id) == Some(state) {
+            return;
+        }
+        if let Err(refusal) = manager.advance(id, state) {
+            log::error(format_args!("{}: {refusal}", self.update.name()));
+        }
+    }
+}
+
+/// Functions that are always on some stack which the check of all stacks does not see.
+fn refuse_always_active(record: &Record<'static>) -> Result<(), Refused> {
+    for function in record.functions().iter() {
+        let Some(symbol) = record.symbols().get(function.symbol) else { continue };
+        let name = record.str(symbol.name);
+        if function.flags & function_flags::REPLACE != 0
+            && ALWAYS_ACTIVE.iter().any(|always| printable(always) == name)
+        {
+            return Err(Refused::AlwaysRuns(name));
+        }
+    }
+    Ok(())
+}

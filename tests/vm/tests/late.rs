@@ -1,0 +1,168 @@
+//! Updates of modules that are loaded later, on real kernels: in effect before their `init` runs, and gone with them.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::{compared_byte, damaged, diff, edit, machine, record_at};
+
+/// `says NAME COMMAND…`: hands the exit code and what it said to the test. `disks`: how many disks the module has made
+/// that have the new name, and the old one.
+const SHELL: &str = r#"
+says() {
+    name=$1; shift; code=0
+    "$@" >/run/said 2>&1 || code=$?
+    { echo "status $code"; cat /run/said; } | result "$name"
+}
+disks() { ls /sys/block | sed -n 's/[0-9]*$//p' | grep -E 'late|loop' | uniq -c; }
+state() { cat /sys/kernel/dynamos/dynamos_loop/state; }
+"#;
+
+/// The module makes its disks while it begins: so their names tell which edition ran then.
+fn follows_its_module(version: &str, release: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let patch = scratch.path().join("loop.patch");
+    let rename = |text: &str| text.replacen(r#""loop%d", i)"#, r#""late%d", i)"#, 1);
+    edit(version, "drivers/block/loop.c", rename, &patch);
+    let update = scratch.path().join("loop");
+    let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let unfit = unfit(&update, scratch.path());
+
+    let outcome = machine(release, &[&update])
+        .offer("loop")
+        .file(&unfit, "/unfit.ko")
+        .script(format!(
+            r#"{SHELL}
+            says load dynamos load /update/loop
+            says status dynamos status
+            load-module loop
+            says first disks
+            says active dynamos status
+            rmmod loop
+            says gone state
+            load-module loop
+            says second disks
+
+            # Reverted by hand it stays so; switched on while the module is there, it holds it.
+            says revert dynamos revert dynamos_loop
+            rmmod loop
+            says reverted state
+            load-module loop
+            says old disks
+            says enable dynamos enable dynamos_loop
+            says held rmmod loop
+            dynamos revert dynamos_loop
+            rmmod loop
+            says again dynamos enable dynamos_loop
+            load-module loop
+            says third disks
+            rmmod loop
+            says policy dynamos policy dynamos_loop --default 0
+            says unload dynamos unload dynamos_loop
+
+            # One that does not fit leaves the module as it is.
+            says unfit dynamos load /unfit.ko
+            load-module loop
+            says unfit_disks disks
+            says unfit_state state
+            says unfit_why cat /sys/kernel/dynamos/refusals
+            rmmod loop
+            says unfit_gone state
+            says unfit_revert dynamos revert dynamos_loop
+            load-module loop
+            says unfit_reverted state
+            dynamos unload dynamos_loop
+            rmmod dynamos
+            rmmod loop
+            load-module loop
+            says last disks
+            grep -c dynamos /proc/modules | result left || true"#
+        ))
+        .timeout(Duration::from_secs(600))
+        .run()
+        .unwrap();
+    for (name, says) in [
+        ("load", "status 0\ndynamos_loop is loaded, and is waiting for module loop"),
+        ("status", "dynamos_loop for loop: waiting for module loop, not enabled"),
+        ("first", "8 late"),
+        ("active", "dynamos_loop for loop: active, enabled"),
+        ("gone", "status 0\nwaiting for module loop"),
+        ("second", "8 late"),
+        ("revert", "status 0\ndynamos_loop is reverted"),
+        ("reverted", "status 0\nreverted"),
+        ("old", "8 loop"),
+        ("enable", "status 0\ndynamos_loop is active"),
+        ("held", "status 1\n"),
+        ("again", "status 0\ndynamos_loop is waiting for module loop"),
+        ("third", "8 late"),
+        ("policy", "status 3\n"),
+        ("unload", "status 0\n"),
+        ("unfit", "status 0\n"),
+        ("unfit_disks", "8 loop"),
+        ("unfit_state", "waiting for module loop (the one that is loaded does not fit)"),
+        ("unfit_why", "`loop_add` of `loop` is not the one compared"),
+        ("unfit_gone", "status 0\nwaiting for module loop"),
+        ("unfit_reverted", "status 0\nreverted"),
+        ("last", "8 loop"),
+        ("left", "0"),
+    ] {
+        let said = &outcome.results[name];
+        assert!(said.contains(says), "{name} should say {says:?}: {said}");
+    }
+    assert_eq!(outcome.results["unfit_gone"], "status 0\nwaiting for module loop");
+}
+
+/// The update with a byte that no running kernel has.
+fn unfit(update: &Path, into: &Path) -> std::path::PathBuf {
+    let record = std::fs::read(update.join("source/record.bin")).unwrap();
+    damaged(update, into, "unfit", |module| {
+        let at = record_at(module, &record) + compared_byte(&record);
+        module[at] ^= 0xff;
+    })
+}
+
+#[test]
+fn follows_its_module_on_6_1() {
+    follows_its_module("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn follows_its_module_on_6_12() {
+    follows_its_module("6.12.107", "6.12.107+deb12-amd64");
+}
+
+/// Two functions that change together, in a module that others need and that runs at once.
+#[test]
+fn ext4_is_updated_before_it_begins() {
+    let scratch = tempfile::tempdir().unwrap();
+    let update = scratch.path().join("ext4");
+    diff("deb:6.1.192-1", "deb:6.1.192-2", &update).unwrap();
+    let outcome = machine("6.1.0-55-amd64", &[&update])
+        .offer("ext4")
+        .disk(64 << 20)
+        .script(
+            "dynamos load /update/ext4 | result load
+            load-module ext4
+            dynamos status | result status
+            mount -t ext4 /dev/vda /mnt
+            for round in 1 2 3; do
+                dd if=/dev/zero of=/mnt/file bs=64k count=8 conv=fsync 2>/dev/null
+                echo 3 >/proc/sys/vm/drop_caches
+            done
+            umount /mnt
+            rmmod ext4
+            dynamos status | result after
+            dynamos unload dynamos_mballoc
+            rmmod dynamos",
+        )
+        .run()
+        .unwrap();
+    let result = |name: &str| outcome.results[name].as_str();
+    assert!(result("load").contains("is waiting for module ext4"), "{}", result("load"));
+    let status = result("status");
+    assert!(status.contains("active, enabled\n  scope: system\n"), "{status}");
+    assert!(result("after").contains("waiting for module ext4"), "{}", result("after"));
+}
