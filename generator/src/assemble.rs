@@ -10,6 +10,7 @@ use crate::closure::{self, Closure};
 use crate::package::{HANDLERS, handler_addrs};
 use crate::plan::{Refusal, SymbolPlan};
 use crate::record::{Fixup, Match, RecordBuilder, SymbolKey};
+use crate::running::Running;
 use crate::sites::{Body, Reference, Referent, sites};
 use crate::special::patches;
 use crate::unit::{Place, Unit};
@@ -52,15 +53,28 @@ pub struct Assembly {
     pub escapes: Vec<crate::plan::Escape>,
     /// What stands in the way; if there is anything, the rest is incomplete.
     pub refusals: Vec<Refusal>,
+    /// Names that the clones use and that neither the running kernel nor the update has, each with the part of the
+    /// kernel that should: a refusal as well.
+    pub missing: BTreeSet<(String, String)>,
+}
+
+/// The kernel that is to run the update.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel<'a> {
+    /// Names exported to every module.
+    pub exported: &'a BTreeSet<String>,
+    /// All its names.
+    pub running: &'a Running,
 }
 
 /// Assembles an update for the kernel `release`, to be called `name`.
 pub fn assemble(
     units: &[UnitInput],
-    exported: &BTreeSet<String>,
+    kernel: Kernel<'_>,
     name: &str,
     release: &str,
 ) -> Result<Assembly> {
+    let exported = kernel.exported;
     let mut assembly = Assembly::default();
     let closures = closures(units, exported, &mut assembly)?;
     let clone_addrs: u32 = closures.iter().map(|closure| closure.object.addrs.len() as u32).sum();
@@ -68,6 +82,7 @@ pub fn assemble(
     let mut recorder = Recorder {
         builder: RecordBuilder::default(),
         exported,
+        running: kernel.running,
         assembly,
         base: 0,
         number: 0,
@@ -135,6 +150,7 @@ fn closures(
 struct Recorder<'a> {
     builder: RecordBuilder,
     exported: &'a BTreeSet<String>,
+    running: &'a Running,
     assembly: Assembly,
     /// First address index of the current object.
     base: u32,
@@ -165,6 +181,7 @@ impl Recorder<'_> {
                 .function(found, &|referent| symbol_key(referent, index, unit, exported))?;
         }
         for need in &closure.needs {
+            self.check(unit, &need.name)?;
             let key = SymbolKey {
                 name: need.name.clone(),
                 owner: Some(unit.owner.clone()),
@@ -177,6 +194,24 @@ impl Recorder<'_> {
                 flags |= symbol_flags::PER_CPU;
             }
             self.builder.need(&key, flags, need.placeholder + self.base, &fixups)?;
+        }
+        Ok(())
+    }
+
+    /// What V1's object does not define must be elsewhere in the running kernel.
+    fn check(&mut self, unit: &UnitInput, name: &str) -> Result<()> {
+        let owner = &unit.owner;
+        if unit.pre.find(name).is_none() && self.running.has(owner, name)? == Some(false) {
+            self.assembly.missing.insert((owner.clone(), name.into()));
+            self.refuse(
+                name,
+                &format!(
+                    "{} uses it, and neither {owner} of the running kernel nor this update has it, nor is it exported to \
+                     all modules",
+                    unit.object
+                ),
+                "make the update together with the change that adds it",
+            );
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use kernel_trees::{Cache, Kernel, Manifest, Prepared, SourceId, check_kernel_tre
 use crate::binaries;
 use crate::changes::{self, Changes};
 use crate::patch;
+use crate::running::Running;
 
 /// Where Kbuild leaves what `uname -r` says.
 const RELEASE: &str = "include/config/kernel.release";
@@ -101,6 +102,8 @@ pub struct Input {
     pub headers: PathBuf,
     /// Release of the kernel that is to run the update.
     pub release: String,
+    /// The names it has.
+    pub running: Running,
     /// The configuration of that kernel.
     config: PathBuf,
     /// The package that V1 is, if it is Debian's.
@@ -113,10 +116,11 @@ pub struct Input {
 /// or the directory that kernel was built in.
 pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Result<Input> {
     let manifest = Manifest::builtin()?;
-    let Target { release, config, headers } = match kernel.filter(|name| is_directory(name)) {
-        Some(directory) => built(Path::new(directory))?,
-        None => packaged(cache, target(&manifest, v1, kernel)?)?,
-    };
+    let Target { release, config, headers, running } =
+        match kernel.filter(|name| is_directory(name)) {
+            Some(directory) => built(Path::new(directory))?,
+            None => packaged(cache, target(&manifest, v1, kernel)?)?,
+        };
 
     let (kernel, v1_root) = side(cache, &manifest, v1, "V1")?;
     check_config(&v1_root, &config, "V1")?;
@@ -143,6 +147,7 @@ pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Res
         changes,
         headers,
         release,
+        running,
         config,
         kernel: kernel.cloned(),
         _patched: patched,
@@ -164,6 +169,7 @@ struct Target {
     release: String,
     config: PathBuf,
     headers: PathBuf,
+    running: Running,
 }
 
 /// A release has no slash in it.
@@ -175,7 +181,8 @@ fn is_directory(kernel: &str) -> bool {
 fn packaged(cache: &Cache, kernel: &Kernel) -> Result<Target> {
     let image = cache.image(kernel).context("the target kernel's image")?;
     let headers = cache.headers(kernel).context("the target kernel's headers")?;
-    Ok(Target { release: kernel.release.clone(), config: image.config, headers })
+    let running = Running::of(&image.system_map, &image.modules);
+    Ok(Target { release: kernel.release.clone(), config: image.config, headers, running })
 }
 
 /// Somebody's own kernel: the directory it was built in has all there is to know.
@@ -194,7 +201,8 @@ fn built(directory: &Path) -> Result<Target> {
     }
     let release = std::fs::read_to_string(headers.join(RELEASE))
         .with_context(|| format!("cannot read {RELEASE} of {}", directory.display()))?;
-    Ok(Target { release: release.trim().into(), config: headers.join(".config"), headers })
+    let running = Running::of(&headers.join("System.map"), &headers);
+    Ok(Target { release: release.trim().into(), config: headers.join(".config"), headers, running })
 }
 
 fn target<'m>(manifest: &'m Manifest, v1: &Spec, kernel: Option<&str>) -> Result<&'m Kernel> {

@@ -28,6 +28,7 @@ mod release;
 pub mod report;
 mod review;
 mod run;
+mod running;
 mod sites;
 mod special;
 mod unit;

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use dynamos_generator::fixes::{Fix, Series, make_all};
+use dynamos_generator::fixes::{Fix, Made, Series, make_all};
 use dynamos_generator::{Outcome, Plan, Spec};
 use dynamos_vm::Image;
 use kernel_trees::{Cache, Manifest};
@@ -62,6 +62,9 @@ pub struct Row {
     pub seconds: f64,
     /// Functions replaced.
     pub functions: usize,
+    /// Other changed sources that had to come along: they define what this one's change uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<String>,
 }
 
 /// The outcome of an update that still has to be loaded.
@@ -173,10 +176,12 @@ fn make(
         })
         .collect();
     let done = Mutex::new((Vec::new(), Vec::new()));
-    make_all(series, &fixes, jobs, &|index, plan, seconds| {
+    make_all(series, &fixes, jobs, &|index, made, seconds| {
         let Some((fix, name, directory)) = fixes.get(index) else { return };
-        let pinned = plan.as_ref().is_ok_and(|plan| !plan.escapes.is_empty());
-        let row = row(fix, plan, seconds);
+        let pinned = made.as_ref().is_ok_and(|made| !made.plan.escapes.is_empty());
+        let owners = |made: &Made| made.plan.objects.iter().map(|o| o.owner.clone()).collect();
+        let mut targets: BTreeSet<String> = made.as_ref().map(owners).unwrap_or_default();
+        let row = row(fix, made, seconds);
         let Ok(mut done) = done.lock() else { return };
         let (rows, built) = &mut *done;
         eprintln!(
@@ -188,7 +193,6 @@ fn make(
             row.reason
         );
         if row.outcome == BUILT {
-            let mut targets: BTreeSet<String> = fix.owners();
             targets.remove("vmlinux");
             built.push(Built {
                 row: rows.len(),
@@ -203,17 +207,18 @@ fn make(
     done.into_inner().map_err(|_| anyhow::anyhow!("a worker panicked"))
 }
 
-fn row(fix: &Fix, plan: Result<Plan>, seconds: f64) -> Row {
+fn row(fix: &Fix, made: Result<Made>, seconds: f64) -> Row {
     let file = fix.source.display().to_string();
-    let (outcome, reason, functions) = match plan {
-        Err(error) => (FAILED.into(), format!("{error:#}"), 0),
-        Ok(plan) => {
+    let (outcome, reason, functions, with) = match made {
+        Err(error) => (FAILED.into(), format!("{error:#}"), 0, Vec::new()),
+        Ok(Made { plan, with }) => {
+            let with = with.iter().map(|path| path.display().to_string()).collect();
             let functions = plan.functions.iter().filter(|f| f.verdict == "changed").count();
             let (outcome, reason) = judge(&plan);
-            (outcome, reason, functions)
+            (outcome, reason, functions, with)
         }
     };
-    Row { file, outcome, reason, seconds, functions }
+    Row { file, outcome, reason, seconds, functions, with }
 }
 
 fn judge(plan: &Plan) -> (String, String) {
