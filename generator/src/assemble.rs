@@ -28,6 +28,8 @@ pub struct UnitInput {
     pub v2: Unit,
     /// Functions to replace: V2's name → V1's.
     pub replaced: BTreeMap<String, String>,
+    /// Changed constants that go along with the clones, by V2's name.
+    pub along: BTreeSet<String>,
     /// Parameters of V1's functions that are replaced, as the record has them, where they are known.
     pub parameters: BTreeMap<String, String>,
     /// Symbols that the running kernel has: V2's name → V1's.
@@ -94,13 +96,15 @@ pub fn assemble(
     }
     let Recorder { builder, mut assembly, .. } = recorder;
     if assembly.refusals.is_empty() {
-        let pinned = assembly.escapes.first().map_or_else(String::new, |e| {
-            format!("address of clone {} escapes at {}", e.function, e.at)
-        });
+        let pinned = assembly
+            .escapes
+            .first()
+            .map_or_else(String::new, |e| format!("address of {} escapes at {}", e.function, e.at));
         assembly.record =
             builder.finish(name, release, &pinned, clone_addrs + HANDLERS * handlers)?;
-        assembly.clones =
-            closures.iter().map(|closure| closure.object.write()).collect::<Result<_>>()?;
+        // An object that is there for its new functions may have none that is used.
+        let all = closures.iter().filter(|closure| !closure.object.pieces.is_empty());
+        assembly.clones = all.map(|closure| closure.object.write()).collect::<Result<_>>()?;
     }
     Ok(assembly)
 }
@@ -120,28 +124,57 @@ fn closures(
         })
         .map(|symbol| symbol.name.clone())
         .collect();
-    let mut closures = Vec::new();
-    for unit in units {
-        let closure = closure::close(&closure::Known {
-            unit: &unit.v2,
-            replaced: &unit.replaced,
-            known: &unit.known,
-            exported,
-            elsewhere: &fresh,
-            first_clone: assembly.functions.len(),
-        })
-        .with_context(|| format!("clones of {}", unit.object))?;
+    let mut wanted = BTreeSet::new();
+    let closures = loop {
+        let closures = close_all(units, exported, &fresh, &wanted)?;
+        let used: BTreeSet<String> = closures
+            .iter()
+            .flat_map(|closure| closure.imports.intersection(&fresh).cloned())
+            .collect();
+        // What they bring along may use more.
+        if used.is_subset(&wanted) {
+            break closures;
+        }
+        wanted.extend(used);
+    };
+    for (unit, closure) in units.iter().zip(&closures) {
         assembly
             .functions
             .extend(closure.replaced.iter().map(|name| (unit.object.clone(), name.clone())));
         assembly.added.insert(unit.object.clone(), closure.added.clone());
         assembly.escapes.extend(closure.escapes.iter().cloned());
         assembly.refusals.extend(closure.refusals.iter().cloned());
-        assembly.symbols.extend(closure.imports.iter().map(|import| SymbolPlan {
+        let outside = closure.imports.difference(&fresh);
+        assembly.symbols.extend(outside.map(|import| SymbolPlan {
             name: import.clone(),
             owner: "any".into(),
             found_by: "exported".into(),
         }));
+    }
+    Ok(closures)
+}
+
+fn close_all(
+    units: &[UnitInput],
+    exported: &BTreeSet<String>,
+    fresh: &BTreeSet<String>,
+    wanted: &BTreeSet<String>,
+) -> Result<Vec<Closure>> {
+    let mut first_clone = 0;
+    let mut closures = Vec::new();
+    for unit in units {
+        let closure = closure::close(&closure::Known {
+            unit: &unit.v2,
+            replaced: &unit.replaced,
+            known: &unit.known,
+            along: &unit.along,
+            exported,
+            elsewhere: fresh,
+            wanted,
+            first_clone,
+        })
+        .with_context(|| format!("clones of {}", unit.object))?;
+        first_clone += closure.replaced.len();
         closures.push(closure);
     }
     Ok(closures)
@@ -198,10 +231,11 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    /// What V1's object does not define must be elsewhere in the running kernel.
+    /// What V1's object neither defines nor refers to must be elsewhere in the running kernel.
     fn check(&mut self, unit: &UnitInput, name: &str) -> Result<()> {
         let owner = &unit.owner;
-        if unit.pre.find(name).is_none() && self.running.has(owner, name)? == Some(false) {
+        let known = unit.pre.symbols.iter().any(|symbol| symbol.name == name);
+        if !known && self.running.has(owner, name)? == Some(false) {
             self.assembly.missing.insert((owner.clone(), name.into()));
             self.refuse(
                 name,
@@ -431,3 +465,6 @@ fn is_per_cpu(unit: &Unit, name: &str) -> bool {
         .and_then(|section| unit.sections.get(section))
         .is_some_and(|section| section.name.contains("percpu"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,11 +116,11 @@ pub struct Input {
 /// or the directory that kernel was built in.
 pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Result<Input> {
     let manifest = Manifest::builtin()?;
-    let Target { release, config, headers, running } =
-        match kernel.filter(|name| is_directory(name)) {
-            Some(directory) => built(Path::new(directory))?,
-            None => packaged(cache, target(&manifest, v1, kernel)?)?,
-        };
+    let Target { release, config, headers, names } = match kernel.filter(|name| is_directory(name))
+    {
+        Some(directory) => built(Path::new(directory))?,
+        None => packaged(cache, target(&manifest, v1, kernel)?)?,
+    };
 
     let (kernel, v1_root) = side(cache, &manifest, v1, "V1")?;
     check_config(&v1_root, &config, "V1")?;
@@ -142,6 +142,7 @@ pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Res
             (changes, None)
         }
     };
+    let running = Running::of(&v1_root, &names.0, &names.1);
     Ok(Input {
         v1_root,
         changes,
@@ -169,7 +170,8 @@ struct Target {
     release: String,
     config: PathBuf,
     headers: PathBuf,
-    running: Running,
+    /// Its `System.map`, and where its modules are.
+    names: (PathBuf, PathBuf),
 }
 
 /// A release has no slash in it.
@@ -181,8 +183,8 @@ fn is_directory(kernel: &str) -> bool {
 fn packaged(cache: &Cache, kernel: &Kernel) -> Result<Target> {
     let image = cache.image(kernel).context("the target kernel's image")?;
     let headers = cache.headers(kernel).context("the target kernel's headers")?;
-    let running = Running::of(&image.system_map, &image.modules);
-    Ok(Target { release: kernel.release.clone(), config: image.config, headers, running })
+    let names = (image.system_map, image.modules);
+    Ok(Target { release: kernel.release.clone(), config: image.config, headers, names })
 }
 
 /// Somebody's own kernel: the directory it was built in has all there is to know.
@@ -201,8 +203,8 @@ fn built(directory: &Path) -> Result<Target> {
     }
     let release = std::fs::read_to_string(headers.join(RELEASE))
         .with_context(|| format!("cannot read {RELEASE} of {}", directory.display()))?;
-    let running = Running::of(&headers.join("System.map"), &headers);
-    Ok(Target { release: release.trim().into(), config: headers.join(".config"), headers, running })
+    let names = (headers.join("System.map"), headers.clone());
+    Ok(Target { release: release.trim().into(), config: headers.join(".config"), headers, names })
 }
 
 fn target<'m>(manifest: &'m Manifest, v1: &Spec, kernel: Option<&str>) -> Result<&'m Kernel> {

@@ -7,22 +7,28 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use object::{Object as _, ObjectSymbol as _};
+use rayon::prelude::*;
 
 /// The names that `vmlinux` and its modules define, read when they are asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Running {
     system_map: PathBuf,
+    /// The sources it was built from.
+    sources: PathBuf,
     /// Each module's file.
     modules: BTreeMap<String, PathBuf>,
     read: Arc<Mutex<BTreeMap<String, Names>>>,
+    /// Whether the sources mention a name.
+    mentioned: Arc<Mutex<BTreeMap<String, bool>>>,
 }
 
 /// `None`: not known.
 type Names = Option<Arc<BTreeSet<String>>>;
 
 impl Running {
-    /// The kernel whose `System.map` this is, and whose modules lie below `modules`, as `modules.order` there says.
-    pub fn of(system_map: &Path, modules: &Path) -> Running {
+    /// The kernel that is built from `sources`, whose `System.map` this is, and whose modules lie below `modules`, as
+    /// `modules.order` there says.
+    pub fn of(sources: &Path, system_map: &Path, modules: &Path) -> Running {
         let order = std::fs::read_to_string(modules.join("modules.order")).unwrap_or_default();
         let modules = order
             .lines()
@@ -32,7 +38,12 @@ impl Running {
                 Some((name, modules.join(path)))
             })
             .collect();
-        Running { system_map: system_map.into(), modules, read: Arc::default() }
+        Running {
+            system_map: system_map.into(),
+            sources: sources.into(),
+            modules,
+            ..Running::default()
+        }
     }
 
     /// Whether `owner` (`vmlinux` or a module) defines `name`; `None` if that is not known, because the kernel's files
@@ -47,7 +58,37 @@ impl Running {
                 names
             }
         };
-        Ok(names.map(|names| names.contains(name)))
+        match names {
+            Some(names) => Ok(Some(names.contains(name))),
+            // What no source mentions is nowhere; what some does may be static, or not configured.
+            None if owner == "vmlinux" => Ok((!self.mentions(name)?).then_some(false)),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether some source mentions the name. Those that macros put together are taken to be mentioned.
+    fn mentions(&self, name: &str) -> Result<bool> {
+        const MADE_UP: [&str; 7] = [
+            "__SCT__",
+            "__SCK__",
+            "__tracepoint_",
+            "__traceiter_",
+            "__probestub_",
+            "__x86_",
+            "__pfx_",
+        ];
+        if MADE_UP.iter().any(|prefix| name.starts_with(prefix)) || !self.sources.is_dir() {
+            return Ok(true);
+        }
+        if let Some(known) = self.mentioned.lock().ok().and_then(|known| known.get(name).copied()) {
+            return Ok(known);
+        }
+        let finder = memchr::memmem::Finder::new(name);
+        let found = search(&self.sources, Path::new(""), &finder)?;
+        if let Ok(mut known) = self.mentioned.lock() {
+            known.insert(name.into(), found);
+        }
+        Ok(found)
     }
 
     fn names(&self, owner: &str) -> Result<Option<BTreeSet<String>>> {
@@ -58,7 +99,9 @@ impl Running {
             let text = std::fs::read_to_string(&self.system_map)
                 .with_context(|| format!("cannot read {}", self.system_map.display()))?;
             let name = |line: &str| line.split(' ').nth(2).map(Into::into);
-            return Ok(Some(text.lines().filter_map(name).collect()));
+            let names: BTreeSet<String> = text.lines().filter_map(name).collect();
+            // Debian's says only where to find the real one.
+            return Ok(names.contains("_text").then_some(names));
         }
         let file = self.modules.get(owner).filter(|file| file.is_file());
         let Some(file) = file else { return Ok(None) };
@@ -72,6 +115,34 @@ impl Running {
         // A module without symbols says nothing.
         Ok((!names.is_empty()).then_some(names))
     }
+}
+
+/// Whether a file of the kernel's code below `root` has the text.
+fn search(root: &Path, below: &Path, finder: &memchr::memmem::Finder<'_>) -> Result<bool> {
+    let directory = root.join(below);
+    let unreadable = || format!("cannot read {}", directory.display());
+    let entries = std::fs::read_dir(&directory)
+        .with_context(unreadable)?
+        .collect::<std::io::Result<Vec<_>>>()
+        .with_context(unreadable)?;
+    let found = entries.into_par_iter().map(|entry| {
+        let path = below.join(entry.file_name());
+        let kind = entry.file_type().with_context(unreadable)?;
+        if kind.is_dir() {
+            let other_architecture = below == Path::new("arch") && !path.ends_with("x86");
+            let no_code = other_architecture || path.ends_with("Documentation");
+            return Ok(!no_code && search(root, &path, finder)?);
+        }
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if !kind.is_file() || !matches!(extension, Some("c" | "h" | "S" | "lds" | "tbl" | "inc")) {
+            return Ok(false);
+        }
+        let bytes = std::fs::read(entry.path())
+            .with_context(|| format!("cannot read {}", entry.path().display()))?;
+        anyhow::Ok(finder.find(&bytes).is_some())
+    });
+    // An error counts as found only for stopping early.
+    found.find_any(|result| !matches!(result, Ok(false))).unwrap_or(Ok(false))
 }
 
 #[cfg(test)]
@@ -109,12 +180,31 @@ mod tests {
         }
         let file = root.path().join("kernel/a/my-module.ko");
         std::fs::write(file, module.write().unwrap()).unwrap();
-        let running = Running::of(&map, root.path());
+        let running = Running::of(root.path(), &map, root.path());
         assert_eq!(running.has("vmlinux", "static_one").unwrap(), Some(true));
         assert_eq!(running.has("vmlinux", "fresh").unwrap(), Some(false));
         assert_eq!(running.has("my_module", "ours").unwrap(), Some(true));
         assert_eq!(running.has("my_module", "theirs").unwrap(), Some(false));
         assert_eq!(running.has("gone", "ours").unwrap(), None);
         assert_eq!(Running::default().has("vmlinux", "ours").unwrap(), None);
+    }
+
+    #[test]
+    fn without_a_map_the_sources_tell_what_is_nowhere() {
+        let root = tempfile::tempdir().unwrap();
+        let map = root.path().join("System.map");
+        std::fs::write(&map, "ffffffffffffffff B The real System.map is elsewhere\n").unwrap();
+        for (directory, text) in [
+            ("kernel/time", "void there(void) { }"),
+            ("Documentation", "nowhere"),
+            ("arch/arm", "nowhere"),
+        ] {
+            std::fs::create_dir_all(root.path().join(directory)).unwrap();
+            std::fs::write(root.path().join(directory).join("a.c"), text).unwrap();
+        }
+        let running = Running::of(root.path(), &map, root.path());
+        assert_eq!(running.has("vmlinux", "nowhere").unwrap(), Some(false));
+        assert_eq!(running.has("vmlinux", "there").unwrap(), None);
+        assert_eq!(running.has("vmlinux", "__SCT__nowhere").unwrap(), None);
     }
 }

@@ -21,7 +21,7 @@ use crate::plan::{DataPlan, FunctionPlan, ObjectPlan, Plan, Refusal};
 use crate::report::Reporter;
 use crate::unit::Unit;
 
-/// The objects with changed functions.
+/// The objects with changed or new functions.
 #[derive(Debug, Default)]
 pub struct Judged {
     /// One for each such object, in the order of their names.
@@ -49,7 +49,9 @@ pub fn judge(
         let candidate = found.objects.get(&command.object).context("an object nobody asked for")?;
         let replaced = rows(command, candidate, comparison, plan);
         reporter.detail(&format!("{}: {} functions changed", command.object, replaced.len()));
-        if replaced.is_empty() {
+        // What is new in an object may be what another one uses.
+        let adds = comparison.functions.iter().any(|f| f.verdict == Verdict::New);
+        if replaced.is_empty() && !adds {
             continue;
         }
         let v2 = Unit::parse(&built.v2, &command.object)?;
@@ -60,6 +62,12 @@ pub fn judge(
             owner: candidate.owner.clone(),
             pre: Unit::parse(&built.pre, &command.object)?,
             known: known(comparison, v1, &v2)?,
+            along: comparison
+                .data
+                .iter()
+                .filter(|data| goes_along(data, comparison) && !is_temporary(data))
+                .map(|data| data.name.clone())
+                .collect(),
             v2,
             replaced,
         });
@@ -92,7 +100,9 @@ fn known(comparison: &Comparison, v1: &Unit, v2: &Unit) -> Result<BTreeMap<Strin
     let copied: Vec<&str> = comparison
         .data
         .iter()
-        .filter(|data| is_temporary(data) || goes_along(data, comparison))
+        .filter(|data| {
+            is_temporary(data) || goes_along(data, comparison) || begins_anew(data, comparison)
+        })
         .map(|data| data.name.as_str())
         .collect();
     let mut known = BTreeMap::new();
@@ -131,6 +141,21 @@ fn is_temporary(data: &DataVerdict) -> bool {
 /// Whether a changed constant is used by nothing but functions that are replaced, so that it goes along with their
 /// clones and edition 0 keeps its own.
 fn goes_along(data: &DataVerdict, comparison: &Comparison) -> bool {
+    data.kind == DataKind::ReadOnly && !data.writable && is_of_the_replaced(data, comparison)
+}
+
+/// Whether it is the count of a message that is not to come too often (`printk_ratelimited` and the like call it `_rs`)
+/// and replaced functions alone use it: edition 0 keeps its own, and V2's begins with V2's limits.
+fn begins_anew(data: &DataVerdict, comparison: &Comparison) -> bool {
+    let is_limit = |name: &String| name.split_once('.').is_some_and(|(base, _)| base == "_rs");
+    data.kind == DataKind::Writable
+        && is_limit(&data.name)
+        && data.old_name.as_ref().is_none_or(is_limit)
+        && is_of_the_replaced(data, comparison)
+}
+
+/// Whether a variable or constant changed and nothing but functions that are replaced uses it.
+fn is_of_the_replaced(data: &DataVerdict, comparison: &Comparison) -> bool {
     let replaced = |user: &String| {
         let mut verdicts = comparison
             .functions
@@ -145,8 +170,6 @@ fn goes_along(data: &DataVerdict, comparison: &Comparison) -> bool {
             })
     };
     matches!(data.change, DataChange::Changed | DataChange::Resized)
-        && data.kind == DataKind::ReadOnly
-        && !data.writable
         && !data.shared
         && !data.users.is_empty()
         && data.users.iter().all(replaced)
@@ -175,7 +198,8 @@ impl Rows<'_> {
             }
         }
         for data in &comparison.data {
-            self.data(data, goes_along(data, comparison));
+            let along = goes_along(data, comparison) || begins_anew(data, comparison);
+            self.data(data, along);
         }
         for section in &comparison.sections {
             if !is_harmless(section.kind) && section.kind != DataKind::ReadOnly {

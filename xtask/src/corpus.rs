@@ -2,6 +2,7 @@
 //! and reverts them on the stock kernel A, and says what came of each.
 
 mod boot;
+mod resume;
 mod table;
 
 use std::collections::BTreeSet;
@@ -40,6 +41,10 @@ pub struct Arguments {
     /// Make the updates, but boot no machine.
     #[arg(long)]
     no_boot: bool,
+    /// Take the rows of an earlier run with this `--json`: only what was neither built nor without a change is made anew.
+    /// Updates that were built are loaded.
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
     /// Write the rows to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -112,7 +117,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let work = workspace().join("target/corpus").join(pair.replace([' ', ':', '/'], "_"));
     std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
 
-    let (mut rows, built) = make(&series, &sample, &work, arguments.jobs)?;
+    let mut places = places(&sample, &work);
+    let (mut rows, mut built) = match &arguments.resume {
+        Some(file) => resume::take(file, &mut places)?,
+        None => Default::default(),
+    };
+    make(&series, &places, arguments.jobs, &mut rows, &mut built)?;
     if !arguments.no_boot {
         let version = arguments.v1.trim_start_matches("deb:");
         let image = cache.image(Manifest::builtin()?.find(version)?)?;
@@ -160,51 +170,55 @@ fn sample(all: &[Fix], arguments: &Arguments) -> Vec<Fix> {
     keyed.into_iter().map(|(_, fix)| fix.clone()).collect()
 }
 
+/// A fix, the name of its update, and the directory that this goes to.
+type Place = (Fix, String, PathBuf);
+
+fn places(sample: &[Fix], work: &Path) -> Vec<Place> {
+    let place = |(index, fix): (usize, &Fix)| {
+        let directory = fix.source.display().to_string().replace('/', "_");
+        (fix.clone(), format!("fix_{index}"), work.join(directory))
+    };
+    sample.iter().enumerate().map(place).collect()
+}
+
+impl Built {
+    /// What loading the update of this plan takes.
+    fn of(plan: &Plan, row: usize, directory: &Path) -> Built {
+        let mut targets: BTreeSet<String> = plan.objects.iter().map(|o| o.owner.clone()).collect();
+        targets.remove("vmlinux");
+        Built {
+            row,
+            name: plan.name.clone(),
+            directory: directory.into(),
+            targets: targets.into_iter().collect(),
+            pinned: !plan.escapes.is_empty(),
+        }
+    }
+}
+
 /// Makes the updates, `jobs` at a time.
 fn make(
     series: &Series,
-    sample: &[Fix],
-    work: &Path,
+    fixes: &[Place],
     jobs: usize,
-) -> Result<(Vec<Row>, Vec<Built>)> {
-    let fixes: Vec<(Fix, String, PathBuf)> = sample
-        .iter()
-        .enumerate()
-        .map(|(index, fix)| {
-            let directory = fix.source.display().to_string().replace('/', "_");
-            (fix.clone(), format!("fix_{index}"), work.join(directory))
-        })
-        .collect();
-    let done = Mutex::new((Vec::new(), Vec::new()));
-    make_all(series, &fixes, jobs, &|index, made, seconds| {
-        let Some((fix, name, directory)) = fixes.get(index) else { return };
-        let pinned = made.as_ref().is_ok_and(|made| !made.plan.escapes.is_empty());
-        let owners = |made: &Made| made.plan.objects.iter().map(|o| o.owner.clone()).collect();
-        let mut targets: BTreeSet<String> = made.as_ref().map(owners).unwrap_or_default();
-        let row = row(fix, made, seconds);
+    rows: &mut Vec<Row>,
+    built: &mut Vec<Built>,
+) -> Result<()> {
+    let total = rows.len() + fixes.len();
+    let done = Mutex::new((rows, built));
+    make_all(series, fixes, jobs, &|index, made, seconds| {
+        let Some((fix, _, directory)) = fixes.get(index) else { return };
         let Ok(mut done) = done.lock() else { return };
         let (rows, built) = &mut *done;
-        eprintln!(
-            "[{}/{}] {}: {} {}",
-            rows.len() + 1,
-            fixes.len(),
-            row.file,
-            row.outcome,
-            row.reason
-        );
-        if row.outcome == BUILT {
-            targets.remove("vmlinux");
-            built.push(Built {
-                row: rows.len(),
-                name: name.clone(),
-                directory: directory.clone(),
-                targets: targets.into_iter().collect(),
-                pinned,
-            });
+        if let Ok(Made { plan, .. }) = &made
+            && plan.outcome == Outcome::Update
+        {
+            built.push(Built::of(plan, rows.len(), directory));
         }
+        let row = row(fix, made, seconds);
+        eprintln!("[{}/{total}] {}: {} {}", rows.len() + 1, row.file, row.outcome, row.reason);
         rows.push(row);
-    })?;
-    done.into_inner().map_err(|_| anyhow::anyhow!("a worker panicked"))
+    })
 }
 
 fn row(fix: &Fix, made: Result<Made>, seconds: f64) -> Row {
