@@ -47,8 +47,8 @@ impl Running {
     }
 
     /// Whether `owner` (`vmlinux` or a module) defines `name`; `None` if that is not known, because the kernel's files
-    /// are not at hand.
-    pub fn has(&self, owner: &str, name: &str) -> Result<Option<bool>> {
+    /// are not at hand. `linked`: V1 refers to it, so some part of the kernel has it.
+    pub fn has(&self, owner: &str, name: &str, linked: bool) -> Result<Option<bool>> {
         let Ok(mut read) = self.read.lock() else { return Ok(None) };
         let names = match read.get(owner) {
             Some(names) => names.clone(),
@@ -61,7 +61,7 @@ impl Running {
         match names {
             Some(names) => Ok(Some(names.contains(name))),
             // What no source mentions is nowhere; what some does may be static, or not configured.
-            None if owner == "vmlinux" => Ok((!self.mentions(name)?).then_some(false)),
+            None if owner == "vmlinux" && !linked => Ok((!self.mentions(name)?).then_some(false)),
             None => Ok(None),
         }
     }
@@ -181,12 +181,12 @@ mod tests {
         let file = root.path().join("kernel/a/my-module.ko");
         std::fs::write(file, module.write().unwrap()).unwrap();
         let running = Running::of(root.path(), &map, root.path());
-        assert_eq!(running.has("vmlinux", "static_one").unwrap(), Some(true));
-        assert_eq!(running.has("vmlinux", "fresh").unwrap(), Some(false));
-        assert_eq!(running.has("my_module", "ours").unwrap(), Some(true));
-        assert_eq!(running.has("my_module", "theirs").unwrap(), Some(false));
-        assert_eq!(running.has("gone", "ours").unwrap(), None);
-        assert_eq!(Running::default().has("vmlinux", "ours").unwrap(), None);
+        assert_eq!(running.has("vmlinux", "static_one", false).unwrap(), Some(true));
+        assert_eq!(running.has("vmlinux", "fresh", false).unwrap(), Some(false));
+        assert_eq!(running.has("my_module", "ours", false).unwrap(), Some(true));
+        assert_eq!(running.has("my_module", "theirs", false).unwrap(), Some(false));
+        assert_eq!(running.has("gone", "ours", false).unwrap(), None);
+        assert_eq!(Running::default().has("vmlinux", "ours", false).unwrap(), None);
     }
 
     #[test]
@@ -203,8 +203,9 @@ mod tests {
             std::fs::write(root.path().join(directory).join("a.c"), text).unwrap();
         }
         let running = Running::of(root.path(), &map, root.path());
-        assert_eq!(running.has("vmlinux", "nowhere").unwrap(), Some(false));
-        assert_eq!(running.has("vmlinux", "there").unwrap(), None);
-        assert_eq!(running.has("vmlinux", "__SCT__nowhere").unwrap(), None);
+        assert_eq!(running.has("vmlinux", "nowhere", false).unwrap(), Some(false));
+        assert_eq!(running.has("vmlinux", "nowhere", true).unwrap(), None);
+        assert_eq!(running.has("vmlinux", "there", false).unwrap(), None);
+        assert_eq!(running.has("vmlinux", "__SCT__nowhere", false).unwrap(), None);
     }
 }

@@ -139,9 +139,12 @@ fn is_temporary(data: &DataVerdict) -> bool {
 }
 
 /// Whether a changed constant is used by nothing but functions that are replaced, so that it goes along with their
-/// clones and edition 0 keeps its own.
+/// clones and edition 0 keeps its own. A table of functions does not: objects that were given it before go on with V1's.
 fn goes_along(data: &DataVerdict, comparison: &Comparison) -> bool {
-    data.kind == DataKind::ReadOnly && !data.writable && is_of_the_replaced(data, comparison)
+    data.kind == DataKind::ReadOnly
+        && !data.writable
+        && !data.operations
+        && is_of_the_replaced(data, comparison)
 }
 
 /// Whether it is the count of a message that is not to come too often (`printk_ratelimited` and the like call it `_rs`)

@@ -125,3 +125,21 @@ fn a_changed_table_pins_the_update_only_if_its_address_may_be_kept() {
     assert!(escapes("int f(unsigned a) { return table[a % 4]; }").is_empty());
     assert_eq!(escapes("int f(int a) { return p(table) + a; }"), ["table"]);
 }
+
+#[test]
+fn a_changed_table_of_functions_needs_state_transfer() {
+    let text = |second: &str| {
+        format!(
+            "struct ops {{ int (*a)(int), (*b)(int); }}; void keep(const struct ops *);\n\
+             static int one(int a) {{ return a; }} static int two(int a) {{ return a + 2; }}\n\
+             static const struct ops ops = {{ one, {second} }}; void f(void) {{ keep(&ops); }}\n\
+             int g(int a) {{ int (*volatile p)(int) = a ? one : two; return p(a); }}\n"
+        )
+    };
+    let (_, plan) = assembled(&[("a", &text("one"), &text("two"))], "keep __fentry__");
+    assert!(
+        plan.refusals.iter().any(|r| r.name == "ops" && r.state_transfer),
+        "{:?}",
+        plan.refusals
+    );
+}
