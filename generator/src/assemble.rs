@@ -231,13 +231,12 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    /// What V1's object does not define must be elsewhere in the running kernel.
+    /// What V1's object neither defines nor refers to must be elsewhere in the running kernel. What it refers to is
+    /// there, perhaps exported in a namespace: matching gives its address.
     fn check(&mut self, unit: &UnitInput, name: &str) -> Result<()> {
         let owner = &unit.owner;
-        let mut here = unit.pre.symbols.iter().filter(|symbol| symbol.name == name).peekable();
-        let linked = here.peek().is_some();
-        let defined = here.any(|symbol| symbol.section.is_some());
-        if !defined && self.running.has(owner, name, linked)? == Some(false) {
+        let known = unit.pre.symbols.iter().any(|symbol| symbol.name == name);
+        if !known && self.running.has(owner, name)? == Some(false) {
             self.assembly.missing.insert((owner.clone(), name.into()));
             self.refuse(
                 name,

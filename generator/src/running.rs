@@ -47,8 +47,8 @@ impl Running {
     }
 
     /// Whether `owner` (`vmlinux` or a module) defines `name`; `None` if that is not known, because the kernel's files
-    /// are not at hand. `linked`: V1 refers to it, so some part of the kernel has it.
-    pub fn has(&self, owner: &str, name: &str, linked: bool) -> Result<Option<bool>> {
+    /// are not at hand.
+    pub fn has(&self, owner: &str, name: &str) -> Result<Option<bool>> {
         let Ok(mut read) = self.read.lock() else { return Ok(None) };
         let names = match read.get(owner) {
             Some(names) => names.clone(),
@@ -61,7 +61,7 @@ impl Running {
         match names {
             Some(names) => Ok(Some(names.contains(name))),
             // What no source mentions is nowhere; what some does may be static, or not configured.
-            None if owner == "vmlinux" && !linked => Ok((!self.mentions(name)?).then_some(false)),
+            None if owner == "vmlinux" => Ok((!self.mentions(name)?).then_some(false)),
             None => Ok(None),
         }
     }
@@ -103,10 +103,8 @@ impl Running {
             // Debian's says only where to find the real one.
             return Ok(names.contains("_text").then_some(names));
         }
-        let file = self.modules.get(owner).filter(|file| file.is_file());
-        let Some(file) = file else { return Ok(None) };
-        let bytes =
-            std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let Some(file) = self.modules.get(owner) else { return Ok(None) };
+        let Some(bytes) = module(file)? else { return Ok(None) };
         let module = object::File::parse(&*bytes)
             .with_context(|| format!("{} is no module", file.display()))?;
         let defined = module.symbols().filter(|symbol| symbol.is_definition());
@@ -117,7 +115,37 @@ impl Running {
     }
 }
 
-/// Whether a file of the kernel's code below `root` has the text.
+/// A module's content, if it is there; distributions compress them.
+fn module(file: &Path) -> Result<Option<Vec<u8>>> {
+    if file.is_file() {
+        let bytes = std::fs::read(file);
+        return Ok(Some(bytes.with_context(|| format!("cannot read {}", file.display()))?));
+    }
+    for (suffix, program) in [("ko.xz", "xz"), ("ko.zst", "zstd"), ("ko.gz", "gzip")] {
+        let packed = file.with_extension(suffix);
+        if packed.is_file() {
+            let output = std::process::Command::new(program)
+                .arg("-dc")
+                .arg(&packed)
+                .output()
+                .with_context(|| format!("cannot run {program}"))?;
+            anyhow::ensure!(output.status.success(), "{program} cannot read {}", packed.display());
+            return Ok(Some(output.stdout));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the text has the word.
+fn has_word(text: &[u8], finder: &memchr::memmem::Finder<'_>) -> bool {
+    let word = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
+    finder.find_iter(text).any(|at| {
+        let before = at.checked_sub(1).and_then(|before| text.get(before));
+        !word(before) && !word(text.get(at + finder.needle().len()))
+    })
+}
+
+/// Whether a file of the kernel's code below `root` has the word.
 fn search(root: &Path, below: &Path, finder: &memchr::memmem::Finder<'_>) -> Result<bool> {
     let directory = root.join(below);
     let unreadable = || format!("cannot read {}", directory.display());
@@ -139,7 +167,7 @@ fn search(root: &Path, below: &Path, finder: &memchr::memmem::Finder<'_>) -> Res
         }
         let bytes = std::fs::read(entry.path())
             .with_context(|| format!("cannot read {}", entry.path().display()))?;
-        anyhow::Ok(finder.find(&bytes).is_some())
+        anyhow::Ok(has_word(&bytes, finder))
     });
     // An error counts as found only for stopping early.
     found.find_any(|result| !matches!(result, Ok(false))).unwrap_or(Ok(false))
@@ -181,12 +209,12 @@ mod tests {
         let file = root.path().join("kernel/a/my-module.ko");
         std::fs::write(file, module.write().unwrap()).unwrap();
         let running = Running::of(root.path(), &map, root.path());
-        assert_eq!(running.has("vmlinux", "static_one", false).unwrap(), Some(true));
-        assert_eq!(running.has("vmlinux", "fresh", false).unwrap(), Some(false));
-        assert_eq!(running.has("my_module", "ours", false).unwrap(), Some(true));
-        assert_eq!(running.has("my_module", "theirs", false).unwrap(), Some(false));
-        assert_eq!(running.has("gone", "ours", false).unwrap(), None);
-        assert_eq!(Running::default().has("vmlinux", "ours", false).unwrap(), None);
+        assert_eq!(running.has("vmlinux", "static_one").unwrap(), Some(true));
+        assert_eq!(running.has("vmlinux", "fresh").unwrap(), Some(false));
+        assert_eq!(running.has("my_module", "ours").unwrap(), Some(true));
+        assert_eq!(running.has("my_module", "theirs").unwrap(), Some(false));
+        assert_eq!(running.has("gone", "ours").unwrap(), None);
+        assert_eq!(Running::default().has("vmlinux", "ours").unwrap(), None);
     }
 
     #[test]
@@ -195,7 +223,7 @@ mod tests {
         let map = root.path().join("System.map");
         std::fs::write(&map, "ffffffffffffffff B The real System.map is elsewhere\n").unwrap();
         for (directory, text) in [
-            ("kernel/time", "void there(void) { }"),
+            ("kernel/time", "void there(void) { nowhere_else(); }"),
             ("Documentation", "nowhere"),
             ("arch/arm", "nowhere"),
         ] {
@@ -203,9 +231,8 @@ mod tests {
             std::fs::write(root.path().join(directory).join("a.c"), text).unwrap();
         }
         let running = Running::of(root.path(), &map, root.path());
-        assert_eq!(running.has("vmlinux", "nowhere", false).unwrap(), Some(false));
-        assert_eq!(running.has("vmlinux", "nowhere", true).unwrap(), None);
-        assert_eq!(running.has("vmlinux", "there", false).unwrap(), None);
-        assert_eq!(running.has("vmlinux", "__SCT__nowhere", false).unwrap(), None);
+        assert_eq!(running.has("vmlinux", "nowhere").unwrap(), Some(false));
+        assert_eq!(running.has("vmlinux", "there").unwrap(), None);
+        assert_eq!(running.has("vmlinux", "__SCT__nowhere").unwrap(), None);
     }
 }

@@ -258,13 +258,18 @@ impl Rows<'_> {
         let differs = matches!(data.change, DataChange::Changed | DataChange::Resized);
         let takes_part = matches!(
             data.kind,
-            DataKind::Export
-                | DataKind::Parameter
+            DataKind::Parameter
                 | DataKind::Initcall
                 | DataKind::Trace
                 | DataKind::Registration
                 | DataKind::Unknown
         );
+        if data.change == DataChange::New && data.kind == DataKind::Export {
+            self.plan.notes.push(format!(
+                "{} is new: the update exports nothing, so a module that needs it cannot be loaded into the running kernel",
+                data.name
+            ));
+        }
         let refused = if data.change == DataChange::New {
             takes_part
         } else {

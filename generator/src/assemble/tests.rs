@@ -143,3 +143,22 @@ fn a_changed_table_of_functions_needs_state_transfer() {
         plan.refusals
     );
 }
+
+#[test]
+fn a_new_export_is_no_obstacle_but_noted() {
+    let export = |name: &str| {
+        format!(
+            "static const char __kstrtab_{name}[] __attribute__((section(\"__ksymtab_strings\"), used)) = \"{name}\";\n"
+        )
+    };
+    let old = export("f") + "int f(int a) { return a; }";
+    let new =
+        export("f") + &export("g") + "int g(int a) { return a; } int f(int a) { return a + 1; }";
+    let (assembly, plan) = assembled(&[("a", &old, &new)], "f __fentry__");
+    assert!(plan.refusals.is_empty() && assembly.refusals.is_empty(), "{:?}", plan.refusals);
+    assert!(
+        plan.notes.iter().any(|note| note.starts_with("__kstrtab_g is new")),
+        "{:?}",
+        plan.notes
+    );
+}
