@@ -10,6 +10,7 @@ use std::hash::{Hash, Hasher};
 
 use iced_x86::OpKind;
 
+use crate::compare::is_read_only;
 use crate::decode::Insn;
 use crate::model::{DataId, FunctionId, Place};
 use crate::names::{Base, base, is_numbered};
@@ -38,6 +39,7 @@ impl Correlation {
         all.data_by_name(a, b);
         all.data_by_votes(a, b);
         all.data_left_over(a, b);
+        all.data_by_line(a, b);
         all
     }
 
@@ -221,6 +223,34 @@ impl Correlation {
                 && self.share_users(a, **x, b, **y)
             {
                 self.pair_data(**x, **y);
+            }
+        }
+    }
+
+    /// Constants whose name ends with the line they stand in (`UVERBS_OBJECT_METHODS`, include/rdma): equal content,
+    /// and no other of that name. Only what nobody can write: of two equal constants either will do.
+    fn data_by_line(&mut self, a: &Object<'_>, b: &Object<'_>) {
+        let group = |object: &Object<'_>, left: BTreeMap<String, Vec<DataId>>| {
+            let mut groups: BTreeMap<String, Vec<DataId>> = BTreeMap::new();
+            for (text, of_text) in left {
+                let without = text.trim_end_matches(|c: char| c.is_ascii_digit());
+                let constant = |id: &DataId| {
+                    object.model.data_object(*id).is_some_and(|d| is_read_only(object, d.section))
+                };
+                if without != text {
+                    let constants = of_text.into_iter().filter(constant);
+                    groups.entry(without.to_owned()).or_default().extend(constants);
+                }
+            }
+            groups
+        };
+        let of_a = group(a, self.left_over(a, true));
+        let of_b = group(b, self.left_over(b, false));
+        for (text, left_a) in &of_a {
+            if let ([x], Some([y])) = (left_a.as_slice(), of_b.get(text).map(Vec::as_slice))
+                && same_content(a, *x, b, *y)
+            {
+                self.pair_data(*x, *y);
             }
         }
     }

@@ -150,6 +150,8 @@ pub struct DataVerdict {
     pub users: Vec<String>,
     /// Whether others than those may: its name is global, or data points to it.
     pub shared: bool,
+    /// Whether it holds pointers to functions, or to what other objects define and may be functions.
+    pub operations: bool,
 }
 
 /// All facts about a pair of objects.

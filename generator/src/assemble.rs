@@ -10,6 +10,7 @@ use crate::closure::{self, Closure};
 use crate::package::{HANDLERS, handler_addrs};
 use crate::plan::{Refusal, SymbolPlan};
 use crate::record::{Fixup, Match, RecordBuilder, SymbolKey};
+use crate::running::Running;
 use crate::sites::{Body, Reference, Referent, sites};
 use crate::special::patches;
 use crate::unit::{Place, Unit};
@@ -27,6 +28,8 @@ pub struct UnitInput {
     pub v2: Unit,
     /// Functions to replace: V2's name → V1's.
     pub replaced: BTreeMap<String, String>,
+    /// Changed constants that go along with the clones, by V2's name.
+    pub along: BTreeSet<String>,
     /// Parameters of V1's functions that are replaced, as the record has them, where they are known.
     pub parameters: BTreeMap<String, String>,
     /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
@@ -56,15 +59,28 @@ pub struct Assembly {
     pub escapes: Vec<crate::plan::Escape>,
     /// What stands in the way; if there is anything, the rest is incomplete.
     pub refusals: Vec<Refusal>,
+    /// Names that the clones use and that neither the running kernel nor the update has, each with the part of the
+    /// kernel that should: a refusal as well.
+    pub missing: BTreeSet<(String, String)>,
+}
+
+/// The kernel that is to run the update.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel<'a> {
+    /// Names exported to every module.
+    pub exported: &'a BTreeSet<String>,
+    /// All its names.
+    pub running: &'a Running,
 }
 
 /// Assembles an update for the kernel `release`, to be called `name`.
 pub fn assemble(
     units: &[UnitInput],
-    exported: &BTreeSet<String>,
+    kernel: Kernel<'_>,
     name: &str,
     release: &str,
 ) -> Result<Assembly> {
+    let exported = kernel.exported;
     let mut assembly = Assembly::default();
     let closures = closures(units, exported, &mut assembly)?;
     let clone_addrs: u32 = closures.iter().map(|closure| closure.object.addrs.len() as u32).sum();
@@ -72,6 +88,7 @@ pub fn assemble(
     let mut recorder = Recorder {
         builder: RecordBuilder::default(),
         exported,
+        running: kernel.running,
         assembly,
         base: 0,
         number: 0,
@@ -83,13 +100,15 @@ pub fn assemble(
     }
     let Recorder { builder, mut assembly, .. } = recorder;
     if assembly.refusals.is_empty() {
-        let pinned = assembly.escapes.first().map_or_else(String::new, |e| {
-            format!("address of clone {} escapes at {}", e.function, e.at)
-        });
+        let pinned = assembly
+            .escapes
+            .first()
+            .map_or_else(String::new, |e| format!("address of {} escapes at {}", e.function, e.at));
         assembly.record =
             builder.finish(name, release, &pinned, clone_addrs + HANDLERS * handlers)?;
-        assembly.clones =
-            closures.iter().map(|closure| closure.object.write()).collect::<Result<_>>()?;
+        // An object that is there for its new functions may have none that is used.
+        let all = closures.iter().filter(|closure| !closure.object.pieces.is_empty());
+        assembly.clones = all.map(|closure| closure.object.write()).collect::<Result<_>>()?;
     }
     Ok(assembly)
 }
@@ -109,18 +128,20 @@ fn closures(
         })
         .map(|symbol| symbol.name.clone())
         .collect();
-    let mut closures = Vec::new();
-    for unit in units {
-        let closure = closure::close(&closure::Known {
-            unit: &unit.v2,
-            replaced: &unit.replaced,
-            known: &unit.known,
-            adaptations: &unit.adaptations,
-            exported,
-            elsewhere: &fresh,
-            first_clone: assembly.functions.len(),
-        })
-        .with_context(|| format!("clones of {}", unit.object))?;
+    let mut wanted = BTreeSet::new();
+    let closures = loop {
+        let closures = close_all(units, exported, &fresh, &wanted)?;
+        let used: BTreeSet<String> = closures
+            .iter()
+            .flat_map(|closure| closure.imports.intersection(&fresh).cloned())
+            .collect();
+        // What they bring along may use more.
+        if used.is_subset(&wanted) {
+            break closures;
+        }
+        wanted.extend(used);
+    };
+    for (unit, closure) in units.iter().zip(&closures) {
         assembly
             .functions
             .extend(closure.replaced.iter().map(|name| (unit.object.clone(), name.clone())));
@@ -128,11 +149,38 @@ fn closures(
         assembly.added.insert(unit.object.clone(), closure.added.clone());
         assembly.escapes.extend(closure.escapes.iter().cloned());
         assembly.refusals.extend(closure.refusals.iter().cloned());
-        assembly.symbols.extend(closure.imports.iter().map(|import| SymbolPlan {
+        let outside = closure.imports.difference(&fresh);
+        assembly.symbols.extend(outside.map(|import| SymbolPlan {
             name: import.clone(),
             owner: "any".into(),
             found_by: "exported".into(),
         }));
+    }
+    Ok(closures)
+}
+
+fn close_all(
+    units: &[UnitInput],
+    exported: &BTreeSet<String>,
+    fresh: &BTreeSet<String>,
+    wanted: &BTreeSet<String>,
+) -> Result<Vec<Closure>> {
+    let mut first_clone = 0;
+    let mut closures = Vec::new();
+    for unit in units {
+        let closure = closure::close(&closure::Known {
+            unit: &unit.v2,
+            replaced: &unit.replaced,
+            known: &unit.known,
+            along: &unit.along,
+            adaptations: &unit.adaptations,
+            exported,
+            elsewhere: fresh,
+            wanted,
+            first_clone,
+        })
+        .with_context(|| format!("clones of {}", unit.object))?;
+        first_clone += closure.replaced.len();
         closures.push(closure);
     }
     Ok(closures)
@@ -141,6 +189,7 @@ fn closures(
 struct Recorder<'a> {
     builder: RecordBuilder,
     exported: &'a BTreeSet<String>,
+    running: &'a Running,
     assembly: Assembly,
     /// First address index of the current object.
     base: u32,
@@ -175,6 +224,7 @@ impl Recorder<'_> {
                 .function(found, &|referent| symbol_key(referent, index, unit, exported))?;
         }
         for need in &closure.needs {
+            self.check(unit, &need.name)?;
             let key = SymbolKey {
                 name: need.name.clone(),
                 owner: Some(unit.owner.clone()),
@@ -187,6 +237,26 @@ impl Recorder<'_> {
                 flags |= symbol_flags::PER_CPU;
             }
             self.builder.need(&key, flags, need.placeholder + self.base, &fixups)?;
+        }
+        Ok(())
+    }
+
+    /// What V1's object neither defines nor refers to must be elsewhere in the running kernel. What it refers to is
+    /// there, perhaps exported in a namespace: matching gives its address.
+    fn check(&mut self, unit: &UnitInput, name: &str) -> Result<()> {
+        let owner = &unit.owner;
+        let known = unit.pre.symbols.iter().any(|symbol| symbol.name == name);
+        if !known && self.running.has(owner, name)? == Some(false) {
+            self.assembly.missing.insert((owner.clone(), name.into()));
+            self.refuse(
+                name,
+                &format!(
+                    "{} uses it, and neither {owner} of the running kernel nor this update has it, nor is it exported to \
+                     all modules",
+                    unit.object
+                ),
+                "make the update together with the change that adds it",
+            );
         }
         Ok(())
     }
@@ -407,3 +477,6 @@ fn is_per_cpu(unit: &Unit, name: &str) -> bool {
         .and_then(|section| unit.sections.get(section))
         .is_some_and(|section| section.name.contains("percpu"))
 }
+
+#[cfg(test)]
+mod tests;

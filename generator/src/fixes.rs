@@ -3,6 +3,8 @@
 //! For measuring how much of a release can be updated (`cargo xtask corpus`). A header change that comes with a fix
 //! may concern other objects too; those are not compared here, and the plan says so.
 
+mod definers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -39,15 +41,42 @@ pub struct Series {
 pub struct Fix {
     /// Its path in the tree.
     pub source: PathBuf,
-    /// The objects made of it.
+    /// Other changed sources that have what this one's change uses.
+    with: Vec<PathBuf>,
+    /// The objects made of all of them.
     objects: Vec<ObjectOwner>,
 }
+
+/// More sources than this do not make one fix.
+const MOST_SOURCES: usize = 5;
 
 impl Fix {
     /// `vmlinux`, or the modules that it is part of.
     pub fn owners(&self) -> BTreeSet<String> {
         self.objects.iter().map(|object| owner(&object.link)).collect()
     }
+
+    /// All its sources.
+    fn sources(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.source).chain(&self.with)
+    }
+
+    /// Takes another source along.
+    fn add(&mut self, other: Fix) {
+        self.with.push(other.source);
+        self.objects.extend(other.objects);
+        self.objects.sort();
+        self.objects.dedup();
+    }
+}
+
+/// What became of a fix.
+#[derive(Debug)]
+pub struct Made {
+    /// Its plan.
+    pub plan: Plan,
+    /// Other changed sources that came along, because they define what this one's change uses.
+    pub with: Vec<PathBuf>,
 }
 
 fn owner(link: &Link) -> String {
@@ -103,7 +132,7 @@ impl Series {
                 continue;
             }
             if let Owner::Objects { objects, .. } = self.kbuild.owner_of(path)? {
-                fixes.push(Fix { source: path.clone(), objects });
+                fixes.push(Fix { source: path.clone(), with: Vec::new(), objects });
             }
         }
         Ok(fixes)
@@ -136,26 +165,72 @@ pub struct Workplace<'a> {
 }
 
 impl Workplace<'_> {
-    /// Makes the update called `name` of one fix, in `output`, and gives its plan.
-    pub fn make(&self, fix: &Fix, name: &str, output: &Path) -> Result<Plan> {
+    /// Makes the update called `name` of one fix, in `output`. Where its code uses what only V2 has, the sources that
+    /// define that become part of it.
+    pub fn make(&self, fix: &Fix, name: &str, output: &Path) -> Result<Made> {
         run::check_name(name)?;
         let output = Output::begin(output)?;
+        let mut fix = fix.clone();
         let mut laid = Laid { place: self, changes: Changes::new() };
-        laid.lay(&fix.source)?;
-        let mut plan =
-            Plan { name: name.into(), kernels: self.series.kernels.clone(), ..Plan::default() };
-        match laid.compile(fix)? {
-            Ok(built) => self.judge(fix, &laid.changes, &built, &mut plan, &output)?,
-            Err(error) => plan.refusals.push(Refusal::new(
-                fix.source.display().to_string(),
-                format!("does not compile without other changes of V2: {error}"),
-                "make the update of all that belongs to the fix",
-            )),
+        loop {
+            for source in fix.sources() {
+                laid.lay(source)?;
+            }
+            let mut plan =
+                Plan { name: name.into(), kernels: self.series.kernels.clone(), ..Plan::default() };
+            let mut missing = BTreeSet::new();
+            match laid.compile(&fix)? {
+                Ok(built) => {
+                    missing = self.judge(&fix, &laid.changes, &built, &mut plan, &output)?
+                }
+                Err(error) => plan.refusals.push(Refusal::new(
+                    fix.source.display().to_string(),
+                    format!("does not compile without other changes of V2: {error}"),
+                    "make the update of all that belongs to the fix",
+                )),
+            }
+            plan.settle();
+            if !missing.is_empty() && self.extend(&mut fix, &missing, &mut plan)? {
+                continue;
+            }
+            let diff = changes::diff(&self.series.input.v1_root, &laid.changes)?;
+            output.finish(&plan, &diff)?;
+            return Ok(Made { plan, with: fix.with });
         }
-        plan.settle();
-        let diff = changes::diff(&self.series.input.v1_root, &laid.changes)?;
-        output.finish(&plan, &diff)?;
-        Ok(plan)
+    }
+
+    /// Takes the sources along that define the `missing` names; if that cannot be, the plan says why.
+    fn extend(
+        &self,
+        fix: &mut Fix,
+        missing: &BTreeSet<(String, String)>,
+        plan: &mut Plan,
+    ) -> Result<bool> {
+        let found = match self.series.definers(fix, missing)? {
+            Ok(found) => found,
+            Err(name) => {
+                plan.notes.push(format!("no single changed source that is built defines {name}"));
+                return Ok(false);
+            }
+        };
+        if fix.sources().count() + found.len() > MOST_SOURCES {
+            let all: Vec<String> = fix
+                .sources()
+                .chain(found.iter().map(|other| &other.source))
+                .map(|path| path.display().to_string())
+                .collect();
+            plan.refusals.insert(
+                0,
+                Refusal::new(
+                    fix.source.display().to_string(),
+                    format!("needs too many other changes of V2: {}", all.join(", ")),
+                    "make the update of all that belongs to the fix",
+                ),
+            );
+            return Ok(false);
+        }
+        found.into_iter().for_each(|other| fix.add(other));
+        Ok(true)
     }
 
     fn judge(
@@ -165,7 +240,7 @@ impl Workplace<'_> {
         built: &[Built],
         plan: &mut Plan,
         output: &Output,
-    ) -> Result<()> {
+    ) -> Result<BTreeSet<(String, String)>> {
         let series = self.series;
         let because: BTreeSet<String> =
             laid.keys().map(|path| path.display().to_string()).collect();
@@ -176,7 +251,7 @@ impl Workplace<'_> {
         }
         plan.ignored = because
             .iter()
-            .filter(|path| Path::new(path) != fix.source)
+            .filter(|path| fix.sources().all(|source| Path::new(path) != source))
             .map(|path| IgnoredFile {
                 path: path.clone(),
                 reason: format!(
@@ -189,7 +264,7 @@ impl Workplace<'_> {
         let judged = verdicts::judge(&found, &self.commands(fix)?, built, &quiet, plan)?;
         plan.settle();
         if plan.outcome != Outcome::Update {
-            return Ok(());
+            return Ok(BTreeSet::new());
         }
         let assembly = series.target.assemble(&judged, plan)?;
         if plan.outcome == Outcome::Update {
@@ -197,13 +272,16 @@ impl Workplace<'_> {
             let ko = series.target.link(plan, &assembly, &diff, &series.module, output)?;
             series.target.deliver(&plan.name, &ko, &assembly, &series.module, output)?;
         }
-        Ok(())
+        Ok(assembly.missing)
     }
 
     fn commands(&self, fix: &Fix) -> Result<Vec<CompileCommand>> {
-        let of = |object: &ObjectOwner| {
-            let command = self.series.commands.get(&object.object);
-            command.cloned().with_context(|| format!("{} was not learned", object.object))
+        let of = |object: &ObjectOwner| match self.series.commands.get(&object.object) {
+            Some(command) => Ok(command.clone()),
+            None => {
+                let asked = self.series.kbuild.compile_commands(&[object.object.as_str()])?;
+                asked.into_iter().next().with_context(|| format!("{} is not built", object.object))
+            }
         };
         fix.objects.iter().map(of).collect()
     }
@@ -240,10 +318,10 @@ impl Laid<'_> {
                     if complaint.is_empty() {
                         complaint = first_error(&log);
                     }
-                    let source = &fix.source;
                     let series = self.place.series;
+                    let sources: Vec<&Path> = fix.sources().map(PathBuf::as_path).collect();
                     let more =
-                        series.headers.for_errors(&log, source, &self.changes, &series.kbuild)?;
+                        series.headers.for_errors(&log, &sources, &self.changes, &series.kbuild)?;
                     if more.is_empty() {
                         return Ok(Err(complaint));
                     }
@@ -264,7 +342,7 @@ impl Laid<'_> {
         commands: &[CompileCommand],
     ) -> Result<()> {
         let headers: Vec<PathBuf> =
-            self.changes.keys().filter(|path| **path != fix.source).cloned().collect();
+            self.changes.keys().filter(|path| fix.sources().all(|s| s != *path)).cloned().collect();
         if headers.len() < 2 {
             return Ok(());
         }
@@ -308,7 +386,7 @@ pub fn make_all(
     series: &Series,
     fixes: &[(Fix, String, PathBuf)],
     jobs: usize,
-    done: &(dyn Fn(usize, Result<Plan>, f64) + Sync),
+    done: &(dyn Fn(usize, Result<Made>, f64) + Sync),
 ) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs.max(1)).build()?;
     let next = std::sync::atomic::AtomicUsize::new(0);
@@ -320,8 +398,8 @@ pub fn make_all(
                 let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let Some((fix, name, output)) = fixes.get(index) else { return Ok(()) };
                 let since = std::time::Instant::now();
-                let plan = place.make(fix, name, output);
-                done(index, plan, since.elapsed().as_secs_f64());
+                let made = place.make(fix, name, output);
+                done(index, made, since.elapsed().as_secs_f64());
             }
         })
     })

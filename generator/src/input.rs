@@ -9,6 +9,7 @@ use kernel_trees::{Cache, Kernel, Manifest, Prepared, SourceId, check_kernel_tre
 use crate::binaries;
 use crate::changes::{self, Changes};
 use crate::patch;
+use crate::running::Running;
 
 /// Where Kbuild leaves what `uname -r` says.
 const RELEASE: &str = "include/config/kernel.release";
@@ -101,6 +102,8 @@ pub struct Input {
     pub headers: PathBuf,
     /// Release of the kernel that is to run the update.
     pub release: String,
+    /// The names it has.
+    pub running: Running,
     /// The configuration of that kernel.
     config: PathBuf,
     /// The package that V1 is, if it is Debian's.
@@ -113,7 +116,8 @@ pub struct Input {
 /// or the directory that kernel was built in.
 pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Result<Input> {
     let manifest = Manifest::builtin()?;
-    let Target { release, config, headers } = match kernel.filter(|name| is_directory(name)) {
+    let Target { release, config, headers, names } = match kernel.filter(|name| is_directory(name))
+    {
         Some(directory) => built(Path::new(directory))?,
         None => packaged(cache, target(&manifest, v1, kernel)?)?,
     };
@@ -138,11 +142,13 @@ pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Res
             (changes, None)
         }
     };
+    let running = Running::of(&v1_root, &names.0, &names.1);
     Ok(Input {
         v1_root,
         changes,
         headers,
         release,
+        running,
         config,
         kernel: kernel.cloned(),
         _patched: patched,
@@ -164,6 +170,8 @@ struct Target {
     release: String,
     config: PathBuf,
     headers: PathBuf,
+    /// Its `System.map`, and where its modules are.
+    names: (PathBuf, PathBuf),
 }
 
 /// A release has no slash in it.
@@ -175,7 +183,8 @@ fn is_directory(kernel: &str) -> bool {
 fn packaged(cache: &Cache, kernel: &Kernel) -> Result<Target> {
     let image = cache.image(kernel).context("the target kernel's image")?;
     let headers = cache.headers(kernel).context("the target kernel's headers")?;
-    Ok(Target { release: kernel.release.clone(), config: image.config, headers })
+    let names = (image.system_map, image.modules);
+    Ok(Target { release: kernel.release.clone(), config: image.config, headers, names })
 }
 
 /// Somebody's own kernel: the directory it was built in has all there is to know.
@@ -194,7 +203,8 @@ fn built(directory: &Path) -> Result<Target> {
     }
     let release = std::fs::read_to_string(headers.join(RELEASE))
         .with_context(|| format!("cannot read {RELEASE} of {}", directory.display()))?;
-    Ok(Target { release: release.trim().into(), config: headers.join(".config"), headers })
+    let names = (headers.join("System.map"), headers.clone());
+    Ok(Target { release: release.trim().into(), config: headers.join(".config"), headers, names })
 }
 
 fn target<'m>(manifest: &'m Manifest, v1: &Spec, kernel: Option<&str>) -> Result<&'m Kernel> {

@@ -29,6 +29,7 @@ mod release;
 pub mod report;
 mod review;
 mod run;
+mod running;
 mod scope;
 mod sites;
 mod special;

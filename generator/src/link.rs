@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::assemble::{Assembly, assemble};
+use crate::assemble::{Assembly, Kernel, assemble};
 use crate::input::Input;
 use crate::output::Output;
 use crate::package::{self, Sources};
 use crate::plan::Plan;
+use crate::running::Running;
 use crate::validate::{Expected, validate};
 use crate::verdicts::Judged;
 
@@ -22,6 +23,8 @@ pub struct Target {
     release: String,
     /// Names exported to every module.
     exported: BTreeSet<String>,
+    /// All its names.
+    running: Running,
 }
 
 impl Target {
@@ -35,12 +38,14 @@ impl Target {
             headers: input.headers.clone(),
             release: input.release.clone(),
             exported: symbols_of(&text).collect(),
+            running: input.running.clone(),
         })
     }
 
     /// Assembles the clones; what that finds out goes into the plan, whose outcome may become a refusal.
     pub fn assemble(&self, judged: &Judged, plan: &mut Plan) -> Result<Assembly> {
-        let assembly = assemble(&judged.units, &self.exported, &plan.name, &self.release)?;
+        let kernel = Kernel { exported: &self.exported, running: &self.running };
+        let assembly = assemble(&judged.units, kernel, &plan.name, &self.release)?;
         for function in &mut plan.functions {
             let key = (function.object.clone(), function.name.clone());
             function.matched_bytes = assembly.matched.get(&key).copied().unwrap_or(0);

@@ -53,11 +53,11 @@ impl Headers {
     }
 
     /// Headers to take along after the compiler's `log`, beyond those in `laid`: at first those whose changes add
-    /// what an error names, then those that have it near a change, then all that the source may include.
+    /// what an error names, then those that have it near a change, then all that the sources may include.
     pub fn for_errors(
         &self,
         log: &str,
-        source: &Path,
+        sources: &[&Path],
         laid: &Changes,
         kbuild: &Kbuild,
     ) -> Result<Vec<PathBuf>> {
@@ -76,13 +76,13 @@ impl Headers {
         for index in [&self.added, &self.near] {
             let mut found = BTreeSet::new();
             for line in log.lines().filter(|line| line.contains("error: ")) {
-                found.extend(self.asked_for(line, index, source, laid, kbuild)?);
+                found.extend(self.asked_for(line, index, sources, laid, kbuild)?);
             }
             if !found.is_empty() {
                 return Ok(found.into_iter().collect());
             }
         }
-        self.reachable(self.changes.keys(), source, laid, kbuild)
+        self.reachable(self.changes.keys(), sources, laid, kbuild)
     }
 
     /// The headers that an error asks for: of the words it quotes, the one that fewest headers have tells most.
@@ -90,14 +90,14 @@ impl Headers {
         &self,
         error: &str,
         index: &Words,
-        source: &Path,
+        sources: &[&Path],
         laid: &Changes,
         kbuild: &Kbuild,
     ) -> Result<Vec<PathBuf>> {
         let mut best: Vec<PathBuf> = Vec::new();
         for word in error.split('\'').skip(1).step_by(2).flat_map(words) {
             let Some(headers) = index.get(word) else { continue };
-            let found = self.reachable(headers, source, laid, kbuild)?;
+            let found = self.reachable(headers, sources, laid, kbuild)?;
             if !found.is_empty() && (best.is_empty() || found.len() < best.len()) {
                 best = found;
             }
@@ -105,26 +105,46 @@ impl Headers {
         Ok(best)
     }
 
-    /// Those of `headers` that the source may include and that are not laid yet.
+    /// Those of `headers` that the sources may include and that are not laid yet.
     fn reachable<'h>(
         &self,
         headers: impl IntoIterator<Item = &'h PathBuf>,
-        source: &Path,
+        sources: &[&Path],
         laid: &Changes,
         kbuild: &Kbuild,
     ) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
+        let fresh = includes(laid)?;
         for header in headers {
             if laid.contains_key(header) {
                 continue;
             }
             let includers = kbuild.includers(std::slice::from_ref(header))?;
-            if includers.iter().any(|path| path == source) {
+            if includers.iter().any(|path| sources.contains(&path.as_path()))
+                || fresh.iter().any(|name| header.ends_with(name))
+            {
                 found.push(header.clone());
             }
         }
         Ok(found)
     }
+}
+
+/// What the laid files include: V2's may include what V1's do not, and the includers of a header are V1's.
+fn includes(laid: &Changes) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for file in laid.values().flatten() {
+        let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        names.extend(String::from_utf8_lossy(&bytes).lines().filter_map(included));
+    }
+    Ok(names)
+}
+
+/// The header of `#include <linux/fs.h>`.
+fn included(line: &str) -> Option<String> {
+    let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?;
+    let name = rest.trim().strip_prefix(['<', '"'])?.split(['>', '"']).next()?;
+    Some(name.trim_start_matches(['.', '/']).to_string())
 }
 
 /// Identifiers of a text.
@@ -153,6 +173,16 @@ mod tests {
         let headers = Headers::read(v1.path(), changes).unwrap();
         assert!(headers.added.contains_key("fresh") && !headers.added.contains_key("f"));
         assert!(headers.near.contains_key("f"));
+    }
+
+    #[test]
+    fn includes_of_laid_files_count() {
+        let v2 = tempfile::tempdir().unwrap();
+        let text = "#include <asm/insn-eval.h>\n # include \"../a.h\"\n#define x\nint include;\n";
+        fs::write(v2.path().join("a.c"), text).unwrap();
+        let laid = Changes::from([("a.c".into(), Some(v2.path().join("a.c")))]);
+        let expected = ["a.h".to_string(), "asm/insn-eval.h".to_string()];
+        assert_eq!(includes(&laid).unwrap(), BTreeSet::from(expected));
     }
 
     #[test]

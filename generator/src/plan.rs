@@ -276,10 +276,10 @@ pub struct SymbolPlan {
     pub found_by: String,
 }
 
-/// A clone whose address leaves the update.
+/// A clone, or a constant that goes along, whose address leaves the update.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Escape {
-    /// The clone.
+    /// The clone or constant.
     pub function: String,
     /// Where its address is taken.
     pub at: String,

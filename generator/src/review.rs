@@ -194,7 +194,7 @@ fn not_covered(page: &mut String, plan: &Plan) {
     for escape in &plan.escapes {
         let _ = writeln!(
             page,
-            "- The address of the clone of `{}` escapes at {}: once it has run, the update can be reverted but not \
+            "- The address of the update's `{}` escapes at {}: once that has run, the update can be reverted but not \
              unloaded.",
             escape.function, escape.at
         );

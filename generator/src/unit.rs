@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use iced_x86::{Decoder, DecoderOptions, OpKind};
+use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
 use object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _};
 use object::{
     LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags,
@@ -121,6 +121,8 @@ pub struct Field {
     pub bias: i64,
     /// The instruction is a direct call or jump to the place, which takes no address.
     pub branch: bool,
+    /// Code takes the address of the place instead of reading or writing there.
+    pub address: bool,
     /// The assembler resolved it; there is no relocation.
     pub resolved: bool,
 }
@@ -338,6 +340,9 @@ impl Unit {
                 place: self.place(relocation, bias)?,
                 bias,
                 branch: instruction.is_some_and(|found| found.branch.is_some()),
+                address: instruction.is_some_and(|found| {
+                    found.branch.is_none() && !found.accesses(relocation.offset)
+                }),
                 resolved: false,
             });
         }
@@ -365,6 +370,7 @@ impl Unit {
                 place,
                 bias: 4,
                 branch: true,
+                address: false,
                 resolved: true,
             });
         }
@@ -388,12 +394,17 @@ impl Unit {
         while decoder.can_decode() {
             let instruction = decoder.decode();
             let branch = instruction.op0_kind() == OpKind::NearBranch64;
+            let offsets = decoder.get_constant_offsets(&instruction);
+            let displacement = (offsets.has_displacement()
+                && instruction.mnemonic() != Mnemonic::Lea)
+                .then(|| instruction.ip() + offsets.displacement_offset() as u64);
             found.insert(
                 instruction.ip(),
                 Instruction {
                     start: instruction.ip(),
                     end: instruction.next_ip(),
                     branch: branch.then(|| instruction.near_branch_target()),
+                    displacement,
                 },
             );
         }
@@ -406,4 +417,13 @@ struct Instruction {
     start: u64,
     end: u64,
     branch: Option<u64>,
+    /// Where the displacement is of the memory operand that it reads or writes.
+    displacement: Option<u64>,
+}
+
+impl Instruction {
+    /// Whether the field at this offset says where it reads or writes.
+    fn accesses(&self, offset: u64) -> bool {
+        self.displacement == Some(offset)
+    }
 }

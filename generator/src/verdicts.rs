@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use dynamos_differ::layout::{LayoutChange, LayoutKind, LayoutVerdict, Retyped};
+use dynamos_differ::layout::{LayoutChange, LayoutKind, LayoutVerdict, Member, Retyped};
 use dynamos_differ::load::Elf;
 use dynamos_differ::parameters::signatures;
 use dynamos_differ::verdict::{
@@ -22,7 +22,7 @@ use crate::plan::{DataPlan, FunctionPlan, ObjectPlan, Plan, Refusal};
 use crate::report::Reporter;
 use crate::unit::Unit;
 
-/// The objects with changed functions.
+/// The objects with changed or new functions.
 #[derive(Debug, Default)]
 pub struct Judged {
     /// One for each such object, in the order of their names.
@@ -54,7 +54,9 @@ pub fn judge(
         let adaptations =
             adaptation::find(comparison, &replaced, &built.v2, object, &mut plan.refusals)?;
         tell_adaptations(plan, object, &replaced, &adaptations);
-        if replaced.is_empty() {
+        // What is new in an object may be what another one uses.
+        let adds = comparison.functions.iter().any(|f| f.verdict == Verdict::New);
+        if replaced.is_empty() && !adds {
             continue;
         }
         let v2 = Unit::parse(&built.v2, &command.object)?;
@@ -68,6 +70,12 @@ pub fn judge(
             owner: candidate.owner.clone(),
             pre: Unit::parse(&built.pre, &command.object)?,
             known: known(comparison, v1, &v2)?,
+            along: comparison
+                .data
+                .iter()
+                .filter(|data| goes_along(data, comparison) && !is_temporary(data))
+                .map(|data| data.name.clone())
+                .collect(),
             v2,
             replaced,
         });
@@ -116,7 +124,9 @@ fn known(comparison: &Comparison, v1: &Unit, v2: &Unit) -> Result<BTreeMap<Strin
     let copied: Vec<&str> = comparison
         .data
         .iter()
-        .filter(|data| is_temporary(data) || goes_along(data, comparison))
+        .filter(|data| {
+            is_temporary(data) || goes_along(data, comparison) || begins_anew(data, comparison)
+        })
         .map(|data| data.name.as_str())
         .collect();
     let mut known = BTreeMap::new();
@@ -154,8 +164,26 @@ fn is_temporary(data: &DataVerdict) -> bool {
 }
 
 /// Whether a changed constant is used by nothing but functions that are replaced, so that it goes along with their
-/// clones and edition 0 keeps its own.
+/// clones and edition 0 keeps its own. A table of functions does not: objects that were given it before go on with V1's.
 fn goes_along(data: &DataVerdict, comparison: &Comparison) -> bool {
+    data.kind == DataKind::ReadOnly
+        && !data.writable
+        && !data.operations
+        && is_of_the_replaced(data, comparison)
+}
+
+/// Whether it is the count of a message that is not to come too often (`printk_ratelimited` and the like call it `_rs`)
+/// and replaced functions alone use it: edition 0 keeps its own, and V2's begins with V2's limits.
+fn begins_anew(data: &DataVerdict, comparison: &Comparison) -> bool {
+    let is_limit = |name: &String| name.split_once('.').is_some_and(|(base, _)| base == "_rs");
+    data.kind == DataKind::Writable
+        && is_limit(&data.name)
+        && data.old_name.as_ref().is_none_or(is_limit)
+        && is_of_the_replaced(data, comparison)
+}
+
+/// Whether a variable or constant changed and nothing but functions that are replaced uses it.
+fn is_of_the_replaced(data: &DataVerdict, comparison: &Comparison) -> bool {
     let replaced = |user: &String| {
         let mut verdicts = comparison
             .functions
@@ -170,8 +198,6 @@ fn goes_along(data: &DataVerdict, comparison: &Comparison) -> bool {
             })
     };
     matches!(data.change, DataChange::Changed | DataChange::Resized)
-        && data.kind == DataKind::ReadOnly
-        && !data.writable
         && !data.shared
         && !data.users.is_empty()
         && data.users.iter().all(replaced)
@@ -200,7 +226,8 @@ impl Rows<'_> {
             }
         }
         for data in &comparison.data {
-            self.data(data, goes_along(data, comparison));
+            let along = goes_along(data, comparison) || begins_anew(data, comparison);
+            self.data(data, along);
         }
         for section in &comparison.sections {
             if !is_harmless(section.kind) && section.kind != DataKind::ReadOnly {
@@ -261,13 +288,18 @@ impl Rows<'_> {
         let differs = matches!(data.change, DataChange::Changed | DataChange::Resized);
         let takes_part = matches!(
             data.kind,
-            DataKind::Export
-                | DataKind::Parameter
+            DataKind::Parameter
                 | DataKind::Initcall
                 | DataKind::Trace
                 | DataKind::Registration
                 | DataKind::Unknown
         );
+        if data.change == DataChange::New && data.kind == DataKind::Export {
+            self.plan.notes.push(format!(
+                "{} is new: the update exports nothing, so a module that needs it cannot be loaded into the running kernel",
+                data.name
+            ));
+        }
         let refused = if data.change == DataChange::New {
             takes_part
         } else {
@@ -298,7 +330,10 @@ impl Rows<'_> {
         }
         for layout in &comparison.layouts {
             let row = layouts::row(layout, self.object);
-            if layout.verdict == LayoutVerdict::Changed && !only_adds_values(layout) {
+            if layout.verdict == LayoutVerdict::Changed
+                && !only_adds_values(layout)
+                && !only_adds_names(layout)
+            {
                 let name = format!("{} {}", row.kind, row.name);
                 self.refuse_state(&name, &format!("its layout changed: {}", row.reason));
             }
@@ -384,6 +419,21 @@ fn only_adds_values(layout: &LayoutChange) -> bool {
         && layout.enumerators.iter().all(|change| change.change == "added")
 }
 
+/// A struct or union that has more names for what is there already, of the same type: another member of a union. Every
+/// object looks as before.
+fn only_adds_names(layout: &LayoutChange) -> bool {
+    let ([old], [new]) = (layout.old.as_slice(), layout.new.as_slice()) else { return false };
+    let same_place = |m: &Member, other: &Member| {
+        (m.bit_offset, m.bit_size, m.bitfield, &m.type_name)
+            == (other.bit_offset, other.bit_size, other.bitfield, &other.type_name)
+    };
+    let is_alias = |m: &Member| m.bit_size > 0 && old.members.iter().any(|o| same_place(m, o));
+    old.size == new.size
+        && !layout.members.is_empty()
+        && old.members.iter().all(|m| new.members.contains(m))
+        && new.members.iter().all(|m| old.members.contains(m) || is_alias(m))
+}
+
 /// Data that the running kernel no longer reads, or that only describes code for tools.
 fn is_harmless(kind: DataKind) -> bool {
     matches!(
@@ -405,5 +455,45 @@ fn users(users: &[String]) -> String {
             many.iter().take(5).cloned().collect::<Vec<_>>().join(", "),
             many.len() - 5
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dynamos_differ::layout::{Definition, TypeName, Types, compare_types};
+
+    use super::*;
+
+    fn member(name: &str, bit_offset: u64, type_name: &str) -> Member {
+        Member {
+            name: name.into(),
+            bit_offset,
+            bit_size: 64,
+            bitfield: false,
+            type_name: type_name.into(),
+        }
+    }
+
+    fn change(old: Vec<Member>, new: Vec<Member>) -> LayoutChange {
+        let side = |members: Vec<Member>| {
+            let size = 16;
+            let definition = Definition { size, members, enumerators: Vec::new(), target: None };
+            let name = TypeName { kind: LayoutKind::Struct, name: "s".into() };
+            Types::from([(name, [definition].into())])
+        };
+        compare_types(&side(old), &side(new)).remove(0)
+    }
+
+    #[test]
+    fn another_name_for_the_same_place_is_no_change_of_objects() {
+        let old = || vec![member("dev", 0, "struct d *"), member("ops", 64, "struct o *")];
+        let with = |more: Member| change(old(), [old(), vec![more]].concat());
+        assert!(only_adds_names(&with(member("dev_rcu", 0, "struct d *"))));
+        assert!(!only_adds_names(&with(member("dev_rcu", 0, "struct o *"))));
+        assert!(!only_adds_names(&with(member("dev_rcu", 128, "struct d *"))));
+        let moved = vec![member("dev", 64, "struct d *"), member("ops", 0, "struct o *")];
+        assert!(!only_adds_names(&change(old(), moved)));
+        let renamed = vec![member("device", 0, "struct d *"), member("ops", 64, "struct o *")];
+        assert!(!only_adds_names(&change(old(), renamed)));
     }
 }

@@ -2,6 +2,7 @@
 //! and reverts them on the stock kernel A, and says what came of each.
 
 mod boot;
+mod resume;
 mod table;
 
 use std::collections::BTreeSet;
@@ -10,7 +11,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use dynamos_generator::fixes::{Fix, Series, make_all};
+use dynamos_generator::fixes::{Fix, Made, Series, make_all};
 use dynamos_generator::{Outcome, Plan, Spec};
 use dynamos_vm::Image;
 use kernel_trees::{Cache, Manifest};
@@ -40,6 +41,10 @@ pub struct Arguments {
     /// Make the updates, but boot no machine.
     #[arg(long)]
     no_boot: bool,
+    /// Take the rows of an earlier run with this `--json`: only what was neither built nor without a change is made anew.
+    /// Updates that were built are loaded.
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
     /// Write the rows to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -62,6 +67,9 @@ pub struct Row {
     pub seconds: f64,
     /// Functions replaced.
     pub functions: usize,
+    /// Other changed sources that had to come along: they define what this one's change uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<String>,
 }
 
 /// The outcome of an update that still has to be loaded.
@@ -109,7 +117,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let work = workspace().join("target/corpus").join(pair.replace([' ', ':', '/'], "_"));
     std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
 
-    let (mut rows, built) = make(&series, &sample, &work, arguments.jobs)?;
+    let mut places = places(&sample, &work);
+    let (mut rows, mut built) = match &arguments.resume {
+        Some(file) => resume::take(file, &mut places)?,
+        None => Default::default(),
+    };
+    make(&series, &places, arguments.jobs, &mut rows, &mut built)?;
     if !arguments.no_boot {
         let version = arguments.v1.trim_start_matches("deb:");
         let image = cache.image(Manifest::builtin()?.find(version)?)?;
@@ -157,63 +170,69 @@ fn sample(all: &[Fix], arguments: &Arguments) -> Vec<Fix> {
     keyed.into_iter().map(|(_, fix)| fix.clone()).collect()
 }
 
+/// A fix, the name of its update, and the directory that this goes to.
+type Place = (Fix, String, PathBuf);
+
+fn places(sample: &[Fix], work: &Path) -> Vec<Place> {
+    let place = |(index, fix): (usize, &Fix)| {
+        let directory = fix.source.display().to_string().replace('/', "_");
+        (fix.clone(), format!("fix_{index}"), work.join(directory))
+    };
+    sample.iter().enumerate().map(place).collect()
+}
+
+impl Built {
+    /// What loading the update of this plan takes.
+    fn of(plan: &Plan, row: usize, directory: &Path) -> Built {
+        let mut targets: BTreeSet<String> = plan.objects.iter().map(|o| o.owner.clone()).collect();
+        targets.remove("vmlinux");
+        Built {
+            row,
+            name: plan.name.clone(),
+            directory: directory.into(),
+            targets: targets.into_iter().collect(),
+            pinned: !plan.escapes.is_empty(),
+        }
+    }
+}
+
 /// Makes the updates, `jobs` at a time.
 fn make(
     series: &Series,
-    sample: &[Fix],
-    work: &Path,
+    fixes: &[Place],
     jobs: usize,
-) -> Result<(Vec<Row>, Vec<Built>)> {
-    let fixes: Vec<(Fix, String, PathBuf)> = sample
-        .iter()
-        .enumerate()
-        .map(|(index, fix)| {
-            let directory = fix.source.display().to_string().replace('/', "_");
-            (fix.clone(), format!("fix_{index}"), work.join(directory))
-        })
-        .collect();
-    let done = Mutex::new((Vec::new(), Vec::new()));
-    make_all(series, &fixes, jobs, &|index, plan, seconds| {
-        let Some((fix, name, directory)) = fixes.get(index) else { return };
-        let pinned = plan.as_ref().is_ok_and(|plan| !plan.escapes.is_empty());
-        let row = row(fix, plan, seconds);
+    rows: &mut Vec<Row>,
+    built: &mut Vec<Built>,
+) -> Result<()> {
+    let total = rows.len() + fixes.len();
+    let done = Mutex::new((rows, built));
+    make_all(series, fixes, jobs, &|index, made, seconds| {
+        let Some((fix, _, directory)) = fixes.get(index) else { return };
         let Ok(mut done) = done.lock() else { return };
         let (rows, built) = &mut *done;
-        eprintln!(
-            "[{}/{}] {}: {} {}",
-            rows.len() + 1,
-            fixes.len(),
-            row.file,
-            row.outcome,
-            row.reason
-        );
-        if row.outcome == BUILT {
-            let mut targets: BTreeSet<String> = fix.owners();
-            targets.remove("vmlinux");
-            built.push(Built {
-                row: rows.len(),
-                name: name.clone(),
-                directory: directory.clone(),
-                targets: targets.into_iter().collect(),
-                pinned,
-            });
+        if let Ok(Made { plan, .. }) = &made
+            && plan.outcome == Outcome::Update
+        {
+            built.push(Built::of(plan, rows.len(), directory));
         }
+        let row = row(fix, made, seconds);
+        eprintln!("[{}/{total}] {}: {} {}", rows.len() + 1, row.file, row.outcome, row.reason);
         rows.push(row);
-    })?;
-    done.into_inner().map_err(|_| anyhow::anyhow!("a worker panicked"))
+    })
 }
 
-fn row(fix: &Fix, plan: Result<Plan>, seconds: f64) -> Row {
+fn row(fix: &Fix, made: Result<Made>, seconds: f64) -> Row {
     let file = fix.source.display().to_string();
-    let (outcome, reason, functions) = match plan {
-        Err(error) => (FAILED.into(), format!("{error:#}"), 0),
-        Ok(plan) => {
+    let (outcome, reason, functions, with) = match made {
+        Err(error) => (FAILED.into(), format!("{error:#}"), 0, Vec::new()),
+        Ok(Made { plan, with }) => {
+            let with = with.iter().map(|path| path.display().to_string()).collect();
             let functions = plan.functions.iter().filter(|f| f.verdict == "changed").count();
             let (outcome, reason) = judge(&plan);
-            (outcome, reason, functions)
+            (outcome, reason, functions, with)
         }
     };
-    Row { file, outcome, reason, seconds, functions }
+    Row { file, outcome, reason, seconds, functions, with }
 }
 
 fn judge(plan: &Plan) -> (String, String) {

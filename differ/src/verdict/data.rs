@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{DataChange, DataKind, DataVerdict, SectionChange};
 use crate::compare::{Comparer, section_is_read_only};
 use crate::load::SectionId;
-use crate::model::DataId;
+use crate::model::{DataId, Place};
 use crate::object_file::Object;
 use crate::special::{self, Class};
 
@@ -56,7 +56,7 @@ fn data_verdict(
     let mut users = BTreeSet::new();
     let mut names = [None, None];
     let mut section_of = None;
-    let mut shared = false;
+    let (mut shared, mut operations) = (false, false);
     for (object, id, name) in [(comparer.a, x, 0), (comparer.b, y, 1)]
         .into_iter()
         .filter_map(|(o, i, n)| Some((o, i?, n)))
@@ -66,6 +66,7 @@ fn data_verdict(
         }
         shared |= object.referrers().data_of_data.get(&id).is_some_and(|list| !list.is_empty());
         if let Some(d) = object.model.data_object(id) {
+            operations |= points_to_functions(object, d.section, d.start, d.end);
             shared |= object.elf.symbol(d.symbol).is_ok_and(|symbol| symbol.is_global());
             if let Some(slot) = names.get_mut(name) {
                 *slot = Some(d.name.clone());
@@ -95,7 +96,18 @@ fn data_verdict(
         reason,
         users,
         shared,
+        operations,
     }
+}
+
+fn points_to_functions(object: &Object<'_>, section: SectionId, start: u64, end: u64) -> bool {
+    let section = object.elf.sections.get(section.0 as usize);
+    section.is_some_and(|section| {
+        section.relocations_in(start, end).iter().any(|r| {
+            let place = object.model.resolve(&object.elf, r.symbol, r.addend);
+            matches!(place, Place::Function { .. } | Place::External { .. })
+        })
+    })
 }
 
 fn data_kind(object: &Object<'_>, id: SectionId) -> DataKind {

@@ -26,10 +26,14 @@ pub struct Known<'a> {
     pub known: &'a BTreeMap<String, String>,
     /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
     pub adaptations: &'a BTreeMap<String, String>,
+    /// Changed constants that go along although the running kernel has an edition of them, by V2's name.
+    pub along: &'a BTreeSet<String>,
     /// Symbols exported to all modules.
     pub exported: &'a BTreeSet<String>,
     /// Global functions and variables that other objects of this update define anew.
     pub elsewhere: &'a BTreeSet<String>,
+    /// Those of them that are defined here and used there: they go along although nothing here may use them.
+    pub wanted: &'a BTreeSet<String>,
     /// First index of the handlers' clones: the n-th replaced function's clone is `dynamos_clone_N`.
     pub first_clone: usize,
 }
@@ -83,6 +87,7 @@ pub fn close(context: &Known<'_>) -> Result<Closure> {
     for (name, v1_name) in context.replaced {
         builder.replace(name, v1_name)?;
     }
+    builder.wanted()?;
     while let Some(work) = builder.queue.pop() {
         builder.relocate(work)?;
     }
@@ -141,6 +146,27 @@ impl Builder<'_> {
             piece.symbols.push(PieceSymbol { name, offset, size: 0, function: true, global: true });
         }
         Ok((piece, offset))
+    }
+
+    /// Copies the new functions and variables that other objects use.
+    fn wanted(&mut self) -> Result<()> {
+        let context = self.context;
+        for (index, symbol) in context.unit.symbols.iter().enumerate() {
+            let defined = symbol.global && symbol.named && symbol.section.is_some();
+            if !defined
+                || context.known.contains_key(&symbol.name)
+                || !context.wanted.contains(&symbol.name)
+            {
+                continue;
+            }
+            if symbol.function {
+                self.closure.added.insert(symbol.name.clone());
+                self.code(index)?;
+            } else {
+                self.data(index)?;
+            }
+        }
+        Ok(())
     }
 
     /// Offset of a symbol in the piece that holds it (call padding comes before a function).
@@ -469,6 +495,10 @@ impl Builder<'_> {
     /// Notes that the address of something in the update is taken.
     fn note_escape(&mut self, field: &Field, name: &str, owner: &str, code: bool) {
         if code && !field.branch && name != owner && !name.ends_with(".cold") {
+            self.closure.escapes.push(Escape { function: name.into(), at: owner.into() });
+        }
+        // What is only read in place is not used once the call is over; an address may be kept.
+        if !code && field.address && self.context.along.contains(name) {
             self.closure.escapes.push(Escape { function: name.into(), at: owner.into() });
         }
     }

@@ -106,7 +106,15 @@ impl Builder<'_> {
                 relocations.push(PieceRelocation { offset, kind, target, addend: 0 });
                 continue;
             }
-            let field = Field { offset, kind, place, bias: 0, branch: true, resolved: false };
+            let field = Field {
+                offset,
+                kind,
+                place,
+                bias: 0,
+                branch: true,
+                address: false,
+                resolved: false,
+            };
             // The low bits of a static key's reference are flags (include/linux/jump_label.h).
             if let Some((target, addend)) = self.target(&field, owner)? {
                 relocations.push(PieceRelocation { offset, kind, target, addend });

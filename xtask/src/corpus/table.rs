@@ -80,13 +80,21 @@ fn section(rows: &[Row]) -> String {
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} |",
-            row.file,
+            files(row),
             row.functions,
             kind(row),
             cell(&reason)
         );
     }
     text
+}
+
+/// The source, and those that came along.
+fn files(row: &Row) -> String {
+    match row.with.as_slice() {
+        [] => row.file.clone(),
+        with => format!("{} with {}", row.file, with.join(", ")),
+    }
 }
 
 fn cell(text: &str) -> String {
@@ -104,6 +112,7 @@ mod tests {
             reason: reason.into(),
             seconds: 1.0,
             functions: 1,
+            with: Vec::new(),
         }
     }
 

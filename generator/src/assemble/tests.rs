@@ -1,0 +1,164 @@
+//! Pairs of small C sources, from the compiler to the clones.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+
+use kernel_trees::CompileCommand;
+
+use super::*;
+use crate::build;
+use crate::candidates::{Candidate, Candidates};
+use crate::plan::Plan;
+use crate::report::Reporter;
+use crate::verdicts;
+
+const FLAGS: &str = "-O2 -g -fno-pie -mcmodel=kernel -mno-red-zone -pg -mrecord-mcount -mfentry \
+    -fno-asynchronous-unwind-tables -mno-sse -fno-common -fcf-protection=none -w";
+
+/// Compares and assembles sources (name, V1, V2), for a kernel that has what V1 defines and the names `more`.
+fn assembled(sources: &[(&str, &str, &str)], more: &str) -> (Assembly, Plan) {
+    let (v1, v2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut found = Candidates::default();
+    let mut commands = Vec::new();
+    for (name, old, new) in sources {
+        let source = format!("{name}.c");
+        std::fs::write(v1.path().join(&source), old).unwrap();
+        std::fs::write(v2.path().join(&source), new).unwrap();
+        let object = format!("{name}.o");
+        let candidate = Candidate { owner: "vmlinux".into(), because: BTreeSet::new() };
+        found.objects.insert(object.clone(), candidate);
+        commands.push(CompileCommand {
+            object,
+            source,
+            compiler: "gcc".into(),
+            args: FLAGS.split_whitespace().map(Into::into).collect(),
+            cwd: v1.path().into(),
+        });
+    }
+    let built = build::build(&commands, v2.path(), Some(1)).unwrap();
+    let mut plan = Plan::default();
+    let quiet = Reporter::new(true, false);
+    let judged = verdicts::judge(&found, &commands, &built, &quiet, &mut plan).unwrap();
+    plan.settle();
+    let exported = BTreeSet::new();
+    let running = running(v1.path(), more);
+    let kernel = Kernel { exported: &exported, running: &running };
+    (assemble(&judged.units, kernel, "test", "6.0").unwrap(), plan)
+}
+
+fn running(scratch: &Path, names: &str) -> Running {
+    let map = scratch.join("System.map");
+    let lines: Vec<String> = names
+        .split_whitespace()
+        .chain(["_text"])
+        .map(|name| format!("ffffffff81000000 T {name}\n"))
+        .collect();
+    std::fs::write(&map, lines.concat()).unwrap();
+    Running::of(scratch, &map, scratch)
+}
+
+const CALLER: (&str, &str, &str) = (
+    "caller",
+    "int old(int); int f(int a) { return old(a) + 1; }",
+    "int fresh(int); int f(int a) { return fresh(a) + 1; }",
+);
+
+#[test]
+fn what_the_running_kernel_lacks_is_refused_by_name() {
+    let (assembly, _) = assembled(&[CALLER], "old __fentry__");
+    let missing = ("vmlinux".to_string(), "fresh".to_string());
+    assert_eq!(assembly.missing, BTreeSet::from([missing]));
+    assert!(assembly.refusals.iter().any(|refusal| refusal.name == "fresh"));
+    assert!(assembly.clones.is_empty());
+    let (assembly, _) = assembled(&[CALLER], "old fresh __fentry__");
+    assert!(assembly.missing.is_empty() && assembly.refusals.is_empty());
+}
+
+#[test]
+fn a_new_function_goes_along_for_another_object() {
+    // Nothing of the second object changes: the new function's body was inlined.
+    let (old, new) = (
+        "int g; int old(int a) { g += a; return g; }",
+        "int g; int fresh(int a) { g += a; return g; } int unused(int a) { return g - a; }\n\
+         int old(int a) { g += a; return g; }",
+    );
+    let (assembly, plan) = assembled(&[CALLER, ("callee", old, new)], "old g f __fentry__");
+    assert!(assembly.refusals.is_empty(), "{:?}", assembly.refusals);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    assert_eq!(assembly.added.get("callee.o"), Some(&BTreeSet::from(["fresh".to_string()])));
+    assert_eq!(assembly.functions, [("caller.o".to_string(), "f".to_string())]);
+    assert_eq!(assembly.clones.len(), 2);
+    // What the update defines itself is no export of the kernel's.
+    assert!(assembly.symbols.iter().all(|symbol| symbol.name != "fresh"));
+}
+
+#[test]
+fn a_rate_limit_begins_anew() {
+    let text = |limits: &str, more: &str| {
+        format!(
+            "struct limit {{ int interval, burst; }}; int limited(struct limit *); int p(int);\n\
+             int f(int a) {{ static struct limit _rs = {{ {limits} }}; return limited(&_rs) ? p(a) : {more}; }}\n"
+        )
+    };
+    let (old, new) = (text("5, 10", "0"), text("2, 5", "1"));
+    let (assembly, plan) = assembled(&[("a", &old, &new)], "limited p __fentry__");
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    assert!(assembly.refusals.is_empty(), "{:?}", assembly.refusals);
+    // A variable of another name may hold what must not be lost.
+    let (old, new) = (old.replace("_rs", "state"), new.replace("_rs", "state"));
+    let (_, plan) = assembled(&[("a", &old, &new)], "limited p __fentry__");
+    assert!(plan.refusals.iter().any(|refusal| refusal.state_transfer), "{:?}", plan.refusals);
+}
+
+#[test]
+fn a_changed_table_pins_the_update_only_if_its_address_may_be_kept() {
+    let text = |value: &str, body: &str| {
+        format!("static const int table[] = {{ 1, 2, {value}, 4 }}; int p(const int *);\n{body}\n")
+    };
+    let escapes = |body: &str| {
+        let (old, new) = (text("3", body), text("7", body));
+        let (assembly, plan) = assembled(&[("a", &old, &new)], "p __fentry__");
+        assert!(plan.refusals.is_empty() && assembly.refusals.is_empty(), "{:?}", plan.refusals);
+        assembly.escapes.into_iter().map(|escape| escape.function).collect::<Vec<_>>()
+    };
+    assert!(escapes("int f(unsigned a) { return table[a % 4]; }").is_empty());
+    assert_eq!(escapes("int f(int a) { return p(table) + a; }"), ["table"]);
+}
+
+#[test]
+fn a_changed_table_of_functions_needs_state_transfer() {
+    let text = |second: &str| {
+        format!(
+            "struct ops {{ int (*a)(int), (*b)(int); }}; void keep(const struct ops *);\n\
+             static int one(int a) {{ return a; }} static int two(int a) {{ return a + 2; }}\n\
+             static const struct ops ops = {{ one, {second} }}; void f(void) {{ keep(&ops); }}\n\
+             int g(int a) {{ int (*volatile p)(int) = a ? one : two; return p(a); }}\n"
+        )
+    };
+    let (_, plan) = assembled(&[("a", &text("one"), &text("two"))], "keep __fentry__");
+    assert!(
+        plan.refusals.iter().any(|r| r.name == "ops" && r.state_transfer),
+        "{:?}",
+        plan.refusals
+    );
+}
+
+#[test]
+fn a_new_export_is_no_obstacle_but_noted() {
+    let export = |name: &str| {
+        format!(
+            "static const char __kstrtab_{name}[] __attribute__((section(\"__ksymtab_strings\"), used)) = \"{name}\";\n"
+        )
+    };
+    let old = export("f") + "int f(int a) { return a; }";
+    let new =
+        export("f") + &export("g") + "int g(int a) { return a; } int f(int a) { return a + 1; }";
+    let (assembly, plan) = assembled(&[("a", &old, &new)], "f __fentry__");
+    assert!(plan.refusals.is_empty() && assembly.refusals.is_empty(), "{:?}", plan.refusals);
+    assert!(
+        plan.notes.iter().any(|note| note.starts_with("__kstrtab_g is new")),
+        "{:?}",
+        plan.notes
+    );
+}
