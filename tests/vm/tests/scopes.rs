@@ -83,12 +83,7 @@ fn sleepers() -> u32 {
 /// Nothing waits for those who sleep in the function, and nothing of theirs is lost.
 fn sleepers_hold_up_nothing(version: &'static str, release: &str) {
     let (update, count) = (update(version), sleepers());
-    let mut vm = machine(release, &[&update]);
-    // For measurements: guest time is instructions, whatever else the host does.
-    if std::env::var_os("DYNAMOS_ICOUNT").is_some() {
-        vm = vm.icount(0);
-    }
-    let outcome = vm
+    let outcome = machine(release, &[&update])
         .script(format!(
             r#"{SHELL}
             serve --count {count} --busy 2 >/dev/null
