@@ -17,8 +17,6 @@ use crate::tree;
 /// The textual include graph of a tree.
 #[derive(Debug, Default)]
 pub(crate) struct Includes {
-    /// All files of the tree that a compilation could read.
-    files: HashSet<String>,
     /// What is behind the last `../` of an include → the places that say so.
     by_text: HashMap<String, Vec<Place>>,
     /// C and assembly sources.
@@ -32,8 +30,9 @@ pub(crate) struct Includes {
 #[derive(Debug)]
 struct Place {
     file: String,
-    /// Set when the include is quoted: then the file's own directory comes first.
-    quoted: Option<String>,
+    /// Set when the include is quoted, for then the file's own directory comes first: the path it means there, and
+    /// whether there is such a file.
+    beside: Option<(String, bool)>,
 }
 
 /// What one file says.
@@ -102,6 +101,7 @@ impl Includes {
             forced: makefiles.forced().map(|(d, h)| (d.to_owned(), h.to_owned())).collect(),
             ..Self::default()
         };
+        let names: HashSet<&str> = files.iter().map(String::as_str).collect();
         let known: HashSet<&str> = said.iter().flat_map(|s| &s.names).map(String::as_str).collect();
         for (file, said) in to_read.iter().zip(&said) {
             let unset = |m: &str| m.starts_with("CONFIG_") && !is_set(m);
@@ -111,26 +111,29 @@ impl Includes {
             for (text, quoted) in &said.includes {
                 let key = text.rsplit_once("../").map_or(text.as_str(), |(_, rest)| rest);
                 let key = key.trim_start_matches("./").to_owned();
-                let quoted = quoted.then(|| text.clone());
-                graph.by_text.entry(key).or_default().push(Place { file: (*file).clone(), quoted });
+                let beside = quoted.then(|| {
+                    let path = normalise(&format!("{}/{text}", dir_of(file)));
+                    let exists = names.contains(path.as_str());
+                    (path, exists)
+                });
+                graph.by_text.entry(key).or_default().push(Place { file: (*file).clone(), beside });
             }
         }
-        graph.files = files.into_iter().collect();
         Ok(graph)
     }
 
     /// Does any file include this one?
     pub(crate) fn is_included(&self, path: &str) -> bool {
-        !self.direct(path, &self.files).is_empty()
+        !self.direct(path, &[]).is_empty()
     }
 
-    /// The files that may include `path` directly.
-    fn direct<'a>(&'a self, path: &str, files: &HashSet<String>) -> Vec<&'a str> {
+    /// The files that may include `path` directly, if `changed` are files too.
+    fn direct<'a>(&'a self, path: &str, changed: &[String]) -> Vec<&'a str> {
         let mut found = Vec::new();
         let mut suffix = Some(path);
         while let Some(text) = suffix {
             for place in self.by_text.get(text).into_iter().flatten() {
-                if may_mean(place, path, files) {
+                if may_mean(place, path, changed) {
                     found.push(place.file.as_str());
                 }
             }
@@ -141,8 +144,6 @@ impl Includes {
 
     /// All sources that may include one of `changed`, directly or not; sorted.
     pub(crate) fn sources_including(&self, changed: &[String]) -> Vec<String> {
-        let mut files = self.files.clone();
-        files.extend(changed.iter().cloned()); // a new file may take another one's place
         let mut reached: HashSet<&str> = HashSet::new();
         let mut sources: BTreeSet<&str> = BTreeSet::new();
         let mut queue: Vec<&str> = changed.iter().map(String::as_str).collect();
@@ -157,7 +158,7 @@ impl Includes {
                     sources.extend(self.sources.iter().filter(below).map(String::as_str));
                 }
             }
-            for file in self.direct(path, &files) {
+            for file in self.direct(path, changed) {
                 if reached.insert(file) {
                     if is_source(file) {
                         sources.insert(file);
@@ -180,11 +181,11 @@ fn is_source(path: &str) -> bool {
 }
 
 /// A quoted include means the file beside the including one, if there is one. (With the
-/// `-iquote`-free command lines of Kbuild that is the first place looked at.)
-fn may_mean(place: &Place, path: &str, files: &HashSet<String>) -> bool {
-    let Some(text) = &place.quoted else { return true };
-    let beside = normalise(&format!("{}/{text}", dir_of(&place.file)));
-    beside == path || !files.contains(&beside)
+/// `-iquote`-free command lines of Kbuild that is the first place looked at.) A changed file may be a new one, which
+/// takes another one's place.
+fn may_mean(place: &Place, path: &str, changed: &[String]) -> bool {
+    let Some((beside, exists)) = &place.beside else { return true };
+    beside == path || !(*exists || changed.contains(beside))
 }
 
 fn scan(text: &[u8]) -> Said {
