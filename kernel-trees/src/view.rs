@@ -42,8 +42,12 @@ impl Prepared {
     }
 }
 
-/// Leaves out a third of the files: the documentation and the other architectures.
+/// Leaves out a third of the files: the documentation and the other architectures. And `.tmp_PID`, where a make that
+/// is asked something right now tries the compiler's options; it goes at any moment (scripts/Makefile.compiler).
 fn takes_part(relative: &Path, is_dir: bool) -> bool {
+    if relative.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp_")) {
+        return false;
+    }
     let other_architecture = relative.parent() == Some(Path::new("arch"))
         && relative.file_name().is_some_and(|name| name != "x86");
     !(is_dir && (other_architecture || relative == Path::new("Documentation")))
@@ -89,5 +93,20 @@ impl Drop for View {
         if tree::remove(&self.root).is_ok() {
             let _ = fs::remove_file(lock_of(&self.root));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_and_goes_takes_no_part() {
+        for (path, takes) in
+            [(".tmp_123", false), ("fs/.tmp_x.o", false), ("arch/arm", false), ("arch/x86", true)]
+        {
+            assert_eq!(takes_part(Path::new(path), true), takes, "{path}");
+        }
+        assert!(takes_part(Path::new("fs/pipe.c"), false));
     }
 }

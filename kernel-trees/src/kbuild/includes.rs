@@ -48,6 +48,9 @@ struct Said {
 
 fn is_relevant(rel: &Path, is_dir: bool) -> bool {
     let text = rel.to_string_lossy();
+    if text.starts_with(".tmp_") {
+        return false; // as in makefiles.rs
+    }
     if is_dir {
         let other_arch = text.strip_prefix("arch/").is_some_and(|a| !a.contains('/') && a != "x86");
         return !other_arch

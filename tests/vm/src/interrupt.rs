@@ -105,8 +105,10 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        lock(&RUNNING).retain(|r| !Arc::ptr_eq(r, &self.running));
+        // Known until it has ended: else the process could exit in the middle of that (`stop_all`).
+        let mut runs = lock(&RUNNING);
         lock(&self.running).end();
+        runs.retain(|r| !Arc::ptr_eq(r, &self.running));
     }
 }
 
