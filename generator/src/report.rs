@@ -23,6 +23,8 @@ struct State {
     current: Option<(String, Instant)>,
     done: Vec<(String, f64)>,
     bar: Option<ProgressBar>,
+    /// How much of the current phase has been told of.
+    twentieths: usize,
 }
 
 impl Reporter {
@@ -40,6 +42,7 @@ impl Reporter {
         self.end();
         let mut state = self.state();
         state.current = Some((key.into(), Instant::now()));
+        state.twentieths = 0;
         if self.quiet {
             return;
         }
@@ -79,10 +82,14 @@ impl Reporter {
         if self.quiet || total < 20 {
             return;
         }
-        let state = self.state();
+        let mut state = self.state();
+        let twentieths = done.saturating_mul(20) / total;
         match &state.bar {
             Some(bar) => bar.set_prefix(format!("{done}/{total} ")),
-            None if done.is_multiple_of(total / 20) => eprintln!("  {done} of {total} objects"),
+            None if twentieths > state.twentieths => {
+                state.twentieths = twentieths;
+                eprintln!("  {done} of {total} objects");
+            }
             None => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use kernel_trees::{Cache, CompileCommand, Kbuild, Prepared, View};
@@ -182,10 +183,27 @@ impl Comparison<'_> {
             return Ok(None);
         }
         begin(reporter, "commands", "asking Kbuild how they are compiled")?;
-        let commands = self.kbuild.compile_commands(&objects)?;
+        let commands = self.commands(&objects, reporter)?;
         begin(reporter, "view", "laying V2 over V1")?;
         let changed: Vec<_> = self.input.changes.clone().into_iter().collect();
         Ok(Some((commands, self.v1.view(&changed)?)))
+    }
+
+    /// Asks for some at a time: Kbuild looks for each of them in each directory on the way to any.
+    fn commands(&self, objects: &[&str], reporter: &Reporter) -> Result<Vec<CompileCommand>> {
+        const AT_A_TIME: usize = 64;
+        let done = AtomicUsize::new(0);
+        let parts: Vec<Vec<CompileCommand>> = objects
+            .par_chunks(AT_A_TIME)
+            .map(|some| {
+                anyhow::ensure!(!crate::interrupted(), "interrupted");
+                let commands = self.kbuild.compile_commands(some)?;
+                let done = done.fetch_add(some.len(), Ordering::Relaxed) + some.len();
+                reporter.progress(done, objects.len());
+                Ok(commands)
+            })
+            .collect::<Result<_>>()?;
+        Ok(parts.into_iter().flatten().collect())
     }
 
     /// Builds the candidates that the change reaches, if there are any.
