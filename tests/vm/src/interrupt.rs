@@ -58,8 +58,9 @@ impl Run {
     /// Creates the directory.
     pub(crate) fn begin() -> Result<Run, Error> {
         HANDLER.call_once(|| {
-            // Fails where the program has a handler of its own, which then calls `stop_all`.
-            let _ = ctrlc::try_set_handler(|| {
+            // Fails where the program has a handler of its own, which then calls `stop_all`. Not `try_set_handler`: that
+            // gives up where SIGINT is ignored, as in a background job, and then SIGTERM would clean up nothing.
+            let _ = ctrlc::set_handler(|| {
                 stop_all();
                 std::process::exit(130);
             });
