@@ -67,8 +67,6 @@ pub struct FunctionVerdict {
     pub inlined: Option<String>,
     /// When it runs; in v1, if it is there.
     pub lifetime: Lifetime,
-    /// Calls of it cannot be redirected, because v1's code has no ftrace site.
-    pub without_site: bool,
     /// It changed and goes along with the functions that call it, which are all replaced; it is not redirected itself.
     pub along: bool,
 }
@@ -254,7 +252,6 @@ fn functions(comparer: &Comparer<'_, '_>) -> Vec<FunctionVerdict> {
                 cause: None,
                 inlined: None,
                 lifetime: lifetime(a, x),
-                without_site: false,
                 along: false,
             },
         });
@@ -274,7 +271,6 @@ fn functions(comparer: &Comparer<'_, '_>) -> Vec<FunctionVerdict> {
             cause: None,
             inlined: None,
             lifetime: lifetime(b, y),
-            without_site: false,
             along: false,
         });
     }
@@ -297,7 +293,6 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
         cause: None,
         inlined: None,
         lifetime: lifetime(a, x),
-        without_site: false,
         along: false,
     };
     match comparer.functions(x, y) {
@@ -310,8 +305,6 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
             verdict.reason = format!("was {old}");
         }
         Err(difference) => {
-            let no_site = |o: &String| o == NO_SITE;
-            verdict.without_site = not_redirectable(a, x).as_ref().is_some_and(no_site);
             let obstacle = not_redirectable(a, x).or_else(|| not_copyable(b, y));
             verdict.inlined = inlined(a, x, b, y, &difference);
             let via =

@@ -207,10 +207,7 @@ impl Recorder<'_> {
             let [steady, transition, policy] = handler_addrs(self.handlers, self.number);
             self.number += 1;
             let addrs = [self.base + clone, transition, steady, policy];
-            self.replaced(index, unit, name, addrs, &mut matches)?;
-            if let Some(found) = matches.iter_mut().rfind(|found| found.name == *name) {
-                found.adapts = *adapts;
-            }
+            self.replaced(index, unit, name, addrs, *adapts, &mut matches)?;
         }
         let anchors = self.anchors(index, unit, closure, &matches)?;
         matches.extend(anchors);
@@ -268,6 +265,7 @@ impl Recorder<'_> {
         unit: &UnitInput,
         name: &str,
         addrs: [u32; 4],
+        adapts: bool,
         matches: &mut Vec<Match>,
     ) -> Result<()> {
         match describe(unit, index, name) {
@@ -282,6 +280,7 @@ impl Recorder<'_> {
                     return Ok(());
                 }
                 found.replaced = Some(addrs);
+                found.adapts = adapts;
                 found.parameters = unit.parameters.get(&found.name).cloned().unwrap_or_default();
                 matches.push(found);
             }

@@ -1,6 +1,6 @@
 //! What the differ found out, as rows of the plan, as refusals, and as the facts that the clone closure needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use dynamos_differ::layout::{LayoutChange, LayoutKind, LayoutVerdict, Member, Retyped};
@@ -121,21 +121,20 @@ pub fn rows(
 ///
 /// What the compiler made up for constants has no life of its own, so it moves along with the clones instead.
 fn known(comparison: &Comparison, v1: &Unit, v2: &Unit) -> Result<BTreeMap<String, String>> {
-    let copied: Vec<&str> = comparison
-        .data
-        .iter()
-        .filter(|data| {
-            is_temporary(data) || goes_along(data, comparison) || begins_anew(data, comparison)
-        })
+    let constants = comparison.data.iter().filter(|data| {
+        is_temporary(data) || goes_along(data, comparison) || begins_anew(data, comparison)
+    });
+    let functions = comparison.functions.iter().filter(|function| function.along);
+    let copied: BTreeSet<&str> = constants
         .map(|data| data.name.as_str())
+        .chain(functions.map(|function| function.name.as_str()))
         .collect();
     let mut known = BTreeMap::new();
     for (new, old) in &comparison.symbol_map {
         let (new, old) = (v2.symbol(new.0 as usize)?, v1.symbol(old.0 as usize)?);
-        let along = comparison.functions.iter().any(|f| f.along && f.name == new.name);
         // A cold part belongs to the body that jumps to it: edition 0's would jump back into edition 0.
         let defined = new.named && new.section.is_some() && !new.name.contains(".cold");
-        if defined && !along && !copied.contains(&new.name.as_str()) {
+        if defined && !copied.contains(new.name.as_str()) {
             known.insert(new.name.clone(), old.name.clone());
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{FunctionVerdict, Lifetime, Verdict, not_copyable, not_redirectable};
+use super::{FunctionVerdict, Lifetime, NO_SITE, Verdict, not_copyable, not_redirectable};
 use crate::compare::{Cause, Comparer};
 use crate::model::FunctionId;
 use crate::object_file::Object;
@@ -15,7 +15,8 @@ pub(super) fn let_go_along(comparer: &Comparer<'_, '_>, verdicts: &mut [Function
         verdicts.iter().enumerate().filter_map(|(index, v)| Some((v.v2?, index))).collect();
     let wanted: Vec<FunctionId> = verdicts
         .iter()
-        .filter(|v| v.verdict == Verdict::Refused && v.without_site)
+        .filter(|v| v.verdict == Verdict::Refused)
+        .filter(|v| v.v1.is_some_and(|x| is_without_site(comparer.a, x)))
         .filter_map(|v| v.v2)
         .collect();
     for id in wanted {
@@ -24,25 +25,18 @@ pub(super) fn let_go_along(comparer: &Comparer<'_, '_>, verdicts: &mut [Function
             continue;
         }
         let name = comparer.b.function(id).map_or(String::new(), |f| f.name.clone());
-        for along in found.along {
-            if let Some(verdict) = at.get(&along).and_then(|index| verdicts.get_mut(*index)) {
-                verdict.verdict = Verdict::Changed;
-                verdict.along = true;
-                if verdict.reason.is_empty() {
-                    verdict.reason = format!("calls {name}, which changed and has no ftrace site");
-                    verdict.cause = Some(Cause::Callee);
-                }
-            }
-        }
-        for caller in found.callers {
-            let Some(verdict) = at.get(&caller).and_then(|index| verdicts.get_mut(*index)) else {
+        let why = format!("calls {name}, which changed and has no ftrace site");
+        let along = found.along.into_iter().map(|id| (id, true));
+        for (id, along) in along.chain(found.callers.into_iter().map(|id| (id, false))) {
+            let Some(verdict) = at.get(&id).and_then(|index| verdicts.get_mut(*index)) else {
                 continue;
             };
             if matches!(verdict.verdict, Verdict::Unchanged | Verdict::Renamed) {
-                verdict.verdict = Verdict::Changed;
-                verdict.reason = format!("calls {name}, which changed and has no ftrace site");
+                verdict.reason.clone_from(&why);
                 verdict.cause = Some(Cause::Callee);
             }
+            verdict.verdict = Verdict::Changed;
+            verdict.along |= along;
         }
     }
 }
@@ -85,7 +79,7 @@ impl Found {
                 // It has run, or runs when the update is gone.
                 (Lifetime::Start | Lifetime::End, _) => true,
                 (Lifetime::Always, None) => verdict.verdict == Verdict::New,
-                (Lifetime::Always, Some(x)) if a.fentry_offset(x).is_none() => {
+                (Lifetime::Always, Some(x)) if is_without_site(a, x) => {
                     self.take(comparer, verdicts, at, caller)
                 }
                 (Lifetime::Always, Some(x)) => {
@@ -95,6 +89,11 @@ impl Found {
             }
         })
     }
+}
+
+/// Whether a missing ftrace site is what keeps calls of a function of V1 from being redirected.
+fn is_without_site(a: &Object<'_>, id: FunctionId) -> bool {
+    not_redirectable(a, id).as_deref() == Some(NO_SITE)
 }
 
 /// Whether a function has no users but those of its object that call it.
