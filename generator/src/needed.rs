@@ -61,6 +61,7 @@ impl Headers {
         laid: &Changes,
         kbuild: &Kbuild,
     ) -> Result<Vec<PathBuf>> {
+        let asking = Asking { sources, laid, fresh: includes(laid)?, kbuild };
         let missing: Vec<&str> = log.lines().filter_map(missing_file).collect();
         let is_missing = |path: &&PathBuf| missing.iter().any(|file| path.ends_with(file));
         let fresh: Vec<PathBuf> = self
@@ -76,52 +77,57 @@ impl Headers {
         for index in [&self.added, &self.near] {
             let mut found = BTreeSet::new();
             for line in log.lines().filter(|line| line.contains("error: ")) {
-                found.extend(self.asked_for(line, index, sources, laid, kbuild)?);
+                found.extend(self.asked_for(line, index, &asking)?);
             }
             if !found.is_empty() {
                 return Ok(found.into_iter().collect());
             }
         }
-        self.reachable(self.changes.keys(), sources, laid, kbuild)
+        asking.reachable(self.changes.keys())
     }
 
     /// The headers that an error asks for: of the words it quotes, the one that fewest headers have tells most.
-    fn asked_for(
-        &self,
-        error: &str,
-        index: &Words,
-        sources: &[&Path],
-        laid: &Changes,
-        kbuild: &Kbuild,
-    ) -> Result<Vec<PathBuf>> {
+    fn asked_for(&self, error: &str, index: &Words, asking: &Asking<'_>) -> Result<Vec<PathBuf>> {
         let mut best: Vec<PathBuf> = Vec::new();
         for word in error.split('\'').skip(1).step_by(2).flat_map(words) {
             let Some(headers) = index.get(word) else { continue };
-            let found = self.reachable(headers, sources, laid, kbuild)?;
+            let found = asking.reachable(headers)?;
             if !found.is_empty() && (best.is_empty() || found.len() < best.len()) {
                 best = found;
             }
         }
         Ok(best)
     }
+}
 
+/// Whose errors are to be mended.
+struct Asking<'a> {
+    sources: &'a [&'a Path],
+    /// What is in place already.
+    laid: &'a Changes,
+    /// The headers that those files include.
+    fresh: BTreeSet<String>,
+    kbuild: &'a Kbuild,
+}
+
+impl Asking<'_> {
     /// Those of `headers` that the sources may include and that are not laid yet.
     fn reachable<'h>(
         &self,
         headers: impl IntoIterator<Item = &'h PathBuf>,
-        sources: &[&Path],
-        laid: &Changes,
-        kbuild: &Kbuild,
     ) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
-        let fresh = includes(laid)?;
         for header in headers {
-            if laid.contains_key(header) {
+            if self.laid.contains_key(header) {
                 continue;
             }
-            let includers = kbuild.includers(std::slice::from_ref(header))?;
-            if includers.iter().any(|path| sources.contains(&path.as_path()))
-                || fresh.iter().any(|name| header.ends_with(name))
+            // First what costs nothing: the other asks for all sources that include the header.
+            if self.fresh.iter().any(|name| header.ends_with(name))
+                || self
+                    .kbuild
+                    .includers(std::slice::from_ref(header))?
+                    .iter()
+                    .any(|path| self.sources.contains(&path.as_path()))
             {
                 found.push(header.clone());
             }
