@@ -104,20 +104,14 @@ impl Cache {
         self.root.join(kind).join(format!("{key}.{}.partial", std::process::id()))
     }
 
-    /// Takes the exclusive lock on an entry; waits for other processes.
-    pub(crate) fn lock(&self, kind: &str, key: &str) -> Result<File> {
+    /// Takes the exclusive lock on an entry; waits for other processes and threads.
+    pub(crate) fn lock(&self, kind: &str, key: &str) -> Result<Lock> {
         let path = self.root.join(kind).join(format!("{key}.lock"));
-        let file = open_lock(&path)?;
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                self.progress
-                    .phase(&format!("waiting for another process that makes {kind}/{key}"));
-            }
-            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
+        if let Some(lock) = Lock::try_on(&path)? {
+            return Ok(lock);
         }
-        file.lock().at("lock", &path)?;
-        Ok(file)
+        self.progress.phase(&format!("waiting for whoever makes {kind}/{key}"));
+        Lock::on(&path)
     }
 
     /// Removes partial entries and views whose process is gone.
@@ -142,17 +136,43 @@ fn remove_if_orphan(path: &Path, and_lock: bool) -> Result<()> {
     // KEY.PID.partial belongs to KEY.lock.
     let lock_path =
         if and_lock { lock_of(path) } else { lock_of(&path.with_extension("").with_extension("")) };
-    let lock = open_lock(&lock_path)?;
-    match lock.try_lock() {
-        Ok(()) => {
-            // Somebody may still be writing into it; then it goes the next time.
-            if tree::remove(path).is_ok() && and_lock {
-                let _ = fs::remove_file(&lock_path);
-            }
-            Ok(())
+    if let Some(_lock) = Lock::try_on(&lock_path)? {
+        // Somebody may still be writing into it; then it goes the next time.
+        if tree::remove(path).is_ok() && and_lock {
+            let _ = fs::remove_file(&lock_path);
         }
-        Err(TryLockError::WouldBlock) => Ok(()),
-        Err(TryLockError::Error(e)) => Err(Error::io("lock", &lock_path, e)),
+    }
+    Ok(())
+}
+
+/// An exclusive lock on a file, held until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Lock {
+    /// Waits for it.
+    pub(crate) fn on(path: &Path) -> Result<Self> {
+        let file = open_lock(path)?;
+        file.lock().at("lock", path)?;
+        Ok(Self(file))
+    }
+
+    /// `None` if somebody else holds it.
+    fn try_on(path: &Path) -> Result<Option<Self>> {
+        let file = open_lock(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that another thread has just forked shares the open file until it calls
+        // exec, and would hold the lock on (flock(2)).
+        let _ = self.0.unlock();
     }
 }
 
@@ -163,7 +183,7 @@ pub(crate) fn lock_of(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-pub(crate) fn open_lock(path: &Path) -> Result<File> {
+fn open_lock(path: &Path) -> Result<File> {
     File::options().create(true).truncate(false).write(true).open(path).at("create", path)
 }
 
@@ -232,8 +252,7 @@ mod tests {
             fs::create_dir_all(dir.path().join(path)).unwrap();
         }
         let held = cache.lock("prepared", "b").unwrap();
-        let view = open_lock(&lock_of(&dir.path().join("view/live"))).unwrap();
-        view.lock().unwrap();
+        let view = Lock::on(&lock_of(&dir.path().join("view/live"))).unwrap();
         Cache::open(Some(dir.path())).unwrap();
         assert!(names(&dir.path().join("source")).is_empty());
         assert_eq!(names(&dir.path().join("prepared")), ["b.77.partial"]);

@@ -1,10 +1,10 @@
 //! Views: a prepared tree with some files changed, for as long as somebody needs it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cache::{lock_of, open_lock};
+use crate::cache::{Lock, lock_of};
 use crate::error::{Error, IoContext, Result};
 use crate::prepare::Prepared;
 use crate::tree::{self, Transfer};
@@ -16,7 +16,7 @@ use crate::tree::{self, Transfer};
 pub struct View {
     root: PathBuf,
     /// Held as long as the view lives: tells others that it is in use.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Prepared {
@@ -29,9 +29,7 @@ impl Prepared {
         let stamp = started.map_or(0, |d| d.as_nanos());
         let name = format!("{}-{stamp:x}-{number}", std::process::id());
         let root = self.cache().root().join("view").join(name);
-        let lock_path = lock_of(&root);
-        let lock = open_lock(&lock_path)?;
-        lock.lock().at("lock", &lock_path)?;
+        let lock = Lock::on(&lock_of(&root))?;
         // From here on dropping the view cleans up, also after an error.
         let view = View { root, _lock: lock };
         tree::clone(&self.root(), &view.root, Transfer::Link, takes_part)?;

@@ -10,13 +10,14 @@ mod probe;
 mod shell;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 pub use command::CompileCommand;
 pub use owner::{Link, ObjectOwner, Owner};
 
+use crate::cache::Lock;
 use crate::error::{IoContext, Result};
 use crate::prepare::{Prepared, parse_config};
 use env::MakeEnv;
@@ -81,7 +82,7 @@ impl Kbuild {
         &self.env
     }
 
-    fn lock(&self) -> Result<File> {
+    fn lock(&self) -> Result<Lock> {
         let key = self.prepared.dir().file_name().unwrap_or_default().to_string_lossy();
         self.prepared.cache().lock("prepared", &key)
     }

@@ -129,7 +129,6 @@ fn sleepers_hold_up_nothing(version: &'static str, release: &str) {
             ("fed_0", &messages(1)),
             ("rolled_back", "status 3\n"),
             ("rolled_back", "sleeps in pipe_read and"),
-            ("rolled_back", &format!("{} more", count - 1)),
             ("still_1", "status 0\n1"),
             ("drain", "status 0\ndynamos_pipe is reverted (draining): task "),
             ("back_0", "status 0\n0"),
@@ -150,6 +149,9 @@ fn sleepers_hold_up_nothing(version: &'static str, release: &str) {
         ],
     );
     assert!(!results["log"].contains("CPUs stopped for"), "{}", results["log"]);
+    // The busy threads may be in the function too, just when the time is up.
+    let more = |n: u32| results["rolled_back"].contains(&format!(" and {n} more"));
+    assert!((count - 1..=count + 1).any(more), "{}", results["rolled_back"]);
     let (began, switched) = time_to_effect(&results["log"], &results["first"]);
     println!(
         "{release}: {count} sleepers, 2 busy threads: first call on edition 1 {began:?} after the beginning of \
