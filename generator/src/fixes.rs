@@ -261,7 +261,8 @@ impl Workplace<'_> {
             })
             .collect();
         let quiet = Reporter::new(true, false);
-        let judged = verdicts::judge(&found, &self.commands(fix)?, built, &quiet, plan)?;
+        let judged =
+            verdicts::judge(&found, &self.commands(fix)?, built, self.view.root(), &quiet, plan)?;
         plan.settle();
         if plan.outcome != Outcome::Update {
             return Ok(BTreeSet::new());

@@ -119,7 +119,7 @@ fn one(command: &CompileCommand, candidate: &Candidate, v2: &Path) -> Result<Pla
     };
     match build::both(command, v2) {
         Ok((old, new)) => {
-            let comparison = verdicts::compare(command, &old, &new)?;
+            let comparison = verdicts::compare(command, [&old, &new], v2)?;
             verdicts::rows(command, candidate, &comparison, &mut part);
             part.objects.iter_mut().for_each(|object| object.reached.clone_from(&why));
         }

@@ -144,7 +144,7 @@ impl Comparison<'_> {
             return Ok((Judged::default(), None));
         };
         begin(reporter, "compare", "comparing them")?;
-        let judged = verdicts::judge(found, &commands, &built, reporter, plan)?;
+        let judged = verdicts::judge(found, &commands, &built, view.root(), reporter, plan)?;
         if plan.layouts.iter().any(|layout| layout.verdict != "added") {
             begin(reporter, "users", "finding the users of changed types")?;
             layouts::find_users(plan, &commands, view.root());

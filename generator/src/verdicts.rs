@@ -1,6 +1,7 @@
 //! What the differ found out, as rows of the plan, as refusals, and as the facts that the clone closure needs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use dynamos_differ::layout::{LayoutChange, LayoutKind, LayoutVerdict, Member, Retyped};
@@ -21,6 +22,7 @@ use crate::layouts;
 use crate::plan::{DataPlan, FunctionPlan, ObjectPlan, Plan, Refusal};
 use crate::report::Reporter;
 use crate::unit::Unit;
+use crate::uses::Reader;
 
 /// The objects with changed or new functions.
 #[derive(Debug, Default)]
@@ -29,11 +31,12 @@ pub struct Judged {
     pub units: Vec<UnitInput>,
 }
 
-/// Compares both builds of every candidate and writes the verdicts into the plan.
+/// Compares both builds of every candidate and writes the verdicts into the plan. V2's sources are in the tree `v2`.
 pub fn judge(
     found: &Candidates,
     commands: &[CompileCommand],
     built: &[Built],
+    v2: &Path,
     reporter: &Reporter,
     plan: &mut Plan,
 ) -> Result<Judged> {
@@ -42,7 +45,7 @@ pub fn judge(
         .par_iter()
         .map(|(command, built)| {
             let v1 = Unit::parse(&built.v1, &command.object)?;
-            Ok((compare(command, &built.v1, &built.v2)?, v1))
+            Ok((compare(command, [&built.v1, &built.v2], v2)?, v1))
         })
         .collect::<Result<_>>()?;
     let mut judged = Judged::default();
@@ -99,12 +102,37 @@ fn tell_adaptations(
     }
 }
 
-/// Compares both builds of one object.
-pub fn compare(command: &CompileCommand, v1: &[u8], v2: &[u8]) -> Result<Comparison> {
-    let name = &command.object;
-    let v1 = Object::parse(v1, &format!("{name} (V1)"))?;
-    let v2 = Object::parse(v2, &format!("{name} (V2)"))?;
-    Ok(Pair::compare(&v1, &v2)?)
+/// Compares both builds of one object; its sources are in `command`'s tree and in that of `v2`.
+pub fn compare(command: &CompileCommand, built: [&[u8]; 2], v2: &Path) -> Result<Comparison> {
+    let (name, [old, new]) = (&command.object, built);
+    let old = Object::parse(old, &format!("{name} (V1)"))?;
+    let new = Object::parse(new, &format!("{name} (V2)"))?;
+    let mut comparison = Pair::compare(&old, &new)?;
+    lookup_tables(command, v2, &mut comparison);
+    Ok(comparison)
+}
+
+/// Tells tables that are only looked up from tables of operations: what nothing but the functions that name it can
+/// reach is a constant like any other. Where the sources cannot be read it stays what it may be.
+fn lookup_tables(command: &CompileCommand, v2: &Path, comparison: &mut Comparison) {
+    let doubtful = |data: &&DataVerdict| {
+        let constant = data.kind == DataKind::ReadOnly && !data.writable;
+        constant && data.operations && is_of_the_replaced(data, comparison)
+    };
+    let names: BTreeSet<String> =
+        comparison.data.iter().filter(doubtful).map(|data| data.name.clone()).collect();
+    if names.is_empty() {
+        return;
+    }
+    let Ok(reader) = Reader::open() else { return };
+    let both = [command.clone(), command.in_tree(v2)];
+    let stays =
+        |name: &str| both.iter().all(|side| matches!(reader.stays_within(side, name), Ok(Ok(()))));
+    for data in comparison.data.iter_mut().filter(|data| names.contains(&data.name)) {
+        if data.old_name.is_none() && stays(&data.name) {
+            data.operations = false;
+        }
+    }
 }
 
 /// Adds everything about one object to the plan; gives the functions to replace, V2's name → V1's.

@@ -39,7 +39,7 @@ fn assembled(sources: &[(&str, &str, &str)], more: &str) -> (Assembly, Plan) {
     let built = build::build(&commands, v2.path(), Some(1)).unwrap();
     let mut plan = Plan::default();
     let quiet = Reporter::new(true, false);
-    let judged = verdicts::judge(&found, &commands, &built, &quiet, &mut plan).unwrap();
+    let judged = verdicts::judge(&found, &commands, &built, v2.path(), &quiet, &mut plan).unwrap();
     plan.settle();
     let exported = BTreeSet::new();
     let running = running(v1.path(), more);
@@ -142,6 +142,30 @@ fn a_changed_table_of_functions_needs_state_transfer() {
         "{:?}",
         plan.refusals
     );
+}
+
+#[test]
+fn a_changed_table_that_is_only_looked_up_goes_along() {
+    if let Err(why) = crate::uses::Reader::open() {
+        return eprintln!("not tested: {why}");
+    }
+    let text = |more: &str, body: &str| {
+        format!(
+            "struct model {{ long id; int (*add)(int); }}; int one(int); int two(int); void keep(const void *);\n\
+             static const struct model models[] = {{ {{ 1, one }}, {more} {{ 0 }} }};\n{body}\n"
+        )
+    };
+    let refusals = |body: &str| {
+        let (old, new) = (text("", body), text("{ 2, two },", body));
+        let (assembly, plan) = assembled(&[("a", &old, &new)], "one two keep __fentry__");
+        assert!(assembly.refusals.is_empty(), "{:?}", assembly.refusals);
+        plan.refusals
+    };
+    let lookup = "int f(long id) { const struct model *m; for (m = models; m->id; m++) \
+                  if (m->id == id) return m->add(1); return 0; }";
+    assert!(refusals(lookup).is_empty());
+    let keeps = lookup.replace("return 0;", "keep(models); return 0;");
+    assert!(refusals(&keeps).iter().any(|r| r.name == "models" && r.state_transfer));
 }
 
 #[test]

@@ -6,14 +6,16 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use clang::diagnostic::Severity;
-use clang::{Clang, Index, Unsaved};
+use clang::{Clang, Index, TranslationUnit, Unsaved};
 use kernel_trees::CompileCommand;
 
 mod fields;
 mod objects;
+mod private;
 mod walk;
 
 /// What happens to a member, or to a value as a whole.
@@ -113,31 +115,50 @@ pub struct Uses {
     pub unknown: Vec<String>,
 }
 
-/// Reads sources by libclang. Loading that takes a moment, so there is one for all; the wrapper allows no second one.
+/// Reads sources by libclang. The wrapper allows one at a time, so whoever opens a second one waits for the first.
 #[derive(Debug)]
-pub struct Reader(Clang);
+pub struct Reader {
+    // Dropped in this order.
+    clang: Clang,
+    _alone: MutexGuard<'static, ()>,
+}
 
 impl Reader {
-    /// Loads libclang.
+    /// Loads libclang, which takes a moment.
     pub fn open() -> Result<Self> {
-        Clang::new().map(Self).map_err(|why| {
-            // The reason lists directories of this machine, which have no place in a plan.
-            if why.contains("already exists") {
-                anyhow::anyhow!("libclang is in use, or could not be loaded before")
-            } else {
-                anyhow::anyhow!("libclang is not installed (Debian: libclang1-14)")
-            }
-        })
+        static ONE: Mutex<()> = Mutex::new(());
+        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        // The wrapper's reason lists directories of this machine, which have no place in a plan.
+        let clang = Clang::new()
+            .map_err(|_| anyhow::anyhow!("libclang is not installed (Debian: libclang1-14)"))?;
+        Ok(Self { clang, _alone: alone })
     }
 
     /// Finds the uses of types in the source that `command` compiles. An error is a reason why they are not known.
     pub fn find(&self, command: &CompileCommand, types: &BTreeSet<String>) -> Result<Uses> {
-        find(&self.0, command, types)
+        let text = preprocess(command)?;
+        in_text(&self.clang, &text, &arguments(command), types)
+    }
+
+    /// Whether a static table of structs is reached by nothing but the functions that name it. The inner error says
+    /// how its address may get out.
+    pub fn stays_within(
+        &self,
+        command: &CompileCommand,
+        table: &str,
+    ) -> Result<std::result::Result<(), String>> {
+        let text = preprocess(command)?;
+        with_unit(&self.clang, &text, &arguments(command), |unit| {
+            if let Some(why) = errors(unit).first() {
+                return Err(format!("is not understood: {why}"));
+            }
+            private::stays_within(&unit.get_entity(), table, &command.source)
+        })
     }
 }
 
-fn find(clang: &Clang, command: &CompileCommand, types: &BTreeSet<String>) -> Result<Uses> {
-    let text = preprocess(command)?;
+/// What clang needs of a command for a preprocessed text.
+fn arguments(command: &CompileCommand) -> Vec<&str> {
     // What gcc has and clang has not; none of it is an access.
     let mut arguments: Vec<&str> = vec![
         "-w",
@@ -149,7 +170,7 @@ fn find(clang: &Clang, command: &CompileCommand, types: &BTreeSet<String>) -> Re
     let dialect = ["-std=", "-fms-extensions", "-funsigned-char", "-fshort-wchar", "-m64"];
     let kept = command.args.iter().filter(|a| dialect.iter().any(|d| a.starts_with(d)));
     arguments.extend(kept.map(String::as_str));
-    in_text(clang, &text, &arguments, types)
+    arguments
 }
 
 fn preprocess(command: &CompileCommand) -> Result<String> {
@@ -165,13 +186,31 @@ fn preprocess(command: &CompileCommand) -> Result<String> {
         .with_context(|| format!("cannot read what {} is preprocessed to", command.source))
 }
 
-/// The same for a preprocessed text.
+/// The uses in a preprocessed text.
 fn in_text(
     clang: &Clang,
     text: &str,
     arguments: &[&str],
     types: &BTreeSet<String>,
 ) -> Result<Uses> {
+    with_unit(clang, text, arguments, |unit| {
+        let fields = fields::Fields::find(&unit.get_entity(), types);
+        let mut walker = walk::Walker::new(text, types, &fields);
+        walker.unit(&unit.get_entity());
+        let mut uses = walker.uses;
+        uses.unknown.extend(errors(unit));
+        uses.unknown.sort();
+        uses.unknown.dedup();
+        uses
+    })
+}
+
+fn with_unit<T>(
+    clang: &Clang,
+    text: &str,
+    arguments: &[&str],
+    look: impl FnOnce(&TranslationUnit<'_>) -> T,
+) -> Result<T> {
     let index = Index::new(clang, false, false);
     let path = Path::new("unit.c");
     let unit = index
@@ -181,19 +220,18 @@ fn in_text(
         .keep_going(true)
         .parse()
         .context("libclang cannot parse it")?;
-    let fields = fields::Fields::find(&unit.get_entity(), types);
-    let mut walker = walk::Walker::new(text, types, &fields);
-    walker.unit(&unit.get_entity());
-    let mut uses = walker.uses;
-    for diagnostic in unit.get_diagnostics() {
-        if diagnostic.get_severity() >= Severity::Error {
-            let (file, line, _) = diagnostic.get_location().get_presumed_location();
-            uses.unknown.push(format!("{file}:{line}: {}", diagnostic.get_text()));
-        }
-    }
-    uses.unknown.sort();
-    uses.unknown.dedup();
-    Ok(uses)
+    Ok(look(&unit))
+}
+
+/// What clang did not understand.
+fn errors(unit: &TranslationUnit<'_>) -> Vec<String> {
+    let all = unit.get_diagnostics().into_iter();
+    let grave = all.filter(|diagnostic| diagnostic.get_severity() >= Severity::Error);
+    let told = grave.map(|diagnostic| {
+        let (file, line, _) = diagnostic.get_location().get_presumed_location();
+        format!("{file}:{line}: {}", diagnostic.get_text())
+    });
+    told.collect()
 }
 
 #[cfg(test)]

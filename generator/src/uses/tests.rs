@@ -2,25 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use super::*;
 
-/// There is one libclang for all tests.
-static ONE: Mutex<()> = Mutex::new(());
-
-/// In this order they are dropped.
-type Open = (Reader, MutexGuard<'static, ()>);
-
-fn open() -> Option<Open> {
-    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    match Reader::open() {
-        Ok(reader) => Some((reader, guard)),
-        Err(why) => {
-            eprintln!("not tested: {why}");
-            None
-        }
+fn open() -> Option<Reader> {
+    let reader = Reader::open();
+    if let Err(why) = &reader {
+        eprintln!("not tested: {why}");
     }
+    reader.ok()
 }
 
 const TYPES: &str = "
@@ -40,16 +29,16 @@ void *kmem_cache_create(const char *, size_t); void kvfree_call_rcu(void *, void
 struct foo *foo_alloc(void); void eat(struct foo);
 ";
 
-fn uses(open: &Open, body: &str) -> (String, Uses) {
+fn uses(open: &Reader, body: &str) -> (String, Uses) {
     let types = ["struct foo", "union both", "enum state", "anon_t"];
     let types = types.iter().map(|t| (*t).to_owned()).collect();
     let text = format!("{TYPES}\n# 1 \"case.c\"\n{body}\n");
-    let uses = in_text(&open.0.0, &text, &["-std=gnu11", "-w"], &types).unwrap();
+    let uses = in_text(&open.clang, &text, &["-std=gnu11", "-w"], &types).unwrap();
     (text, uses)
 }
 
 /// The accesses of `body` are exactly these: `member how`, in the order of member and how.
-fn check(open: &Open, body: &str, expected: &[&str]) {
+fn check(open: &Reader, body: &str, expected: &[&str]) {
     let (_, uses) = uses(open, body);
     let found: Vec<String> = uses
         .accesses
@@ -227,4 +216,57 @@ fn what_is_not_understood_is_named() {
     let (_, uses) = uses(&open, "void f(struct foo *p) { p->nothing = 1; p->a = 2; }");
     assert_eq!(uses.accesses.len(), 1);
     assert!(uses.unknown.iter().any(|why| why.starts_with("case.c:1: no member named 'nothing'")));
+}
+
+/// What becomes of the address of `table` in `body`.
+fn table(open: &Reader, body: &str) -> std::result::Result<(), String> {
+    let head = "int strcmp(const char *, const char *); void keep(const void *); int found(int);";
+    let entry = "struct entry { const char *name; int (*call)(int); char tag[4]; };";
+    let rows = "static const struct entry table[] = { { \"a\", found, \"x\" }, { 0 } };";
+    let text = format!("{head}\n# 1 \"case.c\"\n{entry}\n{rows}\n{body}\n");
+    with_unit(&open.clang, &text, &["-std=gnu11", "-w"], |unit| {
+        assert_eq!(errors(unit), [""; 0]);
+        private::stays_within(&unit.get_entity(), "table", "case.c")
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_table_that_is_only_looked_up_stays() {
+    let Some(open) = open() else { return };
+    let lookup = "int f(const char *n) { const struct entry *e; for (e = table; e->name; e++) \
+        if (!strcmp(e->name, n)) return e->call(1); return table[0].tag == 0 ? 0 : -1; }";
+    let without = lookup.replace("table[0].tag == 0 ? 0 : ", "");
+    assert_eq!(table(&open, &without), Ok(()));
+    assert_eq!(
+        table(
+            &open,
+            "int f(int i) { return !table[i].call && (i > 1 ? &table[0] : table)->call(2); }"
+        ),
+        Ok(())
+    );
+}
+
+#[test]
+fn a_table_that_gets_out_does_not() {
+    let Some(open) = open() else { return };
+    for body in [
+        "void f(void) { keep(table); }",
+        "void f(void) { keep(&table[1]); }",
+        "int printk(const char *, ...); void f(void) { printk(\"%p\", table); }",
+        "void f(void) { keep(&table[1].call); }",
+        "void f(void) { keep(table[1].tag); }",
+        "long f(void) { return (long)table; }",
+        "static const struct entry *kept; void f(void) { kept = table; }",
+        "void f(void) { static const struct entry *kept; kept = table; }",
+        "struct holder { const struct entry *e; };",
+        "const struct entry *f(void) { return table; }",
+        "int f(const struct entry *e) { return e->call(1); }",
+        "void f(void) { asm volatile(\"\" :: \"r\"(table)); }",
+        "static const void *kept = table;",
+        "typedef const struct entry *entry_t;",
+        "extern int (*hook)(const struct entry *);",
+    ] {
+        assert!(table(&open, body).is_err(), "{body}");
+    }
 }
