@@ -281,7 +281,7 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -
 
 impl Found {
     fn layouts(&mut self, name: &str, changes: &[LayoutChange], unknown: Option<String>) {
-        self.layouts.extend(changes.iter().map(|layout| layouts::row(layout, name)));
+        self.layouts.extend(changes.iter().map(|layout| layouts::row(layout, name, &|_| false)));
         self.notes.extend(unknown.map(|why| format!("layouts are unknown: {why}")));
     }
 

@@ -4,16 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use dynamos_differ::layout::{Enumerator, LayoutChange, LayoutVerdict, Member};
-use kernel_trees::CompileCommand;
+use dynamos_differ::layout::{
+    Enumerator, Instance, LayoutChange, LayoutKind, LayoutVerdict, Member, Place,
+};
+use kernel_trees::{CompileCommand, files_with_word};
 
 use crate::plan::{
-    CallPlan, EmbedderPlan, LayoutPlan, LivePlan, MemberPlan, MemberSide, Plan, UserPlan,
+    CallPlan, EmbedderPlan, LayoutPlan, LivePlan, MemberPlan, MemberSide, Plan, Refusal, UserPlan,
 };
 use crate::uses::{Call, Reader, Uses};
 
-/// What the differ knows of a type.
-pub fn row(layout: &LayoutChange, object: &str) -> LayoutPlan {
+/// What the differ knows of a type. `stays`: whether a variable's function goes on running beside the update.
+pub fn row(layout: &LayoutChange, object: &str, stays: &dyn Fn(&Instance) -> bool) -> LayoutPlan {
     let embedder = |e: &dynamos_differ::layout::Embedder| EmbedderPlan {
         name: e.name.to_string(),
         chain: e.chain.clone(),
@@ -22,7 +24,11 @@ pub fn row(layout: &LayoutChange, object: &str) -> LayoutPlan {
     for instance in &layout.instances {
         let within = instance.function.as_ref().map(|f| format!(" in {f}")).unwrap_or_default();
         let name = format!("{} {}{within}", instance.type_name, instance.name);
-        live.push(LivePlan { place: spelled(&instance.place), name });
+        let place = match instance.place {
+            Place::Stack if stays(instance) => STAYING.into(),
+            place => spelled(&place),
+        };
+        live.push(LivePlan { place, name });
     }
     for holder in &layout.embedded_in {
         live.push(LivePlan { place: "embedded".into(), name: holder.chain.join(" > ") });
@@ -41,7 +47,28 @@ pub fn row(layout: &LayoutChange, object: &str) -> LayoutPlan {
         created_by: Vec::new(),
         freed_by: Vec::new(),
         live,
-        liveness: if layout.verdict == LayoutVerdict::Added { "none" } else { "unknown" }.into(),
+        liveness: match layout.verdict {
+            LayoutVerdict::Added => "none",
+            _ if only_adds_values(layout) || only_adds_names(layout) => UNAFFECTED,
+            _ => "unknown",
+        }
+        .into(),
+    }
+}
+
+/// What a function that is not replaced has on its stack.
+const STAYING: &str = "stack of a function that stays";
+
+/// Objects look as they did.
+const UNAFFECTED: &str = "unaffected";
+
+/// Refuses what would need the objects that there are to change.
+pub fn refuse_live(plan: &mut Plan) {
+    for row in &plan.layouts {
+        if row.verdict == "changed" && !matches!(row.liveness.as_str(), UNAFFECTED | "stack only") {
+            let reason = format!("its layout changed: {}", row.reason);
+            plan.refusals.push(Refusal::of_state(format!("{} {}", row.kind, row.name), &reason));
+        }
     }
 }
 
@@ -74,6 +101,9 @@ fn members(layout: &LayoutChange) -> Vec<MemberPlan> {
 
 /// Reads the sources of both sides for the users of what differs. Costs nothing where nothing does.
 pub fn find_users(plan: &mut Plan, commands: &[CompileCommand], v2: &Path) {
+    if plan.layouts.iter().all(|row| row.verdict == "added") {
+        return;
+    }
     let reader = Reader::open();
     let find = |command: &CompileCommand, types: &BTreeSet<String>| match &reader {
         Ok(reader) => reader.find(command, types).map_err(|why| format!("{why:#}")),
@@ -98,7 +128,7 @@ pub fn find_users(plan: &mut Plan, commands: &[CompileCommand], v2: &Path) {
                     Err(why) => row.users_unknown.push(format!("{side}: {why}")),
                 }
             }
-            conclude(row, &command.source);
+            conclude(row, command);
         }
     }
 }
@@ -168,24 +198,29 @@ fn add(row: &mut LayoutPlan, side: &str, uses: &Uses) {
     };
     row.live.extend(created.iter().map(|call| live("allocated", call)));
     row.live.extend(slab.iter().map(|call| live("slab", call)));
+    row.live.extend(uses.overlays.iter().filter(|call| names.contains(&call.of)).map(|call| {
+        let name = format!("{} in what {} takes for one", call.of, call.function);
+        LivePlan { place: "memory of another kind".into(), name }
+    }));
     row.created_by.extend(created);
     row.freed_by.extend(freed);
     row.users_unknown.extend(uses.unknown.iter().map(|why| format!("{side}: {why}")));
 }
 
 /// What of V1's layout can be alive, judged by all that is known.
-fn conclude(row: &mut LayoutPlan, source: &str) {
-    if row.defined_in != source {
-        let name = match row.defined_in.as_str() {
-            "" => "the type's file is not known".to_string(),
-            file => format!("whatever else includes {file}"),
-        };
+fn conclude(row: &mut LayoutPlan, command: &CompileCommand) {
+    if row.liveness == UNAFFECTED {
+        return;
+    }
+    if row.defined_in != command.source
+        && let Some(name) = known_elsewhere(row, command)
+    {
         row.live.push(LivePlan { place: "elsewhere".into(), name });
     }
     row.live.sort();
     row.live.dedup();
     let any = |places: &[&str]| row.live.iter().any(|live| places.contains(&live.place.as_str()));
-    row.liveness = if any(&["static", "per-cpu", "extern", "slab", "allocated"]) {
+    row.liveness = if lasts(row) {
         "lasting"
     } else if any(&["elsewhere"]) || !row.users_unknown.is_empty() {
         "unknown"
@@ -195,6 +230,37 @@ fn conclude(row: &mut LayoutPlan, source: &str) {
         "none"
     }
     .into();
+}
+
+/// Whether there can be objects whatever the functions do that are replaced.
+fn lasts(row: &LayoutPlan) -> bool {
+    const LASTING: [&str; 7] =
+        ["static", "per-cpu", "extern", "slab", "allocated", "memory of another kind", STAYING];
+    row.live.iter().any(|live| LASTING.contains(&live.place.as_str()))
+}
+
+/// Who else may have objects of a type that a header of V1 defines; `None`: nobody else says its name.
+fn known_elsewhere(row: &LayoutPlan, command: &CompileCommand) -> Option<String> {
+    let includers = || match row.defined_in.as_str() {
+        "" => "the type's file is not known".to_string(),
+        file => format!("whatever else includes {file}"),
+    };
+    if row.defined_in.is_empty() || lasts(row) || !row.users_unknown.is_empty() {
+        return Some(includers());
+    }
+    for name in names(row) {
+        // What has no tag goes by many names.
+        let Some((_, tag)) = name.split_once(' ') else { return Some(includers()) };
+        let Ok(files) = files_with_word(&command.cwd, tag) else { return Some(includers()) };
+        let other = files.iter().find(|(file, count)| {
+            // Once: the definition.
+            file != Path::new(&command.source) && (file != Path::new(&row.defined_in) || *count > 1)
+        });
+        if let Some((file, _)) = other {
+            return Some(format!("{name} in {}", file.display()));
+        }
+    }
+    None
 }
 
 /// For a person: who uses what, a line for each thing worth knowing.
@@ -299,4 +365,72 @@ fn reason(layout: &LayoutChange) -> String {
         parts.push(format!("and {} more enumerators", layout.enumerators.len() - 8));
     }
     parts.join(", ")
+}
+
+/// An enumeration that has more values, while the old ones are what they were: no object looks otherwise for it. What
+/// is sized by the number of values counts by itself.
+fn only_adds_values(layout: &LayoutChange) -> bool {
+    let same_size = match (layout.old.as_slice(), layout.new.as_slice()) {
+        ([old], [new]) => old.size == new.size,
+        _ => false,
+    };
+    layout.kind == LayoutKind::Enum
+        && same_size
+        && !layout.enumerators.is_empty()
+        && layout.enumerators.iter().all(|change| change.change == "added")
+}
+
+/// A struct or union that has more names for what is there already, of the same type: another member of a union. Every
+/// object looks as before.
+fn only_adds_names(layout: &LayoutChange) -> bool {
+    let ([old], [new]) = (layout.old.as_slice(), layout.new.as_slice()) else { return false };
+    let same_place = |m: &Member, other: &Member| {
+        (m.bit_offset, m.bit_size, m.bitfield, &m.type_name)
+            == (other.bit_offset, other.bit_size, other.bitfield, &other.type_name)
+    };
+    let is_alias = |m: &Member| m.bit_size > 0 && old.members.iter().any(|o| same_place(m, o));
+    old.size == new.size
+        && !layout.members.is_empty()
+        && old.members.iter().all(|m| new.members.contains(m))
+        && new.members.iter().all(|m| old.members.contains(m) || is_alias(m))
+}
+
+#[cfg(test)]
+mod tests {
+    use dynamos_differ::layout::{Definition, TypeName, Types, compare_types};
+
+    use super::*;
+
+    fn member(name: &str, bit_offset: u64, type_name: &str) -> Member {
+        Member {
+            name: name.into(),
+            bit_offset,
+            bit_size: 64,
+            bitfield: false,
+            type_name: type_name.into(),
+        }
+    }
+
+    fn change(old: Vec<Member>, new: Vec<Member>) -> LayoutChange {
+        let side = |members: Vec<Member>| {
+            let size = 16;
+            let definition = Definition { size, members, enumerators: Vec::new(), target: None };
+            let name = TypeName { kind: LayoutKind::Struct, name: "s".into() };
+            Types::from([(name, [definition].into())])
+        };
+        compare_types(&side(old), &side(new)).remove(0)
+    }
+
+    #[test]
+    fn another_name_for_the_same_place_is_no_change_of_objects() {
+        let old = || vec![member("dev", 0, "struct d *"), member("ops", 64, "struct o *")];
+        let with = |more: Member| change(old(), [old(), vec![more]].concat());
+        assert!(only_adds_names(&with(member("dev_rcu", 0, "struct d *"))));
+        assert!(!only_adds_names(&with(member("dev_rcu", 0, "struct o *"))));
+        assert!(!only_adds_names(&with(member("dev_rcu", 128, "struct d *"))));
+        let moved = vec![member("dev", 64, "struct d *"), member("ops", 0, "struct o *")];
+        assert!(!only_adds_names(&change(old(), moved)));
+        let renamed = vec![member("device", 0, "struct d *"), member("ops", 64, "struct o *")];
+        assert!(!only_adds_names(&change(old(), renamed)));
+    }
 }

@@ -145,10 +145,6 @@ impl Comparison<'_> {
         };
         begin(reporter, "compare", "comparing them")?;
         let judged = verdicts::judge(found, &commands, &built, view.root(), reporter, plan)?;
-        if plan.layouts.iter().any(|layout| layout.verdict != "added") {
-            begin(reporter, "users", "finding the users of changed types")?;
-            layouts::find_users(plan, &commands, view.root());
-        }
         Ok((judged, Some(Background::alone(move || drop(view)))))
     }
 
@@ -168,6 +164,7 @@ impl Comparison<'_> {
         if plan.layouts.iter().any(|layout| layout.verdict != "added") {
             begin(reporter, "users", "finding the users of changed types")?;
             layouts::find_users(plan, &commands, view.root());
+            layouts::refuse_live(plan);
         }
         Ok(Some(Background::alone(move || drop(view))))
     }

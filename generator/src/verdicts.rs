@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use dynamos_differ::layout::{LayoutChange, LayoutKind, LayoutVerdict, Member, Retyped};
+use dynamos_differ::layout::{Instance, Retyped};
 use dynamos_differ::load::Elf;
 use dynamos_differ::parameters::signatures;
 use dynamos_differ::verdict::{
@@ -83,6 +83,8 @@ pub fn judge(
             replaced,
         });
     }
+    layouts::find_users(plan, commands, v2);
+    layouts::refuse_live(plan);
     Ok(judged)
 }
 
@@ -230,6 +232,27 @@ fn is_of_the_replaced(data: &DataVerdict, comparison: &Comparison) -> bool {
         && data.users.iter().all(replaced)
 }
 
+/// Whether nothing runs any more in functions with these names in the source once the update is active.
+fn is_left(homes: &[String], comparison: &Comparison) -> bool {
+    let base = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let of_name = |home: &String| {
+        let functions = comparison.functions.iter();
+        functions
+            .filter(|f| base(f.old_name.as_ref().unwrap_or(&f.name)) == *home)
+            .collect::<Vec<_>>()
+    };
+    !homes.is_empty()
+        && homes.iter().all(|home| {
+            let functions = of_name(home);
+            !functions.is_empty()
+                && functions.iter().all(|f| match f.verdict {
+                    Verdict::Changed | Verdict::New => true,
+                    Verdict::Refused => f.lifetime == Lifetime::Start,
+                    Verdict::Unchanged | Verdict::Renamed | Verdict::Removed => false,
+                })
+        })
+}
+
 struct Rows<'a> {
     object: &'a str,
     plan: &'a mut Plan,
@@ -356,15 +379,8 @@ impl Rows<'_> {
             self.refuse(self.object, &reason, "build with debug information");
         }
         for layout in &comparison.layouts {
-            let row = layouts::row(layout, self.object);
-            if layout.verdict == LayoutVerdict::Changed
-                && !only_adds_values(layout)
-                && !only_adds_names(layout)
-            {
-                let name = format!("{} {}", row.kind, row.name);
-                self.refuse_state(&name, &format!("its layout changed: {}", row.reason));
-            }
-            self.plan.layouts.push(row);
+            let stays = |instance: &Instance| !is_left(&instance.homes, comparison);
+            self.plan.layouts.push(layouts::row(layout, self.object, &stays));
         }
         for variable in &comparison.retyped {
             self.retyped(comparison, variable);
@@ -433,34 +449,6 @@ pub fn data_verdict(data: &DataVerdict, object: &str) -> Option<DataPlan> {
     })
 }
 
-/// An enumeration that has more values, while the old ones are what they were: no object looks otherwise for it. What
-/// is sized by the number of values counts by itself.
-fn only_adds_values(layout: &LayoutChange) -> bool {
-    let same_size = match (layout.old.as_slice(), layout.new.as_slice()) {
-        ([old], [new]) => old.size == new.size,
-        _ => false,
-    };
-    layout.kind == LayoutKind::Enum
-        && same_size
-        && !layout.enumerators.is_empty()
-        && layout.enumerators.iter().all(|change| change.change == "added")
-}
-
-/// A struct or union that has more names for what is there already, of the same type: another member of a union. Every
-/// object looks as before.
-fn only_adds_names(layout: &LayoutChange) -> bool {
-    let ([old], [new]) = (layout.old.as_slice(), layout.new.as_slice()) else { return false };
-    let same_place = |m: &Member, other: &Member| {
-        (m.bit_offset, m.bit_size, m.bitfield, &m.type_name)
-            == (other.bit_offset, other.bit_size, other.bitfield, &other.type_name)
-    };
-    let is_alias = |m: &Member| m.bit_size > 0 && old.members.iter().any(|o| same_place(m, o));
-    old.size == new.size
-        && !layout.members.is_empty()
-        && old.members.iter().all(|m| new.members.contains(m))
-        && new.members.iter().all(|m| old.members.contains(m) || is_alias(m))
-}
-
 /// Data that the running kernel no longer reads, or that only describes code for tools.
 fn is_harmless(kind: DataKind) -> bool {
     matches!(
@@ -482,45 +470,5 @@ fn users(users: &[String]) -> String {
             many.iter().take(5).cloned().collect::<Vec<_>>().join(", "),
             many.len() - 5
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use dynamos_differ::layout::{Definition, TypeName, Types, compare_types};
-
-    use super::*;
-
-    fn member(name: &str, bit_offset: u64, type_name: &str) -> Member {
-        Member {
-            name: name.into(),
-            bit_offset,
-            bit_size: 64,
-            bitfield: false,
-            type_name: type_name.into(),
-        }
-    }
-
-    fn change(old: Vec<Member>, new: Vec<Member>) -> LayoutChange {
-        let side = |members: Vec<Member>| {
-            let size = 16;
-            let definition = Definition { size, members, enumerators: Vec::new(), target: None };
-            let name = TypeName { kind: LayoutKind::Struct, name: "s".into() };
-            Types::from([(name, [definition].into())])
-        };
-        compare_types(&side(old), &side(new)).remove(0)
-    }
-
-    #[test]
-    fn another_name_for_the_same_place_is_no_change_of_objects() {
-        let old = || vec![member("dev", 0, "struct d *"), member("ops", 64, "struct o *")];
-        let with = |more: Member| change(old(), [old(), vec![more]].concat());
-        assert!(only_adds_names(&with(member("dev_rcu", 0, "struct d *"))));
-        assert!(!only_adds_names(&with(member("dev_rcu", 0, "struct o *"))));
-        assert!(!only_adds_names(&with(member("dev_rcu", 128, "struct d *"))));
-        let moved = vec![member("dev", 64, "struct d *"), member("ops", 0, "struct o *")];
-        assert!(!only_adds_names(&change(old(), moved)));
-        let renamed = vec![member("device", 0, "struct d *"), member("ops", 64, "struct o *")];
-        assert!(!only_adds_names(&change(old(), renamed)));
     }
 }

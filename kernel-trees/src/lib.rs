@@ -24,6 +24,7 @@ mod run;
 mod tree;
 mod unpack;
 mod view;
+mod words;
 
 pub use built::BuiltKernel;
 pub use cache::Cache;
@@ -36,3 +37,4 @@ pub use progress::{Progress, Quiet, Stderr};
 pub use tree::{check_kernel_tree, hash_source};
 pub use unpack::Image;
 pub use view::View;
+pub use words::files_with_word;

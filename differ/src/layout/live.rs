@@ -35,6 +35,8 @@ pub struct Instance {
     pub name: String,
     /// The function it belongs to.
     pub function: Option<String>,
+    /// The functions with code of that one: itself, and those that it is inlined into.
+    pub homes: Vec<String>,
     /// Its type, written as in C.
     #[serde(rename = "type")]
     pub type_name: String,
@@ -67,8 +69,14 @@ pub(super) struct Variable {
     holds: Vec<TypeName>,
 }
 
-/// All variables of an object. Several of one name in one function differ by their type or are one.
-pub(super) type Variables = BTreeMap<Key, BTreeSet<Variable>>;
+/// All variables of an object.
+#[derive(Debug, Default)]
+pub(super) struct Variables {
+    /// Several of one name in one function differ by their type or are one.
+    known: BTreeMap<Key, BTreeSet<Variable>>,
+    /// The functions that a function's code is in.
+    homes: BTreeMap<String, BTreeSet<String>>,
+}
 
 /// Reads the variables of an object.
 pub(super) fn variables(elf: &Elf<'_>) -> Result<Variables> {
@@ -81,14 +89,16 @@ pub(super) fn variables(elf: &Elf<'_>) -> Result<Variables> {
             _ => Place::Static,
         }
     };
-    let mut variables = Variables::new();
-    for (key, variable) in super::each_unit(elf, &debug, &|dwarf, unit| read(dwarf, unit, &place))?
-        .into_iter()
-        .flatten()
-    {
-        variables.entry(key).or_default().insert(variable);
+    let mut variables = Variables::default();
+    for found in super::each_unit(elf, &debug, &|dwarf, unit| read(dwarf, unit, &place))? {
+        for (key, variable) in found.variables {
+            variables.known.entry(key).or_default().insert(variable);
+        }
+        for (function, home) in found.homes {
+            variables.homes.entry(function).or_default().insert(home);
+        }
     }
-    for found in variables.values_mut() {
+    for found in variables.known.values_mut() {
         // The declaration of what is defined further down, the abstract form of what an inlined function has.
         let mut best: BTreeMap<String, Place> = BTreeMap::new();
         for v in found.iter() {
@@ -108,7 +118,11 @@ pub(super) fn instances(
 ) -> Vec<Instance> {
     let holders: BTreeSet<&TypeName> =
         embedders.iter().map(|e| &e.name).chain(std::iter::once(name)).collect();
+    let homes = |function: &String| {
+        variables.homes.get(function).into_iter().flatten().cloned().collect::<Vec<_>>()
+    };
     let mut found: Vec<Instance> = variables
+        .known
         .iter()
         .flat_map(|(key, list)| list.iter().map(move |variable| (key, variable)))
         .filter(|(_, variable)| variable.holds.iter().any(|held| holders.contains(held)))
@@ -116,6 +130,7 @@ pub(super) fn instances(
             place: variable.place,
             name: name.clone(),
             function: (!function.is_empty()).then(|| function.clone()),
+            homes: homes(function),
             type_name: variable.type_name.clone(),
         })
         .collect();
@@ -131,8 +146,9 @@ pub(super) fn retyped(old: &Variables, new: &Variables) -> Vec<Retyped> {
         // Scopes of one function may each have one of that name: which is which is not known here.
         found.next().is_none().then(|| first.clone())
     };
-    old.iter()
-        .filter_map(|(key, x)| Some((key, lasting(x)?, lasting(new.get(key)?)?)))
+    old.known
+        .iter()
+        .filter_map(|(key, x)| Some((key, lasting(x)?, lasting(new.known.get(key)?)?)))
         .filter(|(_, x, y)| x.type_name != y.type_name)
         .map(|((function, name), x, y)| Retyped {
             name: name.clone(),
@@ -144,28 +160,48 @@ pub(super) fn retyped(old: &Variables, new: &Variables) -> Vec<Retyped> {
         .collect()
 }
 
+/// What a unit has.
+#[derive(Default)]
+struct Found {
+    variables: Vec<(Key, Variable)>,
+    /// A function, and one that its code is in.
+    homes: Vec<(String, String)>,
+}
+
+/// A function around an entry.
+struct Around {
+    depth: isize,
+    name: String,
+    /// Whether it is code, not the description of what is inlined.
+    code: bool,
+}
+
 fn read(
     dwarf: &gimli::Dwarf<Reader<'_>>,
     unit: &gimli::Unit<Reader<'_>>,
     place: &dyn Fn(u64) -> Place,
-) -> gimli::Result<Vec<(Key, Variable)>> {
+) -> gimli::Result<Found> {
     let mut reader = Unit::new(dwarf, unit);
-    let mut found = Vec::new();
-    // The functions around the entry, with their depths.
-    let mut around: Vec<(isize, String)> = Vec::new();
+    let mut found = Found::default();
+    let mut around: Vec<Around> = Vec::new();
     let mut depth = 0;
     let mut entries = unit.entries();
     while let Some((delta, entry)) = entries.next_dfs()? {
         depth += delta;
-        while around.last().is_some_and(|(of, _)| *of >= depth) {
+        while around.last().is_some_and(|of| of.depth >= depth) {
             around.pop();
         }
         match entry.tag() {
             gimli::DW_TAG_subprogram | gimli::DW_TAG_inlined_subroutine => {
-                around.push((depth, described(&reader, entry, 0)?.0.unwrap_or_default()));
+                let name = described(&reader, entry, 0)?.0.unwrap_or_default();
+                let code = has_code(entry)?;
+                around.push(Around { depth, name: name.clone(), code });
+                if let Some(home) = around.iter().find(|of| of.code) {
+                    found.homes.push((name, home.name.clone()));
+                }
             }
             gimli::DW_TAG_variable | gimli::DW_TAG_formal_parameter => {
-                let function = around.last().map(|(_, name)| name.clone());
+                let function = around.last().map(|of| of.name.clone());
                 let (Some(name), type_offset) = described(&reader, entry, 0)? else { continue };
                 let local = function.is_some();
                 let at = match (static_address(unit, entry)?, local) {
@@ -180,12 +216,22 @@ fn read(
                     type_name: reader.type_name(type_offset, 0)?,
                     holds: holds.into_iter().map(|(name, _)| name).collect(),
                 };
-                found.push(((function.unwrap_or_default(), name), variable));
+                found.variables.push(((function.unwrap_or_default(), name), variable));
             }
             _ => {}
         }
     }
     Ok(found)
+}
+
+/// Whether an entry has an address.
+fn has_code(entry: &Entry<'_, '_>) -> gimli::Result<bool> {
+    for attribute in [gimli::DW_AT_low_pc, gimli::DW_AT_ranges, gimli::DW_AT_entry_pc] {
+        if entry.attr(attribute)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Name and type of an entry; if it has none, those of the one it completes or is an instance of.

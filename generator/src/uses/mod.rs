@@ -111,6 +111,8 @@ pub struct Uses {
     pub freed: BTreeSet<Call>,
     /// Calls that make slab caches for objects.
     pub caches: BTreeSet<Call>,
+    /// Where something that is no fresh object is taken for one: by a cast, or from a `void *`. `callee` is empty.
+    pub overlays: BTreeSet<Call>,
     /// What was not understood, with the place.
     pub unknown: Vec<String>,
 }

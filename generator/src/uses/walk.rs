@@ -286,19 +286,25 @@ impl<'a, 't> Walker<'a, 't> {
         }
     }
 
-    /// Notes an object's creation, if `e` makes of an allocator's `void *` a pointer to one of the types.
+    /// Notes what `e` makes a pointer to one of the types of: an allocator's `void *` is an object's creation, anything
+    /// else may be an object already.
     fn created(&mut self, e: &Entity<'t>, children: &[Entity<'t>]) {
         let Some(operand) = children.last() else { return };
-        let void = |of: &Type<'t>| {
-            pointee(of).is_some_and(|of| of.get_canonical_type().get_kind() == TypeKind::Void)
+        let Some(of) = e.get_type().and_then(|of| pointee(&of)).and_then(|of| self.value_of(&of))
+        else {
+            return;
         };
-        if !operand.get_type().is_some_and(|of| void(&of)) {
+        let from = operand.get_type();
+        let same = from.as_ref().and_then(|from| pointee(from).or_else(|| from.get_element_type()));
+        if same.and_then(|from| self.value_of(&from)).as_ref() == Some(&of) {
             return;
         }
-        let of = e.get_type().and_then(|of| pointee(&of)).and_then(|of| self.value_of(&of));
-        if let (Some(of), Some(callee)) = (of, objects::allocator_in(operand)) {
+        if let Some(callee) = objects::allocator_in(operand) {
             let call = self.call_of(e, of, &callee);
             self.uses.created.extend(call);
+        } else if !is_null(self.text_of(operand)) {
+            let overlay = self.call_of(e, of, "");
+            self.uses.overlays.extend(overlay);
         }
     }
 
@@ -385,6 +391,13 @@ impl<'a, 't> Walker<'a, 't> {
 fn seen_through(e: &Entity<'_>, mode: Mode) -> How {
     let array = e.get_type().is_some_and(|of| is_array(&of));
     if mode.pointee && !array && mode.how != How::Asm { How::Read } else { mode.how }
+}
+
+/// Whether a text is the null pointer, as `NULL` expands to it.
+fn is_null(text: &str) -> bool {
+    let bare: String =
+        text.chars().filter(|c| !c.is_whitespace() && !matches!(c, '(' | ')')).collect();
+    matches!(bare.as_str(), "0" | "void*0")
 }
 
 fn unnamed(e: &Entity<'_>) -> bool {

@@ -46,7 +46,8 @@ struct Said {
     macros: Vec<String>,
 }
 
-fn is_relevant(rel: &Path, is_dir: bool) -> bool {
+/// Whether a file or directory may have to do with what is built.
+pub(crate) fn is_relevant(rel: &Path, is_dir: bool) -> bool {
     let text = rel.to_string_lossy();
     if text.starts_with(".tmp_") {
         return false; // as in makefiles.rs
@@ -59,7 +60,8 @@ fn is_relevant(rel: &Path, is_dir: bool) -> bool {
     true
 }
 
-fn is_read(path: &str) -> bool {
+/// Whether it is code, or may be included by some.
+pub(crate) fn is_read(path: &str) -> bool {
     let extension = path.rsplit_once('.').map(|(_, e)| e);
     matches!(extension, Some("c" | "h" | "S" | "inc" | "H" | "def" | "lds" | "tbl" | "x"))
 }

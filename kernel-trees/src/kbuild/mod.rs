@@ -22,6 +22,7 @@ use crate::error::{IoContext, Result};
 use crate::prepare::{Prepared, parse_config};
 use env::MakeEnv;
 use includes::Includes;
+pub(crate) use includes::{is_read, is_relevant};
 use makefiles::Makefiles;
 use probe::{Directory, Prober};
 
