@@ -169,6 +169,40 @@ fn a_changed_table_that_is_only_looked_up_goes_along() {
 }
 
 #[test]
+fn a_type_that_lives_on_the_stacks_of_replaced_functions_needs_no_transfer() {
+    if let Err(why) = crate::uses::Reader::open() {
+        return eprintln!("not tested: {why}");
+    }
+    let text = |more: &str, body: &str| {
+        format!(
+            "struct local {{ long a; {more} long b; }}; void *kmalloc(unsigned long); long ext(void *); long x;\n\
+             static __attribute__((noinline)) long sum(struct local *l) {{ return l->a + l->b; }}\n{body}\n"
+        )
+    };
+    let refusals = |body: &str| {
+        let (old, new) = (text("", body), text("long c;", body));
+        let (assembly, plan) = assembled(&[("a", &old, &new)], "sum x ext kmalloc __fentry__");
+        assert!(assembly.refusals.is_empty(), "{:?}", assembly.refusals);
+        assert_eq!(plan.layouts.len(), 1, "{:?}", plan.layouts);
+        plan.refusals.into_iter().map(|r| (r.name, r.state_transfer)).collect::<Vec<_>>()
+    };
+    let on_stack =
+        "long f(long v) { struct local l = { v, 0, .b = x }; ext(&l.b); return sum(&l) + 1; }";
+    assert_eq!(refusals(on_stack), []);
+    // Of each of these an object may be there when the update comes.
+    for more in [
+        "struct local kept;",
+        "long g(void *p) { struct local *l = p; return l->b; }",
+        "struct local *g(void) { return kmalloc(sizeof(struct local)); }",
+        // `g` stays as it is, with V1's object.
+        "long g(long v) { struct local l = { v }; return l.a + 1; }",
+    ] {
+        let found = refusals(&format!("{on_stack}\n{more}"));
+        assert!(found.contains(&("struct local".to_string(), true)), "{more}: {found:?}");
+    }
+}
+
+#[test]
 fn a_new_export_is_no_obstacle_but_noted() {
     let export = |name: &str| {
         format!(

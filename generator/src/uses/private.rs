@@ -54,16 +54,12 @@ impl<'t> Check<'t> {
             }
             // Of a member, the address: it points into the table.
             EntityKind::MemberRefExpr
-                if is_array(&of) || takes_address(parent) && self.is_within(e) =>
+                if self.is_within(e) && (is_array(&of) || takes_address(parent)) =>
             {
-                if self.is_within(e) {
-                    return Err(kept("the address of a member,", e));
-                }
+                return Err(kept("the address of a member,", e));
             }
-            EntityKind::AsmStmt => {
-                if e.get_children().iter().any(|operand| self.reaches(operand)) {
-                    return Err("is used in assembly".into());
-                }
+            EntityKind::AsmStmt if e.get_children().iter().any(|part| self.reaches(part)) => {
+                return Err("is used in assembly".into());
             }
             _ => {}
         }

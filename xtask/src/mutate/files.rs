@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use dynamos_differ::compare::Cause;
 use dynamos_differ::verdict::{Comparison, DataChange, Verdict};
 use dynamos_differ::{Object, Pair};
 use kernel_trees::{Cache, CompileCommand, Manifest, Prepared, SourceId, View};
@@ -243,7 +244,7 @@ impl Case<'_> {
             said.0
                 .functions
                 .difference(&expected.functions)
-                .filter(|name| !known.contains(stem(name)))
+                .filter(|name| !known.contains(stem(name)) && !taken_along(name, &comparison))
                 .chain(said.0.data.difference(&expected.data))
                 .collect(),
         );
@@ -332,4 +333,18 @@ impl Random {
     fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() % (end.max(1) as u64)).unwrap_or_default()
     }
+}
+
+/// Whether a function whose own code is what it was counts as changed because one that it calls changed and cannot be
+/// redirected, which is as it should be.
+fn taken_along(name: &str, comparison: &Comparison) -> bool {
+    let calls_along = |reason: &str| {
+        comparison.functions.iter().filter(|callee| callee.along).any(|callee| {
+            reason == format!("calls {}, which changed and has no ftrace site", callee.name)
+        })
+    };
+    comparison
+        .functions
+        .iter()
+        .any(|f| f.name == *name && f.cause == Some(Cause::Callee) && calls_along(&f.reason))
 }
