@@ -32,6 +32,7 @@ mod run;
 mod running;
 mod scope;
 mod sites;
+mod slots;
 mod special;
 mod unit;
 mod uses;

@@ -20,6 +20,7 @@ use crate::candidates::{Candidate, Candidates};
 use crate::layouts;
 use crate::plan::{DataPlan, FunctionPlan, ObjectPlan, Plan, Refusal};
 use crate::report::Reporter;
+use crate::slots;
 use crate::unit::Unit;
 
 /// The objects with changed or new functions.
@@ -226,7 +227,8 @@ impl Rows<'_> {
         }
         for data in &comparison.data {
             let along = goes_along(data, comparison) || begins_anew(data, comparison);
-            self.data(data, along);
+            let handlers = comparison.slots.get(&data.name).map(slots::told);
+            self.data(data, along, handlers.as_deref());
         }
         for section in &comparison.sections {
             if !is_harmless(section.kind) && section.kind != DataKind::ReadOnly {
@@ -279,8 +281,8 @@ impl Rows<'_> {
         }
     }
 
-    /// `along`: it goes along with the clones.
-    fn data(&mut self, data: &DataVerdict, along: bool) {
+    /// `along`: it goes along with the clones. `handlers`: what there is to say of a table of functions.
+    fn data(&mut self, data: &DataVerdict, along: bool, handlers: Option<&str>) {
         let Some(row) = data_verdict(data, self.object) else { return };
         let verdict = row.verdict.clone();
         self.plan.data.push(row);
@@ -313,10 +315,13 @@ impl Rows<'_> {
                 );
                 self.refuse(&data.name, &reason, "change the fix so that it does without");
             } else {
-                let reason = format!(
+                let mut reason = format!(
                     "{verdict}: {}; the running kernel's copy is not touched yet, and its users are {users}",
                     data.reason
                 );
+                if let Some(handlers) = handlers {
+                    reason.push_str(&format!("; {handlers}"));
+                }
                 self.refuse_state(&data.name, &reason);
             }
         }
