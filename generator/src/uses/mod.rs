@@ -13,8 +13,11 @@ use clang::{Clang, Index, Unsaved};
 use kernel_trees::CompileCommand;
 
 mod fields;
+mod handlers;
 mod objects;
 mod walk;
+
+pub use handlers::{Handled, Look};
 
 /// What happens to a member, or to a value as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,6 +112,8 @@ pub struct Uses {
     pub freed: BTreeSet<Call>,
     /// Calls that make slab caches for objects.
     pub caches: BTreeSet<Call>,
+    /// What is done with the handlers asked for.
+    pub handled: BTreeSet<Handled>,
     /// What was not understood, with the place.
     pub unknown: Vec<String>,
 }
@@ -132,11 +137,26 @@ impl Reader {
 
     /// Finds the uses of types in the source that `command` compiles. An error is a reason why they are not known.
     pub fn find(&self, command: &CompileCommand, types: &BTreeSet<String>) -> Result<Uses> {
-        find(&self.0, command, types)
+        self.find_handled(command, types, &BTreeSet::new())
+    }
+
+    /// The same, with what is done with `handlers`: members, each with the type that has it.
+    pub fn find_handled(
+        &self,
+        command: &CompileCommand,
+        types: &BTreeSet<String>,
+        handlers: &BTreeSet<(String, String)>,
+    ) -> Result<Uses> {
+        find(&self.0, command, types, handlers)
     }
 }
 
-fn find(clang: &Clang, command: &CompileCommand, types: &BTreeSet<String>) -> Result<Uses> {
+fn find(
+    clang: &Clang,
+    command: &CompileCommand,
+    types: &BTreeSet<String>,
+    handlers: &BTreeSet<(String, String)>,
+) -> Result<Uses> {
     let text = preprocess(command)?;
     // What gcc has and clang has not; none of it is an access.
     let mut arguments: Vec<&str> = vec![
@@ -149,7 +169,7 @@ fn find(clang: &Clang, command: &CompileCommand, types: &BTreeSet<String>) -> Re
     let dialect = ["-std=", "-fms-extensions", "-funsigned-char", "-fshort-wchar", "-m64"];
     let kept = command.args.iter().filter(|a| dialect.iter().any(|d| a.starts_with(d)));
     arguments.extend(kept.map(String::as_str));
-    in_text(clang, &text, &arguments, types)
+    in_text(clang, &text, &arguments, types, handlers)
 }
 
 fn preprocess(command: &CompileCommand) -> Result<String> {
@@ -171,6 +191,7 @@ fn in_text(
     text: &str,
     arguments: &[&str],
     types: &BTreeSet<String>,
+    handlers: &BTreeSet<(String, String)>,
 ) -> Result<Uses> {
     let index = Index::new(clang, false, false);
     let path = Path::new("unit.c");
@@ -185,6 +206,9 @@ fn in_text(
     let mut walker = walk::Walker::new(text, types, &fields);
     walker.unit(&unit.get_entity());
     let mut uses = walker.uses;
+    let mut looks = handlers::Handlers::new(text, &fields, handlers);
+    looks.unit(&unit.get_entity());
+    uses.handled = looks.found;
     for diagnostic in unit.get_diagnostics() {
         if diagnostic.get_severity() >= Severity::Error {
             let (file, line, _) = diagnostic.get_location().get_presumed_location();
