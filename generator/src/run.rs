@@ -18,7 +18,7 @@ use crate::plan::{Kernels, Outcome, Plan};
 use crate::release::{self, Journal, Reach};
 use crate::report::Reporter;
 use crate::verdicts::{self, Judged};
-use crate::{build, changes, layouts};
+use crate::{build, changes, layouts, slots};
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -148,6 +148,10 @@ impl Comparison<'_> {
         if plan.layouts.iter().any(|layout| layout.verdict != "added") {
             begin(reporter, "users", "finding the users of changed types")?;
             layouts::find_users(plan, &commands, view.root());
+        }
+        if slots::matter(&judged, plan) {
+            begin(reporter, "readers", "finding the readers of changed handlers")?;
+            slots::judge(self.kbuild, &self.v1.root(), &judged, plan)?;
         }
         Ok((judged, Some(Background::alone(move || drop(view)))))
     }

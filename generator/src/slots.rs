@@ -1,6 +1,42 @@
 //! Tables of operations in use, of which a fix changes handlers.
 
+use std::path::Path;
+
+use anyhow::Result;
 use dynamos_differ::compare::{Slot, Slots};
+use kernel_trees::Kbuild;
+
+use crate::plan::{Plan, SlotsPlan};
+use crate::readers;
+use crate::verdicts::Judged;
+
+/// Whether there are tables to be judged, and nothing else stands in the way.
+pub fn matter(judged: &Judged, plan: &Plan) -> bool {
+    let told = |name: &String| judged.slots.iter().any(|(_, _, table, _)| table == name);
+    !judged.slots.is_empty() && plan.refusals.iter().all(|refusal| told(&refusal.name))
+}
+
+/// Finds the readers of all handlers that differ, and says in the plan whether these could be changed under them.
+pub fn judge(kbuild: &Kbuild, root: &Path, judged: &Judged, plan: &mut Plan) -> Result<()> {
+    for (object, source, name, slots) in &judged.slots {
+        let found = readers::find(kbuild, root, Path::new(source), slots)?;
+        let more = match found.obstacles.as_slice() {
+            [] => "no reader of them forbids to change them, but dynamos.ko does not write handlers yet".into(),
+            all => all.join("; "),
+        };
+        for refusal in plan.refusals.iter_mut().filter(|refusal| refusal.name == *name) {
+            refusal.reason.push_str(&format!("; {more}"));
+        }
+        plan.slots.push(SlotsPlan {
+            name: name.clone(),
+            object: object.clone(),
+            handlers: slots.slots.iter().map(change).collect(),
+            readers: found.readers,
+            obstacles: found.obstacles,
+        });
+    }
+    Ok(())
+}
 
 /// What a change of a table of functions is, for people.
 pub fn told(slots: &Result<Slots, String>) -> String {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
+use dynamos_differ::compare::Slots;
 use dynamos_differ::layout::{LayoutChange, LayoutKind, LayoutVerdict, Member, Retyped};
 use dynamos_differ::load::Elf;
 use dynamos_differ::parameters::signatures;
@@ -28,6 +29,8 @@ use crate::unit::Unit;
 pub struct Judged {
     /// One for each such object, in the order of their names.
     pub units: Vec<UnitInput>,
+    /// Tables of functions that differ in handlers only: object, source, variable.
+    pub slots: Vec<(String, String, String, Slots)>,
 }
 
 /// Compares both builds of every candidate and writes the verdicts into the plan.
@@ -55,6 +58,13 @@ pub fn judge(
         let adaptations =
             adaptation::find(comparison, &replaced, &built.v2, object, &mut plan.refusals)?;
         tell_adaptations(plan, object, &replaced, &adaptations);
+        let refused = |name: &str| plan.refusals.iter().any(|refusal| refusal.name == name);
+        for (name, slots) in comparison.slots.iter().filter(|(name, _)| refused(name)) {
+            if let Ok(slots) = slots {
+                let (object, source) = (object.clone(), command.source.clone());
+                judged.slots.push((object, source, name.clone(), slots.clone()));
+            }
+        }
         // What is new in an object may be what another one uses.
         let adds = comparison.functions.iter().any(|f| f.verdict == Verdict::New);
         if replaced.is_empty() && !adds {
