@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use dynamos_differ::Object;
@@ -18,6 +19,8 @@ use crate::uses::{Handled, How, Look, Reader, Uses};
 
 /// The most objects whose sources are looked at.
 const MOST: usize = 64;
+
+static ONE: Mutex<()> = Mutex::new(());
 
 /// The readers of the slots of one variable.
 #[derive(Debug, Default)]
@@ -46,6 +49,8 @@ pub fn find(kbuild: &Kbuild, root: &Path, source: &Path, slots: &Slots) -> Resul
     }
     let names: Vec<&str> = objects.keys().map(String::as_str).collect();
     let commands = kbuild.compile_commands(&names)?;
+    // Other updates may be made at a time, and there is one libclang.
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let reader = match Reader::open() {
         Ok(reader) => reader,
         Err(why) => {
@@ -71,6 +76,12 @@ pub fn find(kbuild: &Kbuild, root: &Path, source: &Path, slots: &Slots) -> Resul
         };
         found.obstacles.extend(obstacles(&command.source, &uses, &members, &null));
         found.readers.extend(compiled(command, &owner, &uses.handled)?);
+    }
+    // A handler that nobody reads is one whose readers were not seen.
+    for member in &wanted.members {
+        if found.readers.iter().all(|reader| reader.member != *member) {
+            found.obstacles.push(format!("no function of V1 was found to read `.{member}`"));
+        }
     }
     found.readers.sort();
     found.readers.dedup();

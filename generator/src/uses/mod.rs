@@ -165,6 +165,7 @@ fn find(
         "-D__seg_gs=",
         "-D__seg_fs=",
         "-D__builtin_has_attribute(what,attribute)=0",
+        "-D__builtin_isdigit(c)=((c)>=48)",
     ];
     let dialect = ["-std=", "-fms-extensions", "-funsigned-char", "-fshort-wchar", "-m64"];
     let kept = command.args.iter().filter(|a| dialect.iter().any(|d| a.starts_with(d)));
