@@ -1,7 +1,7 @@
 //! Tables of operations that differ in pointers to functions and in nothing else.
 
 // The helpers of these tests may fail like the tests themselves.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::process::Command;
 

@@ -207,7 +207,7 @@ fn sources(
         if seeing.contains(*path) {
             found.insert((*path).clone());
         }
-        if !path.extension().is_some_and(|extension| extension == "S") {
+        if path.extension().is_none_or(|extension| extension != "S") {
             let includers = kbuild.includers(std::slice::from_ref(*path))?;
             found.extend(includers.into_iter().filter(|path| seeing.contains(path)));
         }
@@ -254,4 +254,75 @@ fn objects(kbuild: &Kbuild, sources: &BTreeSet<PathBuf>) -> Result<BTreeMap<Stri
     };
     let named = |object: ObjectOwner| (object.object, owner(&object.link));
     Ok(all.into_iter().flatten().map(named).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uses::{Access, Place};
+
+    fn handled(looks: &[(&str, Look)]) -> BTreeSet<Handled> {
+        let one = |(line, (function, look)): (u32, &(&str, Look))| Handled {
+            function: (*function).into(),
+            of: "struct ops".into(),
+            member: "x".into(),
+            look: *look,
+            line,
+        };
+        (1..).zip(looks).map(one).collect()
+    }
+
+    fn found(uses: &Uses, null: bool) -> Vec<String> {
+        let members = BTreeSet::from([("struct ops".to_owned(), "x".to_owned())]);
+        obstacles("a.c", uses, &members, &|_| null)
+    }
+
+    #[test]
+    fn a_test_with_its_call_is_none() {
+        let handled = handled(&[("f", Look::Test), ("f", Look::GuardedCall)]);
+        assert_eq!(found(&Uses { handled, ..Uses::default() }, true), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_call_without_a_test_is_one_where_the_slot_may_be_null() {
+        let uses = Uses { handled: handled(&[("f", Look::Call)]), ..Uses::default() };
+        assert!(found(&uses, false).is_empty());
+        let text = found(&uses, true).remove(0);
+        assert!(text.starts_with("f (a.c:1) calls without a test"), "{text}");
+    }
+
+    #[test]
+    fn cached_answers_and_values_are() {
+        let handled = handled(&[("f", Look::Test), ("g", Look::GuardedCall), ("h", Look::Kept)]);
+        let all = found(&Uses { handled, ..Uses::default() }, true);
+        assert!(all.iter().any(|text| text.starts_with("f (a.c:1) tests, without a call")));
+        assert!(all.iter().any(|text| text.starts_with("h (a.c:3) keeps the value of `.x`")));
+        assert_eq!(all.len(), 2);
+    }
+
+    #[test]
+    fn copies_writes_and_what_is_not_understood_are() {
+        let access = |member: &str, how| Access {
+            of: "struct ops".into(),
+            member: member.into(),
+            how,
+            function: "f".into(),
+            at: Place { file: "a.c".into(), line: 7, extent: (0, 1) },
+        };
+        for (access, why) in [
+            (access("", How::Copy), "f (a.c:7) copies all of a struct ops"),
+            (access("", How::Sizeof), "uses the size"),
+            (access("x", How::Write), "writes the handler"),
+            (access("x", How::Address), "takes the address"),
+        ] {
+            let uses = Uses { accesses: [access].into(), ..Uses::default() };
+            assert!(found(&uses, true).iter().any(|text| text.contains(why)), "{why}");
+        }
+        for (member, how) in [("", How::Initialise), ("x", How::Initialise), ("y", How::Write)] {
+            let uses = Uses { accesses: [access(member, how)].into(), ..Uses::default() };
+            assert!(found(&uses, true).is_empty(), "{member} {how:?}");
+        }
+        let uses = Uses { unknown: vec!["a.c:3: what?".into()], ..Uses::default() };
+        assert!(found(&uses, true).remove(0).contains("is not understood"));
+    }
 }

@@ -3,12 +3,28 @@
 use std::path::Path;
 
 use anyhow::Result;
+use dynamos_differ::Comparison;
 use dynamos_differ::compare::{Slot, Slots};
-use kernel_trees::Kbuild;
+use kernel_trees::{CompileCommand, Kbuild};
 
 use crate::plan::{Plan, SlotsPlan};
 use crate::readers;
 use crate::verdicts::Judged;
+
+/// The tables of an object that are refused although nothing but handlers differs: object, source, variable.
+pub fn refused(
+    command: &CompileCommand,
+    comparison: &Comparison,
+    plan: &Plan,
+) -> Vec<(String, String, String, Slots)> {
+    let refused = |name: &str| plan.refusals.iter().any(|refusal| refusal.name == name);
+    let all = comparison.slots.iter().filter(|(name, _)| refused(name));
+    let known = all.filter_map(|(name, slots)| Some((name, slots.as_ref().ok()?)));
+    let (object, source) = (&command.object, &command.source);
+    known
+        .map(|(name, slots)| (object.clone(), source.clone(), name.clone(), slots.clone()))
+        .collect()
+}
 
 /// Whether there are tables to be judged, and nothing else stands in the way.
 pub fn matter(judged: &Judged, plan: &Plan) -> bool {

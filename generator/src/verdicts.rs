@@ -58,13 +58,7 @@ pub fn judge(
         let adaptations =
             adaptation::find(comparison, &replaced, &built.v2, object, &mut plan.refusals)?;
         tell_adaptations(plan, object, &replaced, &adaptations);
-        let refused = |name: &str| plan.refusals.iter().any(|refusal| refusal.name == name);
-        for (name, slots) in comparison.slots.iter().filter(|(name, _)| refused(name)) {
-            if let Ok(slots) = slots {
-                let (object, source) = (object.clone(), command.source.clone());
-                judged.slots.push((object, source, name.clone(), slots.clone()));
-            }
-        }
+        judged.slots.extend(slots::refused(command, comparison, plan));
         // What is new in an object may be what another one uses.
         let adds = comparison.functions.iter().any(|f| f.verdict == Verdict::New);
         if replaced.is_empty() && !adds {

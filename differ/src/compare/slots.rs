@@ -139,10 +139,12 @@ impl Comparer<'_, '_> {
             let null = |r: Option<Relocation>, bytes: &[u8]| {
                 r.is_some() || bytes.get(range.clone()).is_some_and(|b| b.iter().all(|b| *b == 0))
             };
-            if !offset.is_multiple_of(POINTER)
-                || !(pointer(p) && pointer(q))
-                || !(null(p, &bytes_a) && null(q, &bytes_b))
-            {
+            let is_slot = offset.is_multiple_of(POINTER)
+                && pointer(p)
+                && pointer(q)
+                && null(p, &bytes_a)
+                && null(q, &bytes_b);
+            if !is_slot {
                 return Err(format!("at {offset:#x} differs what is neither NULL nor a pointer"));
             }
             differing.push((offset, place_a, place_b));
