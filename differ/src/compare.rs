@@ -20,6 +20,10 @@ mod content;
 mod explain;
 mod instruction;
 mod line_text;
+mod slots;
+
+pub(crate) use slots::may_have_slots;
+pub use slots::{Slot, Slots};
 
 pub(crate) use line_text::string_at;
 

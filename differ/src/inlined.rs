@@ -61,6 +61,11 @@ impl Inlined {
         Ok(())
     }
 
+    /// Whether code of that inlined function is between two addresses.
+    pub fn is_within(&self, name: &str, start: u64, end: u64) -> bool {
+        self.ranges.iter().any(|r| r.3 == name && r.0 < end && start < r.1)
+    }
+
     /// The innermost inlined function at that place.
     pub fn at(&self, section: SectionId, offset: u64) -> Option<&str> {
         let wanted = address(section, offset);

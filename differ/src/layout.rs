@@ -20,10 +20,13 @@ mod live;
 mod members;
 mod read;
 mod scan;
+mod slots;
 
 pub use embed::Embedder;
 pub use live::{Instance, Place, Retyped};
 pub use members::{EnumeratorChange, MemberChange};
+pub(crate) use slots::SlotType;
+pub use slots::VariableTypes;
 
 /// What a type is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

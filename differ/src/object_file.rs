@@ -1,6 +1,6 @@
 //! An object with everything that later phases ask of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::OnceLock;
 
 use crate::decode::{self, Body, Field};
@@ -146,6 +146,21 @@ impl<'d> Object<'d> {
     pub fn inlined_at(&self, section: SectionId, offset: u64) -> Option<String> {
         let inlined = self.inlined.get_or_init(|| Inlined::load(&self.elf)).as_ref().ok()?;
         inlined.at(section, offset).map(str::to_owned)
+    }
+
+    /// The functions that hold code of the function `name`: its own bodies and parts, and those that inline it.
+    pub fn holders(&self, name: &str) -> Result<BTreeSet<String>> {
+        let inlined = Inlined::load(&self.elf)?;
+        let inside = |f: &Function| {
+            let (start, end) = (
+                crate::lines::address(f.section, f.start),
+                crate::lines::address(f.section, f.end),
+            );
+            inlined.is_within(name, start, end)
+        };
+        let own = |f: &Function| f.name.split('.').next() == Some(name);
+        let all = self.model.functions().map(|(_, f)| f);
+        Ok(all.filter(|f| own(f) || inside(f)).map(|f| f.name.clone()).collect())
     }
 
     /// Whether a piece of code is nothing but no-operations and traps.

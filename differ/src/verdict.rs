@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::compare::{Cause, Comparer, Difference};
+use crate::compare::{Cause, Comparer, Difference, Slots};
 use crate::correlate::Correlation;
 use crate::error::Result;
 use crate::layout::{LayoutChange, Layouts, Retyped};
@@ -169,6 +169,8 @@ pub struct Comparison {
     pub layouts_unknown: Option<String>,
     /// What each local or global symbol of v2 is called in v1.
     pub symbol_map: BTreeMap<SymbolId, SymbolId>,
+    /// Changed variables of V2 that may differ in pointers to functions only: those, or what else differs.
+    pub slots: BTreeMap<String, std::result::Result<Slots, String>>,
     /// The pairs all this is based on.
     #[serde(skip)]
     pub correlation: Correlation,
@@ -196,6 +198,7 @@ impl Pair {
         let comparer = Comparer::new(v1, v2, &correlation);
         let functions = functions(&comparer);
         let data = data::verdicts(&comparer);
+        let slots = data::slots(&comparer, &data)?;
         let sections = data::unnamed_sections(&comparer);
         let symbol_map = symbol_map(v1, v2, &correlation);
         let Layouts { types, variables, unknown } = crate::layout::compare(v1, v2)?;
@@ -207,6 +210,7 @@ impl Pair {
             retyped: variables,
             layouts_unknown: unknown,
             symbol_map,
+            slots,
             correlation,
         })
     }

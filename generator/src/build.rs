@@ -65,6 +65,12 @@ pub fn both(command: &CompileCommand, v2: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
     Ok((compile(command, &old, &SPLIT)?, compile(&command.in_tree(v2), &new, &SPLIT)?))
 }
 
+/// V1 of one object, as the distribution builds it.
+pub fn v1(command: &CompileCommand) -> Result<Vec<u8>> {
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    compile(command, &scratch.path().join("v1.o"), &[])
+}
+
 /// What the compiler sees of the source after preprocessing, without line markers.
 pub fn preprocessed(command: &CompileCommand) -> Result<String> {
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;

@@ -21,7 +21,7 @@ use crate::needed::Headers;
 use crate::output::Output;
 use crate::plan::{IgnoredFile, Kernels, Outcome, Plan, Refusal};
 use crate::report::Reporter;
-use crate::{run, verdicts};
+use crate::{run, slots, verdicts};
 
 /// All fixes between two kernels.
 #[derive(Debug)]
@@ -263,6 +263,9 @@ impl Workplace<'_> {
         let quiet = Reporter::new(true, false);
         let judged =
             verdicts::judge(&found, &self.commands(fix)?, built, self.view.root(), &quiet, plan)?;
+        if slots::matter(&judged, plan) {
+            slots::judge(&series.kbuild, &series.input.v1_root, &judged, plan)?;
+        }
         plan.settle();
         if plan.outcome != Outcome::Update {
             return Ok(BTreeSet::new());

@@ -23,6 +23,9 @@ pub struct Plan {
     pub functions: Vec<FunctionPlan>,
     /// Variables and constants that differ in any way.
     pub data: Vec<DataPlan>,
+    /// Tables of functions in use, of which nothing but handlers differs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<SlotsPlan>,
     /// Types whose layout differs.
     pub layouts: Vec<LayoutPlan>,
     /// Changed files that no object comes from, each with the reason.
@@ -128,6 +131,38 @@ pub struct DataPlan {
     pub verdict: String,
     /// Why.
     pub reason: String,
+}
+
+/// A table of functions of which handlers differ.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SlotsPlan {
+    /// The variable.
+    pub name: String,
+    /// Object that holds it.
+    pub object: String,
+    /// `.member OLD → NEW`, by offset.
+    pub handlers: Vec<String>,
+    /// The functions of the running kernel that read one of these handlers: none of them may be running when it
+    /// changes.
+    pub readers: Vec<ReaderPlan>,
+    /// Why that would not be safe. Empty if it is.
+    pub obstacles: Vec<String>,
+}
+
+/// A function that reads a handler.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ReaderPlan {
+    /// Linker's name.
+    pub function: String,
+    /// Object that holds it.
+    pub object: String,
+    /// `vmlinux` or its module.
+    pub owner: String,
+    /// The member that it reads.
+    pub member: String,
+    /// The function in the source that does, if that is inlined here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inlined: Option<String>,
 }
 
 /// The verdict on one type.
@@ -323,6 +358,7 @@ impl Plan {
         self.objects.extend(other.objects);
         self.functions.extend(other.functions);
         self.data.extend(other.data);
+        self.slots.extend(other.slots);
         self.layouts.extend(other.layouts);
         self.ignored.extend(other.ignored);
         self.symbols.extend(other.symbols);
@@ -341,6 +377,7 @@ impl Plan {
         tidy(&mut self.objects);
         tidy(&mut self.functions);
         tidy(&mut self.data);
+        tidy(&mut self.slots);
         tidy(&mut self.layouts);
         tidy(&mut self.ignored);
         tidy(&mut self.symbols);

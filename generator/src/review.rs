@@ -12,6 +12,7 @@ pub fn review(plan: &Plan, diff: &str) -> String {
     verdict(&mut page, plan);
     kernels(&mut page, plan);
     functions(&mut page, plan);
+    slots(&mut page, plan);
     layouts(&mut page, plan);
     symbols(&mut page, plan);
     if plan.outcome != Outcome::Differs {
@@ -150,6 +151,43 @@ fn functions(page: &mut String, plan: &Plan) {
         }
         page.push('\n');
     }
+}
+
+fn slots(page: &mut String, plan: &Plan) {
+    if plan.slots.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        page,
+        "## Handlers in tables in use\n\n\
+         These tables differ in nothing but pointers to functions. Whoever tests such a pointer and calls it must not be \
+         between the two when it changes; who reads one was looked for in the sources of V1 that name the member.\n"
+    );
+    for table in &plan.slots {
+        let _ = writeln!(
+            page,
+            "- `{}` in `{}`: {}",
+            table.name,
+            table.object,
+            table.handlers.join(", ")
+        );
+        for reader in &table.readers {
+            let via = reader.inlined.as_ref().map(|name| format!(" (in `{name}`, inlined)"));
+            let _ = writeln!(
+                page,
+                "  - `{}` of {} (`{}`) reads `.{}`{}",
+                reader.function,
+                reader.owner,
+                reader.object,
+                reader.member,
+                via.unwrap_or_default()
+            );
+        }
+        for obstacle in &table.obstacles {
+            let _ = writeln!(page, "  - not safe: {}", obstacle.replace('\n', " "));
+        }
+    }
+    page.push('\n');
 }
 
 fn layouts(page: &mut String, plan: &Plan) {

@@ -18,7 +18,7 @@ use crate::plan::{Kernels, Outcome, Plan};
 use crate::release::{self, Journal, Reach};
 use crate::report::Reporter;
 use crate::verdicts::{self, Judged};
-use crate::{build, changes, layouts};
+use crate::{build, changes, layouts, slots};
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -145,6 +145,10 @@ impl Comparison<'_> {
         };
         begin(reporter, "compare", "comparing them")?;
         let judged = verdicts::judge(found, &commands, &built, view.root(), reporter, plan)?;
+        if slots::matter(&judged, plan) {
+            begin(reporter, "readers", "finding the readers of changed handlers")?;
+            slots::judge(self.kbuild, &self.v1.root(), &judged, plan)?;
+        }
         Ok((judged, Some(Background::alone(move || drop(view)))))
     }
 

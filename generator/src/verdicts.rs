@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use dynamos_differ::compare::Slots;
 use dynamos_differ::layout::{Instance, Retyped};
 use dynamos_differ::load::Elf;
 use dynamos_differ::parameters::signatures;
@@ -21,6 +22,7 @@ use crate::candidates::{Candidate, Candidates};
 use crate::layouts;
 use crate::plan::{DataPlan, FunctionPlan, ObjectPlan, Plan, Refusal};
 use crate::report::Reporter;
+use crate::slots;
 use crate::unit::Unit;
 use crate::uses::Reader;
 
@@ -29,6 +31,8 @@ use crate::uses::Reader;
 pub struct Judged {
     /// One for each such object, in the order of their names.
     pub units: Vec<UnitInput>,
+    /// Tables of functions that differ in handlers only: object, source, variable.
+    pub slots: Vec<(String, String, String, Slots)>,
 }
 
 /// Compares both builds of every candidate and writes the verdicts into the plan. V2's sources are in the tree `v2`.
@@ -57,6 +61,7 @@ pub fn judge(
         let adaptations =
             adaptation::find(comparison, &replaced, &built.v2, object, &mut plan.refusals)?;
         tell_adaptations(plan, object, &replaced, &adaptations);
+        judged.slots.extend(slots::refused(command, comparison, plan));
         // What is new in an object may be what another one uses.
         let adds = comparison.functions.iter().any(|f| f.verdict == Verdict::New);
         if replaced.is_empty() && !adds {
@@ -277,7 +282,8 @@ impl Rows<'_> {
         }
         for data in &comparison.data {
             let along = goes_along(data, comparison) || begins_anew(data, comparison);
-            self.data(data, along);
+            let handlers = comparison.slots.get(&data.name).map(slots::told);
+            self.data(data, along, handlers.as_deref());
         }
         for section in &comparison.sections {
             if !is_harmless(section.kind) && section.kind != DataKind::ReadOnly {
@@ -330,8 +336,8 @@ impl Rows<'_> {
         }
     }
 
-    /// `along`: it goes along with the clones.
-    fn data(&mut self, data: &DataVerdict, along: bool) {
+    /// `along`: it goes along with the clones. `handlers`: what there is to say of a table of functions.
+    fn data(&mut self, data: &DataVerdict, along: bool, handlers: Option<&str>) {
         let Some(row) = data_verdict(data, self.object) else { return };
         let verdict = row.verdict.clone();
         self.plan.data.push(row);
@@ -364,10 +370,13 @@ impl Rows<'_> {
                 );
                 self.refuse(&data.name, &reason, "change the fix so that it does without");
             } else {
-                let reason = format!(
+                let mut reason = format!(
                     "{verdict}: {}; the running kernel's copy is not touched yet, and its users are {users}",
                     data.reason
                 );
+                if let Some(handlers) = handlers {
+                    reason.push_str(&format!("; {handlers}"));
+                }
                 self.refuse_state(&data.name, &reason);
             }
         }

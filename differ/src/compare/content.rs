@@ -7,7 +7,7 @@ use crate::model::{DataId, Place};
 use crate::names::base;
 use crate::object_file::Object;
 
-type Extent = (SectionId, u64, u64);
+pub(super) type Extent = (SectionId, u64, u64);
 
 /// Bits that do not count, by offset from the start: line numbers in data.
 #[derive(Debug, Default, Clone)]

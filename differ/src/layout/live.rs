@@ -235,7 +235,7 @@ fn has_code(entry: &Entry<'_, '_>) -> gimli::Result<bool> {
 }
 
 /// Name and type of an entry; if it has none, those of the one it completes or is an instance of.
-fn described<'a>(
+pub(super) fn described<'a>(
     reader: &Unit<'_, 'a>,
     entry: &Entry<'_, 'a>,
     depth: usize,
@@ -257,7 +257,7 @@ fn described<'a>(
 }
 
 /// The fixed address of a variable, if it has one.
-fn static_address(
+pub(super) fn static_address(
     unit: &gimli::Unit<Reader<'_>>,
     entry: &Entry<'_, '_>,
 ) -> gimli::Result<Option<u64>> {

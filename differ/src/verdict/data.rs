@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DataChange, DataKind, DataVerdict, SectionChange};
-use crate::compare::{Comparer, section_is_read_only};
+use crate::compare::{Comparer, Slots, may_have_slots, section_is_read_only};
+use crate::error::Result;
+use crate::layout::VariableTypes;
 use crate::load::SectionId;
 use crate::model::{DataId, Place};
 use crate::object_file::Object;
@@ -44,6 +46,37 @@ pub(super) fn verdicts(comparer: &Comparer<'_, '_>) -> Vec<DataVerdict> {
     }
     verdicts.sort_by(|p, q| (&p.name, p.v1, p.v2).cmp(&(&q.name, q.v1, q.v2)));
     verdicts
+}
+
+/// Which of the changed variables differ in pointers to functions only.
+pub(super) fn slots(
+    comparer: &Comparer<'_, '_>,
+    verdicts: &[DataVerdict],
+) -> Result<BTreeMap<String, std::result::Result<Slots, String>>> {
+    let (a, b) = (comparer.a, comparer.b);
+    let lasting = |kind| {
+        matches!(kind, DataKind::ReadOnly | DataKind::Writable | DataKind::ReadOnlyAfterInit)
+    };
+    let mut types = None;
+    let mut found = BTreeMap::new();
+    for verdict in verdicts {
+        let (Some(x), Some(y)) = (verdict.v1, verdict.v2) else { continue };
+        let (Some(d), Some(e)) = (a.model.data_object(x), b.model.data_object(y)) else { continue };
+        let wanted = verdict.change == DataChange::Changed
+            && verdict.operations
+            && lasting(verdict.kind)
+            && may_have_slots(d, e);
+        if !wanted {
+            continue;
+        }
+        let known = match &types {
+            Some(known) => known,
+            None => types.insert((VariableTypes::read(&a.elf)?, VariableTypes::read(&b.elf)?)),
+        };
+        let slots = comparer.slots((x, y), (&known.0, &known.1));
+        found.insert(verdict.name.clone(), slots);
+    }
+    Ok(found)
 }
 
 fn data_verdict(

@@ -14,9 +14,12 @@ use clang::{Clang, Index, TranslationUnit, Unsaved};
 use kernel_trees::CompileCommand;
 
 mod fields;
+mod handlers;
 mod objects;
 mod private;
 mod walk;
+
+pub use handlers::{Handled, Look};
 
 /// What happens to a member, or to a value as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,6 +116,8 @@ pub struct Uses {
     pub caches: BTreeSet<Call>,
     /// Where something that is no fresh object is taken for one: by a cast, or from a `void *`. `callee` is empty.
     pub overlays: BTreeSet<Call>,
+    /// What is done with the handlers asked for.
+    pub handled: BTreeSet<Handled>,
     /// What was not understood, with the place.
     pub unknown: Vec<String>,
 }
@@ -138,8 +143,18 @@ impl Reader {
 
     /// Finds the uses of types in the source that `command` compiles. An error is a reason why they are not known.
     pub fn find(&self, command: &CompileCommand, types: &BTreeSet<String>) -> Result<Uses> {
+        self.find_handled(command, types, &BTreeSet::new())
+    }
+
+    /// The same, with what is done with `handlers`: members, each with the type that has it.
+    pub fn find_handled(
+        &self,
+        command: &CompileCommand,
+        types: &BTreeSet<String>,
+        handlers: &BTreeSet<(String, String)>,
+    ) -> Result<Uses> {
         let text = preprocess(command)?;
-        in_text(&self.clang, &text, &arguments(command), types)
+        in_text(&self.clang, &text, &arguments(command), types, handlers)
     }
 
     /// Whether a static table of structs is reached by nothing but the functions that name it. The inner error says
@@ -195,12 +210,16 @@ fn in_text(
     text: &str,
     arguments: &[&str],
     types: &BTreeSet<String>,
+    handlers: &BTreeSet<(String, String)>,
 ) -> Result<Uses> {
     with_unit(clang, text, arguments, |unit| {
         let fields = fields::Fields::find(&unit.get_entity(), types);
         let mut walker = walk::Walker::new(text, types, &fields);
         walker.unit(&unit.get_entity());
         let mut uses = walker.uses;
+        let mut looks = handlers::Handlers::new(text, &fields, handlers);
+        looks.unit(&unit.get_entity());
+        uses.handled = looks.found;
         uses.unknown.extend(errors(unit));
         uses.unknown.sort();
         uses.unknown.dedup();

@@ -33,7 +33,8 @@ fn uses(open: &Reader, body: &str) -> (String, Uses) {
     let types = ["struct foo", "union both", "enum state", "anon_t"];
     let types = types.iter().map(|t| (*t).to_owned()).collect();
     let text = format!("{TYPES}\n# 1 \"case.c\"\n{body}\n");
-    let uses = in_text(&open.clang, &text, &["-std=gnu11", "-w"], &types).unwrap();
+    let uses =
+        in_text(&open.clang, &text, &["-std=gnu11", "-w"], &types, &BTreeSet::new()).unwrap();
     (text, uses)
 }
 
@@ -268,5 +269,61 @@ fn a_table_that_gets_out_does_not() {
         "extern int (*hook)(const struct entry *);",
     ] {
         assert!(table(&open, body).is_err(), "{body}");
+    }
+}
+
+/// What `body`, in `int f(struct ops *o, int a)`, does with `o->x`.
+fn looks(body: &str) -> Option<Vec<Look>> {
+    let reader = open()?;
+    let text = format!(
+        "struct ops {{ int (*x)(int); int n; }}; int keep(void *); extern int (*kept)(int); int more(void);
+int f(struct ops *o, struct ops *other, int a) {{ {body} }}"
+    );
+    let of = "struct ops".to_owned();
+    let handlers = BTreeSet::from([(of.clone(), "x".to_owned())]);
+    let uses = in_text(&reader.clang, &text, &["-w"], &BTreeSet::from([of]), &handlers).unwrap();
+    assert_eq!(uses.unknown, Vec::<String>::new(), "{body}");
+    Some(uses.handled.into_iter().map(|handled| handled.look).collect())
+}
+
+#[test]
+fn handlers_that_are_tested_and_called() {
+    use Look::*;
+    for body in [
+        "if (o->x) return o->x(a); return 0;",
+        "if (!o->x) return 0; more(); return (*o->x)(a);",
+        "if (__builtin_expect(!!(!o->x), 0)) { more(); goto out; } o->x(a); out: return 0;",
+        "return o->x ? o->x(a) : 0;",
+        "return a && o->x != ((void *)0) && o->x(a);",
+        "while (o->x) { for (;;) o->x(a); } return 0;",
+        "if (!o || !o->x) return 0; return o->x(a);",
+        "return o->x == 0 || o->x(a);",
+    ] {
+        let Some(found) = looks(body) else { return };
+        assert_eq!(found, [Test, GuardedCall], "{body}");
+    }
+}
+
+#[test]
+fn handlers_that_are_not_known_to_be_there() {
+    use Look::*;
+    for (body, expected) in [
+        ("return o->x(a);", vec![Call]),
+        ("if (o->x) more(); return o->x(a);", vec![Test, Call]),
+        ("if (o->x) return other->x(a); return 0;", vec![Test, Call]),
+        ("if (o->x || a) return o->x(a); return 0;", vec![Test, Call]),
+        ("if (a) goto in; if (!o->x) return 0; in: return o->x(a);", vec![Test, Call]),
+        ("return !o->x;", vec![Test]),
+        ("int has = !!o->x; if (has) o->x(a); return 0;", vec![Test, Call]),
+        ("kept = o->x; return 0;", vec![Kept]),
+        ("int (*now)(int) = o->x; return now ? now(a) : 0;", vec![Kept]),
+        ("return keep(o->x);", vec![Kept]),
+        ("return keep(&o->x);", vec![Kept]),
+        ("if ((kept = o->x)) return 1; return 0;", vec![Kept]),
+        ("return (a ? o->x : other->x)(a);", vec![Kept]),
+        ("return sizeof(o->x);", vec![]),
+    ] {
+        let Some(found) = looks(body) else { return };
+        assert_eq!(found, expected, "{body}");
     }
 }
