@@ -139,7 +139,13 @@ struct Wait {
 impl Wait {
     fn options(&self, scope: Option<Scope>) -> Options {
         let wait_ms = self.timeout.map(|seconds| seconds.saturating_mul(1000));
-        Options { scope, wait_ms, on_timeout: self.on_timeout, signal: self.signal }
+        Options {
+            scope,
+            wait_ms,
+            on_timeout: self.on_timeout,
+            signal: self.signal,
+            ..Options::default()
+        }
     }
 }
 

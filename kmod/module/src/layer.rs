@@ -423,6 +423,18 @@ impl Layer for KernelLayer {
         slot.take().ok_or(INVALID)?.remove().map_err(to_core)
     }
 
+    fn replaces_others(&self) -> bool {
+        false // Not yet: `Work` refuses such options.
+    }
+
+    fn ready_others(&mut self) -> Result<(), Errno> {
+        Err(INVALID)
+    }
+
+    fn others_stay(&mut self) {}
+
+    fn others_leave(&mut self) {}
+
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
         self.gather_strays()?;
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };

@@ -5,7 +5,7 @@ use core::time::Duration;
 use dynamos_abi::{Record, function_flags};
 use dynamos_core::policy::{Program, Request};
 use dynamos_core::{
-    Budget, Limits, OnTimeout, Options, Refusal, Scope, State, Switching, Update, UpdateId,
+    Budget, Limits, OnTimeout, Options, Over, Refusal, Scope, State, Switching, Update, UpdateId,
 };
 
 use crate::ffi::errno::Errno;
@@ -52,6 +52,9 @@ impl Work {
     fn try_start(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
         let record = *self.update.record();
         refuse_always_active(&record)?;
+        if options.over != Over::Nothing {
+            return Err(Refused::Over);
+        }
         if let Ok(Some(object)) = self.layer.missing_target() {
             return self.await_target(id, object);
         }
@@ -65,7 +68,7 @@ impl Work {
         let (addresses, writable) = (self.layer.addresses(), self.layer.writable()?);
         {
             let manager = &mut STATE.lock().registry.manager;
-            manager.register(id, &record, resolved)?;
+            manager.register(id, &record, resolved, options.over)?;
             manager.advance(id, State::Transitioning)?;
         }
         let how = Switching { fresh: self.layer.is_fresh(), ..self.how(options) };
