@@ -30,7 +30,7 @@ mod update;
 
 pub use budget::Budget;
 pub use candidates::{Candidates, Names};
-pub use handler::{HANDLER_LEN, adaptation_of, is_handler, is_leave};
+pub use handler::{HANDLER_LEN, adaptation_of, choice, is_handler, is_leave};
 pub use manager::{Leaving, Manager, UpdateId};
 pub use matching::{Matched, Memory, Mismatch, What, match_function};
 pub use refusal::{Name, Refusal};

@@ -138,8 +138,8 @@ impl fmt::Display for Refusal<'_> {
             }
             AlreadyReplaced { function, by } => write!(
                 f,
-                "function `{function}` is already replaced by update `{by}`: revert and unload that \
-                 first, or make one update of both changes"
+                "function `{function}` is already replaced by update `{by}`: give --replace to take its \
+                 place, or revert it first"
             ),
             WrongState { update, state, wanted } => write!(
                 f,

@@ -26,7 +26,7 @@ pub(crate) enum Refused {
     Policy(Vec<u8>),
     /// What is asked for is not understood.
     Options(OptionsError),
-    /// It is to lie over other updates, or to take their place, which this module cannot do yet.
+    /// It is to lie over other updates, which this module cannot do yet.
     Over,
     /// The kernel says so.
     Kernel(Errno),
@@ -93,7 +93,7 @@ impl fmt::Display for Refused {
             }
             Refused::Options(error) => write!(f, "{error}"),
             Refused::Over => f.write_str(
-                "this dynamos.ko puts no update over another (`stack`) or in its place (`replace`): revert that first",
+                "this dynamos.ko puts no update over another (`stack`): give `replace`, to take its place, or revert it first",
             ),
             Refused::Kernel(errno) => write!(f, "the kernel answers {errno}"),
         }
