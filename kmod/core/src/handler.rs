@@ -60,11 +60,14 @@ pub fn is_leave(code: &[u8]) -> bool {
     })
 }
 
+/// Bytes, and what the relative field behind them refers to, with how many bytes follow it in the instruction.
+type Part<'a> = (&'a [u8], Option<(u64, u64)>);
+
 /// Writes a handler to `into`, and breakpoints to what is left: at `at`, it asks the byte at `flag` and goes to `on` if
 /// that is not 0, else to `off`. `None` if something is out of reach.
 pub fn choice(at: u64, flag: u64, on: u64, off: u64, into: &mut [u8; HANDLER_LEN]) -> Option<()> {
     // endbr64; cmpb $0, flag(%rip); je off; jmp on
-    let parts: [(&[u8], Option<(u64, u64)>); 5] = [
+    let parts: [Part<'_>; 5] = [
         (&[0xf3, 0x0f, 0x1e, 0xfa], None),
         (COMPARE, Some((flag, 1))),
         (&[0x00], None),
@@ -198,7 +201,7 @@ mod tests {
         assert_eq!(decoded[2].near_branch_target(), AT - 0x100);
         assert_eq!(decoded[3].near_branch_target(), CLONE);
         assert!(decoded[4..].iter().all(|i| i.mnemonic() == Mnemonic::Int3));
-        assert_eq!(choice(AT, ACTIVE, CLONE, 0x1000, &mut code), None);
+        assert_eq!(choice(AT, ACTIVE, CLONE, 0x7000_0000, &mut code), None);
     }
 
     #[test]
