@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
-use dynamos_core::Options;
+use dynamos_core::{Options, Over};
 use object::{Object, ObjectSection};
 use rustix::io::Errno;
 
@@ -53,6 +53,7 @@ pub(crate) fn load(
 
     let (name, release) = (file.name.clone(), file.release.clone());
     let before = sysfs.refusals();
+    let active = names_of_active(sysfs);
     let default = if take { "" } else { " default=0" };
     // dynamos.ko itself has no such parameter.
     let parameters =
@@ -67,6 +68,9 @@ pub(crate) fn load(
                 println!("{name} is loaded, and is {}", update.state);
             }
             _ => println!("{name} is loaded"),
+        }
+        if options.over == Over::Replace {
+            tell_replaced(sysfs, &active);
         }
         return Ok(());
     };
@@ -83,6 +87,20 @@ pub(crate) fn load(
         return Err(errno::of_insertion(errno, &path.display().to_string(), sysfs));
     }
     Err(Failure::refused(format!("{name} is refused: {} ({errno})", said.join("; "))))
+}
+
+fn names_of_active(sysfs: &Sysfs) -> Vec<String> {
+    let updates = sysfs.updates().unwrap_or_default();
+    updates.into_iter().filter(|update| update.enabled).map(|update| update.name).collect()
+}
+
+/// Names the updates that were active and are not any more.
+fn tell_replaced(sysfs: &Sysfs, active: &[String]) {
+    for update in sysfs.updates().unwrap_or_default() {
+        if active.contains(&update.name) && !update.enabled {
+            println!("its place was that of {}, which is {}", update.name, update.state);
+        }
+    }
 }
 
 /// Loads the dynamos.ko that lies beside the update.

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use dynamos_core::{OnTimeout, Options, Scope};
+use dynamos_core::{OnTimeout, Options, Over, Scope};
 
 use failure::Failure;
 use policy::Wanted;
@@ -43,6 +43,10 @@ enum Command {
         scope: WithScope,
         #[command(flatten)]
         wait: Wait,
+        /// Take the place of every update that replaces one of the functions: at one switch their editions leave.
+        /// `dynamos revert` then gives the kernel's own functions, not theirs.
+        #[arg(long)]
+        replace: bool,
         /// Which edition calls take until there is a policy: 0 leaves all of them with the kernel's own functions.
         #[arg(long, value_name = "0|1", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
         default: u8,
@@ -76,6 +80,9 @@ enum Command {
         scope: WithScope,
         #[command(flatten)]
         wait: Wait,
+        /// Take the place of every update that replaces one of the functions.
+        #[arg(long)]
+        replace: bool,
     },
     /// Decide which calls take the update's editions, while they run; without an option, show it.
     #[command(group(ArgGroup::new("wanted")))]
@@ -139,7 +146,13 @@ struct Wait {
 impl Wait {
     fn options(&self, scope: Option<Scope>) -> Options {
         let wait_ms = self.timeout.map(|seconds| seconds.saturating_mul(1000));
-        Options { scope, wait_ms, on_timeout: self.on_timeout, signal: self.signal }
+        Options {
+            scope,
+            wait_ms,
+            on_timeout: self.on_timeout,
+            signal: self.signal,
+            ..Options::default()
+        }
     }
 }
 
@@ -149,6 +162,11 @@ fn scope(text: &str) -> Result<Scope, &'static str> {
 
 fn on_timeout(text: &str) -> Result<OnTimeout, &'static str> {
     OnTimeout::parse(text).ok_or("it is `roll-back`, `hold` or `force-new-calls`")
+}
+
+/// What is to become of other updates of the same functions.
+fn over(options: Options, replace: bool) -> Options {
+    Options { over: if replace { Over::Replace } else { Over::Nothing }, ..options }
 }
 
 fn main() -> ExitCode {
@@ -168,14 +186,15 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     let sysfs = Sysfs::at(&cli.sysfs);
     match &cli.command {
-        Command::Load { update, scope, wait, default } => {
-            load::load(&sysfs, update, &wait.options(scope.scope), *default != 0)
+        Command::Load { update, scope, wait, replace, default } => {
+            let options = over(wait.options(scope.scope), *replace);
+            load::load(&sysfs, update, &options, *default != 0)
         }
         Command::List => show::list(&sysfs),
         Command::Status { name, json } => show::status(&sysfs, name.as_deref(), *json),
         Command::Revert { name, wait } => change::revert(&sysfs, name, &wait.options(None)),
-        Command::Enable { name, scope, wait } => {
-            change::enable(&sysfs, name, &wait.options(scope.scope))
+        Command::Enable { name, scope, wait, replace } => {
+            change::enable(&sysfs, name, &over(wait.options(scope.scope), *replace))
         }
         Command::Policy { name, function, when, default } => {
             let wanted = match (when, default) {

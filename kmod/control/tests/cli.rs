@@ -50,6 +50,14 @@ fn revert_and_enable_write_to_sysfs_and_believe_only_the_state() {
 }
 
 #[test]
+fn whose_place_is_taken_is_asked_for() {
+    let sysfs = with_update("reverted", "0");
+    dynamos(sysfs.path(), &["enable", "u", "--replace", "--timeout", "2"]);
+    let enabled = std::fs::read_to_string(sysfs.path().join("kernel/dynamos/u/enabled"));
+    assert_eq!(enabled.unwrap(), "1 wait_ms=2000,replace,on_timeout=roll-back");
+}
+
+#[test]
 fn what_is_done_already_is_success() {
     let sysfs = with_update("reverted", "0");
     assert_eq!(

@@ -60,6 +60,35 @@ pub fn is_leave(code: &[u8]) -> bool {
     })
 }
 
+/// Bytes, and what the relative field behind them refers to, with how many bytes follow it in the instruction.
+type Part<'a> = (&'a [u8], Option<(u64, u64)>);
+
+/// Writes a handler to `into`, and breakpoints to what is left: at `at`, it asks the byte at `flag` and goes to `on` if
+/// that is not 0, else to `off`. `None` if something is out of reach.
+pub fn choice(at: u64, flag: u64, on: u64, off: u64, into: &mut [u8; HANDLER_LEN]) -> Option<()> {
+    // endbr64; cmpb $0, flag(%rip); je off; jmp on
+    let parts: [Part<'_>; 5] = [
+        (&[0xf3, 0x0f, 0x1e, 0xfa], None),
+        (COMPARE, Some((flag, 1))),
+        (&[0x00], None),
+        (&[0x0f, 0x84], Some((off, 0))),
+        (JUMP, Some((on, 0))),
+    ];
+    into.fill(0xcc);
+    let mut len = 0;
+    for (bytes, target) in parts {
+        into.get_mut(len..)?.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        len = len.checked_add(bytes.len())?;
+        if let Some((to, after)) = target {
+            let end = at.checked_add(len as u64)?.checked_add(4)?.checked_add(after)?;
+            let distance = i32::try_from(to.wrapping_sub(end).cast_signed()).ok()?;
+            into.get_mut(len..)?.get_mut(..4)?.copy_from_slice(&distance.to_le_bytes());
+            len = len.checked_add(4)?;
+        }
+    }
+    Some(())
+}
+
 /// Code that is read in order.
 struct Cursor<'a> {
     rest: &'a [u8],
@@ -157,6 +186,22 @@ mod tests {
             assert_ne!(adaptation_of(&other, AT, CLONE), Some(AT + 0x200), "byte {at}");
             assert_eq!(adaptation_of(&code[..at], AT, CLONE), None);
         }
+    }
+
+    #[test]
+    fn a_choice_leads_to_both() {
+        use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+        let mut code = [0; HANDLER_LEN];
+        choice(AT, ACTIVE, CLONE, AT - 0x100, &mut code).unwrap();
+        let decoded: Vec<_> =
+            Decoder::with_ip(64, &code, AT, DecoderOptions::NONE).iter().collect();
+        let kinds: Vec<_> = decoded.iter().take(4).map(|i| i.mnemonic()).collect();
+        assert_eq!(kinds, [Mnemonic::Endbr64, Mnemonic::Cmp, Mnemonic::Je, Mnemonic::Jmp]);
+        assert_eq!((decoded[1].ip_rel_memory_address(), decoded[1].immediate8()), (ACTIVE, 0));
+        assert_eq!(decoded[2].near_branch_target(), AT - 0x100);
+        assert_eq!(decoded[3].near_branch_target(), CLONE);
+        assert!(decoded[4..].iter().all(|i| i.mnemonic() == Mnemonic::Int3));
+        assert_eq!(choice(AT, ACTIVE, CLONE, 0x7000_0000, &mut code), None);
     }
 
     #[test]

@@ -30,8 +30,8 @@ mod update;
 
 pub use budget::Budget;
 pub use candidates::{Candidates, Names};
-pub use handler::{HANDLER_LEN, adaptation_of, is_handler, is_leave};
-pub use manager::{Manager, UpdateId};
+pub use handler::{HANDLER_LEN, adaptation_of, choice, is_handler, is_leave};
+pub use manager::{Leaving, Manager, UpdateId};
 pub use matching::{Matched, Memory, Mismatch, What, match_function};
 pub use refusal::{Name, Refusal};
 pub use relocate::{Patch, Range, relocate};
@@ -39,6 +39,6 @@ pub use resolve::{Resolved, resolve};
 pub use sort::{sort, sort_by_key};
 pub use stack::{Touch, activations, first_touch, normalise};
 pub use update::{
-    Blocked, Blockers, Errno, Handler, Layer, Limits, OnTimeout, Options, OptionsError, Place,
-    Scope, State, Step, Steps, Switching, Update,
+    Blocked, Blockers, Errno, Handler, Layer, Limits, OnTimeout, Options, OptionsError, Over,
+    Place, Scope, State, Step, Steps, Switching, Update,
 };

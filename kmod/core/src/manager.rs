@@ -1,13 +1,19 @@
 //! The version manager: which updates there are, what they replace, and which of them may do what.
 
+mod stacks;
+#[cfg(test)]
+mod stacks_tests;
+
 use alloc::vec::Vec;
 
 use dynamos_abi::{Record, function_flags};
 
+pub use stacks::Leaving;
+
 use crate::refusal::{Name, Refusal};
 use crate::resolve::{Resolved, function_name};
 use crate::sort::sort;
-use crate::update::State;
+use crate::update::{Over, State};
 
 /// Names an update for as long as the manager lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +24,8 @@ pub struct UpdateId(u64);
 pub struct Manager {
     updates: Vec<Entry>,
     next: u64,
+    /// How many updates were registered, ever.
+    registered: u64,
 }
 
 /// One update.
@@ -28,14 +36,22 @@ struct Entry {
     state: State,
     /// Whether its editions ever ran.
     has_run: bool,
-    /// Addresses of the functions it replaces, sorted.
+    /// Addresses of the functions it replaces, sorted. None once another has taken its place.
     replaces: Vec<u64>,
+    /// Its place among those that replace the same function: the greatest lies on top.
+    order: u64,
+    /// The updates that leave at its switch.
+    takes: Vec<UpdateId>,
+    /// Whether it leaves calls to what is below: by a policy, or an adaptation handler.
+    leaves: bool,
+    /// Whether it comes and goes with a module.
+    follows: bool,
 }
 
 impl Manager {
     /// No updates.
     pub const fn new() -> Self {
-        Manager { updates: Vec::new(), next: 0 }
+        Manager { updates: Vec::new(), next: 0, registered: 0 }
     }
 
     /// Admits an update, which is then `Loading` and has its name to itself.
@@ -57,41 +73,64 @@ impl Manager {
         self.updates.try_reserve(1).map_err(|_| Refusal::OutOfMemory)?;
         let id = UpdateId(self.next);
         self.next = self.next.wrapping_add(1);
-        self.updates.push(Entry { id, name, state: State::Loading, has_run: false, replaces });
+        self.updates.push(Entry {
+            id,
+            name,
+            state: State::Loading,
+            has_run: false,
+            replaces,
+            order: 0,
+            takes: Vec::new(),
+            leaves: false,
+            follows: false,
+        });
         Ok(id)
     }
 
-    /// Registers what an admitted update replaces. Nothing that another replaces may be among it.
+    /// Registers what an admitted update replaces: on top of all others, if `over` allows for others. On a refusal
+    /// nothing has changed.
     pub fn register<'a>(
         &mut self,
         id: UpdateId,
         record: &Record<'a>,
         resolved: &Resolved,
+        over: Over,
     ) -> Result<(), Refusal<'a>> {
         let replaced = || {
             (0u32..)
                 .zip(record.functions().iter().zip(&resolved.functions))
                 .filter(|(_, (function, _))| function.flags & function_flags::REPLACE != 0)
         };
-        for (index, (_, address)) in replaced() {
-            let taken = self.updates.iter().find(|entry| {
-                entry.id != id
-                    && entry.state != State::Reverted
-                    && entry.replaces.binary_search(address).is_ok()
-            });
-            if let Some(entry) = taken {
-                let function = function_name(record, index);
-                return Err(Refusal::AlreadyReplaced { function, by: entry.name });
+        if over == Over::Nothing {
+            for (index, (_, address)) in replaced() {
+                let taken = self.updates.iter().find(|entry| {
+                    entry.id != id && entry.holds() && entry.replaces.binary_search(address).is_ok()
+                });
+                if let Some(entry) = taken {
+                    let function = function_name(record, index);
+                    return Err(Refusal::AlreadyReplaced { function, by: entry.name });
+                }
             }
         }
+        let mut replaces = Vec::new();
+        for (_, (_, address)) in replaced() {
+            replaces.try_reserve(1).map_err(|_| Refusal::OutOfMemory)?;
+            replaces.push(*address);
+        }
+        sort(&mut replaces);
+        let group = self.connected(&replaces, id)?;
         let entry = self.entry(id)?;
         allowed(entry, State::Registered)?;
-        entry.replaces.clear();
-        for (_, (_, address)) in replaced() {
-            entry.replaces.try_reserve(1).map_err(|_| Refusal::OutOfMemory)?;
-            entry.replaces.push(*address);
+        if entry.follows && !group.is_empty() {
+            return Err(Refusal::FollowsModule { update: entry.name });
         }
-        sort(&mut entry.replaces);
+        self.may_be_joined(&group)?;
+        self.registered = self.registered.wrapping_add(1);
+        let order = self.registered;
+        let entry = self.entry(id)?;
+        entry.takes = if over == Over::Replace { group } else { Vec::new() };
+        entry.replaces = replaces;
+        entry.order = order;
         entry.state = State::Registered;
         Ok(())
     }
@@ -101,6 +140,7 @@ impl Manager {
         let entry = self.entry(id)?;
         allowed(entry, State::Waiting)?;
         entry.state = State::Waiting;
+        entry.follows = true;
         Ok(())
     }
 
@@ -131,6 +171,7 @@ impl Manager {
             return Err(Refusal::Pinned { update: entry.name, reason: record.pinned() });
         }
         entry.replaces.clear();
+        entry.takes.clear();
         entry.state = State::Loading;
         Ok(())
     }
@@ -143,6 +184,7 @@ impl Manager {
             return Err(Refusal::WrongState { update, state, wanted: State::Reverted });
         }
         entry.replaces.clear();
+        entry.takes.clear();
         entry.state = State::Reverted;
         Ok(())
     }
@@ -194,12 +236,12 @@ fn allowed(entry: &Entry, to: State) -> Result<(), Refusal<'static>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::testing::{Build, with_record};
     use State::*;
 
-    fn update(name: &str, functions: &[&str], pinned: &str) -> Vec<u8> {
+    pub(super) fn update(name: &str, functions: &[&str], pinned: &str) -> Vec<u8> {
         let mut build = Build::new();
         for function in functions {
             build.function(function, function_flags::REPLACE, &[0x90; 8], &[]);
@@ -210,9 +252,18 @@ mod tests {
 
     /// Admits and registers an update whose functions are at `addresses`, its anchor at 1.
     fn add(manager: &mut Manager, bytes: &[u8], addresses: &[u64]) -> Result<UpdateId, String> {
+        add_over(manager, bytes, addresses, Over::Nothing)
+    }
+
+    pub(super) fn add_over(
+        manager: &mut Manager,
+        bytes: &[u8],
+        addresses: &[u64],
+        over: Over,
+    ) -> Result<UpdateId, String> {
         with_record(bytes, |record| {
             let id = manager.admit(record, "6.1.0-55-amd64").map_err(|r| r.to_string())?;
-            match manager.register(id, record, &resolved(addresses)) {
+            match manager.register(id, record, &resolved(addresses), over) {
                 Ok(()) => Ok(id),
                 Err(refusal) => {
                     manager.forget(id, record).unwrap();
@@ -228,7 +279,7 @@ mod tests {
         Resolved { symbols: vec![], functions, traced: vec![] }
     }
 
-    fn advance(manager: &mut Manager, id: UpdateId, states: &[State]) {
+    pub(super) fn advance(manager: &mut Manager, id: UpdateId, states: &[State]) {
         for &state in states {
             manager.advance(id, state).unwrap();
         }
@@ -329,8 +380,10 @@ mod tests {
                 let other = update("other", &["f"], "");
                 add(&mut manager, &other, &[0x100]).unwrap();
                 manager.restart(id, record).unwrap();
-                let text =
-                    manager.register(id, record, &resolved(&[0x100])).unwrap_err().to_string();
+                let text = manager
+                    .register(id, record, &resolved(&[0x100]), Over::Nothing)
+                    .unwrap_err()
+                    .to_string();
                 assert!(text.contains("already replaced by update `other`"), "{text}");
                 manager.give_up(id).unwrap();
                 assert!(manager.forget(id, record).is_ok());
@@ -349,8 +402,8 @@ mod tests {
             assert!(manager.advance(id, Transitioning).is_err(), "it is not proven to fit");
             // It has no function to itself, until the module is there.
             add(&mut manager, &update("other", &["f"], ""), &[0x100]).unwrap();
-            assert!(manager.register(id, record, &resolved(&[0x100])).is_err());
-            manager.register(id, record, &resolved(&[0x200])).unwrap();
+            assert!(manager.register(id, record, &resolved(&[0x100]), Over::Nothing).is_err());
+            manager.register(id, record, &resolved(&[0x200]), Over::Nothing).unwrap();
             advance(&mut manager, id, &[Transitioning, Active, Reverting, Reverted]);
             // The module went, and comes once more.
             manager.restart(id, record).unwrap();

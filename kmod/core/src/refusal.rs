@@ -90,6 +90,14 @@ pub enum Refusal<'a> {
     BadName { name: &'a str },
     /// Another update replaces one of the functions.
     AlreadyReplaced { function: &'a str, by: Name },
+    /// Another update of the same functions is on its way from one state to another.
+    Unsettled { update: Name, state: State },
+    /// The update, or another of the same functions, comes and goes with a module.
+    FollowsModule { update: Name },
+    /// Another update lies over some of its functions, and counts on the others.
+    Covered { update: Name, by: Name },
+    /// Another update lies over all of its functions, and leaves calls to it.
+    LetsThrough { update: Name, by: Name },
     /// There is no such update.
     NoSuchUpdate,
     /// The update is in a state in which this cannot be done.
@@ -130,8 +138,8 @@ impl fmt::Display for Refusal<'_> {
             }
             AlreadyReplaced { function, by } => write!(
                 f,
-                "function `{function}` is already replaced by update `{by}`: revert and unload that \
-                 first, or make one update of both changes"
+                "function `{function}` is already replaced by update `{by}`: give --replace to take its \
+                 place, or revert it first"
             ),
             WrongState { update, state, wanted } => write!(
                 f,
@@ -180,12 +188,40 @@ impl fmt::Display for Refusal<'_> {
                 }
                 Ok(())
             }
-            _ => self.fmt_matching(f),
+            _ => self.fmt_stacking(f),
         }
     }
 }
 
 impl Refusal<'_> {
+    /// The refusals where several updates replace a function.
+    fn fmt_stacking(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Refusal::*;
+        match self {
+            Unsettled { update, state } => write!(
+                f,
+                "update `{update}`, of the same functions, is {state}: wait until that is over, or end it with \
+                 `dynamos enable {update}` or `dynamos revert {update}`"
+            ),
+            FollowsModule { update } => write!(
+                f,
+                "update `{update}` comes and goes with a module, and can be neither under another update nor over \
+                 one: revert and unload it, and load it again while the module is there"
+            ),
+            Covered { update, by } => write!(
+                f,
+                "update `{by}` lies over some functions of `{update}` and counts on its others: revert `{by}` first, \
+                 or load an update with --replace"
+            ),
+            LetsThrough { update, by } => write!(
+                f,
+                "update `{by}` lies over `{update}` and leaves calls to it: `dynamos policy {by} --default 1`, or \
+                 revert `{by}` first"
+            ),
+            _ => self.fmt_matching(f),
+        }
+    }
+
     /// The refusals of the resolver.
     fn fmt_matching(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Refusal::*;

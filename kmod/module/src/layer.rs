@@ -22,6 +22,7 @@ use crate::late::{LateTables, Placeholders};
 use crate::names::{as_c_str, c_string};
 use crate::policies::{self, Change, Policies, Rule};
 use crate::refused::{Refused, to_core};
+use crate::replacing::Replacing;
 use crate::updates;
 use crate::watched::{Part, Watched};
 
@@ -30,26 +31,26 @@ const VMLINUX: &str = "vmlinux";
 
 /// What one update holds of the kernel.
 pub(crate) struct KernelLayer {
-    id: UpdateId,
-    record: Record<'static>,
+    pub(crate) id: UpdateId,
+    pub(crate) record: Record<'static>,
     /// The update's own module, while its code may be reached.
     own: Option<Module>,
     ranges: Ranges,
     addresses: &'static [u64],
-    active: ActiveFlag,
+    pub(crate) active: ActiveFlag,
     late: LateTables,
     placeholders: Option<Placeholders>,
     /// Where each function is.
-    functions: Vec<u64>,
+    pub(crate) functions: Vec<u64>,
     /// The object whose module is about to begin: it cannot be held, and need not be.
     coming: Option<u32>,
     /// One slot for each object.
     targets: Vec<Option<Module>>,
     /// One slot for each function.
-    redirects: Vec<Option<Redirection>>,
-    policies: Policies,
+    pub(crate) redirects: Vec<Option<Redirection>>,
+    pub(crate) policies: Policies,
     /// What no task may be in when the update becomes active.
-    left_on_activation: Watched,
+    pub(crate) left_on_activation: Watched,
     /// What no task may be in when it stops to be.
     left_on_revert: Watched,
     stack: StackBuffer,
@@ -58,6 +59,7 @@ pub(crate) struct KernelLayer {
     /// Whether the editions have run, and the record wants their code kept: nothing it needs is taken away.
     keep: bool,
     switch: Switch,
+    pub(crate) replacing: Replacing,
 }
 
 /// Bytes of the update before a relocation was written.
@@ -114,7 +116,19 @@ impl KernelLayer {
             before: Vec::new(),
             keep: false,
             switch: Switch::default(),
+            replacing: Replacing::new(record.functions().len() as usize)?,
         })
+    }
+
+    /// The update's code.
+    pub(crate) fn text(&self) -> Range {
+        let text = self.ranges.text();
+        Range { start: text.start, end: text.end }
+    }
+
+    /// Whether it decides on a function's calls.
+    pub(crate) fn has_redirection(&self, function: u32) -> bool {
+        self.redirects.get(function as usize).is_some_and(Option::is_some)
     }
 
     /// Takes note of where everything is: between matching and activation.
@@ -122,8 +136,7 @@ impl KernelLayer {
         self.placeholders =
             Some(Placeholders::new(&self.record, self.addresses, &resolved.symbols)?);
         self.functions = Vec::try_filled_from(&resolved.functions)?;
-        let text = self.ranges.text();
-        let text = Range { start: text.start, end: text.end };
+        let text = self.text();
         let watched =
             |part| Watched::new(&self.record, &self.functions, self.addresses, text, part);
         (self.left_on_activation, self.left_on_revert) =
@@ -207,11 +220,11 @@ impl KernelLayer {
         Ok(())
     }
 
-    fn own(&self) -> Result<&Module, Errno> {
+    pub(crate) fn own(&self) -> Result<&Module, Errno> {
         self.own.as_ref().ok_or(to_core(KernelErrno::EBUSY))
     }
 
-    fn function(&self, index: u32) -> Result<(Function, u64), Errno> {
+    pub(crate) fn function(&self, index: u32) -> Result<(Function, u64), Errno> {
         let function = self.record.functions().get(index);
         function.zip(self.functions.get(index as usize).copied()).ok_or(INVALID)
     }
@@ -219,11 +232,19 @@ impl KernelLayer {
     /// Where the calls of a function go. While a switch is under way, those that a policy or the update's own
     /// adaptation handler is for stay with edition 0: not all of them are to take the edition, and none may while it
     /// is being left.
-    fn handler(&self, index: u32, handler: Handler, rule: Rule) -> Result<u64, Errno> {
+    pub(crate) fn handler(&self, index: u32, handler: Handler, rule: Rule) -> Result<u64, Errno> {
         let (function, _) = self.function(index)?;
         let adapts = function.flags & function_flags::ADAPTS != 0;
         let address = |index: u32| self.addresses.get(index as usize).copied().ok_or(INVALID);
+        let (under, leaving) = (self.replacing.under(index), self.replacing.is_leaving());
         match (handler, rule) {
+            (Handler::Transition, Rule::Always) if !adapts && under.is_some() => {
+                self.choice_place(index)
+            }
+            (Handler::Transition, _) if under.is_some() => under.ok_or(INVALID),
+            (Handler::Transition, _) if leaving && (adapts || rule != Rule::Always) => {
+                self.choice_place(index)
+            }
             (Handler::Transition, Rule::Always) if !adapts => address(function.transition),
             (Handler::Steady, Rule::Always) => address(function.steady),
             (Handler::Steady, Rule::Slot(slot)) => Ok(slot),
@@ -234,7 +255,7 @@ impl KernelLayer {
     }
 
     /// Sends the calls of a function elsewhere.
-    fn redirect(&mut self, function: u32, to: u64) -> Result<(), Errno> {
+    pub(crate) fn redirect(&mut self, function: u32, to: u64) -> Result<(), Errno> {
         let slot = self.redirects.get_mut(function as usize).and_then(Option::as_mut);
         let redirection = slot.ok_or(INVALID)?;
         if redirection.handler() == to {
@@ -274,6 +295,7 @@ impl KernelLayer {
         program: &Program,
         live: bool,
     ) -> Result<(), Refused> {
+        self.replacing.freshen();
         // While reverted, the update has no hold of its own.
         let name = c_string(self.record.name())?;
         let found;
@@ -337,7 +359,7 @@ impl KernelLayer {
 }
 
 /// A record that was checked does not lead here.
-const INVALID: Errno = Errno(22);
+pub(crate) const INVALID: Errno = Errno(22);
 
 impl Memory for KernelLayer {
     fn read(&mut self, address: u64, into: &mut [u8]) -> bool {
@@ -399,6 +421,9 @@ impl Layer for KernelLayer {
         if redirect::site_of(address) != address.checked_add(u64::from(entry.fentry)) {
             return Err(INVALID);
         }
+        if self.take_redirection(function)? {
+            return Ok(());
+        }
         let rule = self.policies.rule(function);
         let handler = self.handler(function, Handler::Transition, rule)?;
         let slot = self.redirects.get_mut(function as usize).ok_or(INVALID)?;
@@ -413,20 +438,45 @@ impl Layer for KernelLayer {
     }
 
     fn modify_redirect(&mut self, function: u32, handler: Handler) -> Result<(), Errno> {
+        if self.replacing.is_handed(function) {
+            return Ok(());
+        }
+        if handler == Handler::Transition {
+            self.write_choice(function)?;
+        }
         let address = self.handler(function, handler, self.policies.rule(function))?;
         self.redirect(function, address)
     }
 
     fn unregister_redirect(&mut self, function: u32) -> Result<(), Errno> {
+        if self.replacing.is_handed(function) || self.hand_back(function)? {
+            return Ok(());
+        }
         let slot = self.redirects.get_mut(function as usize).ok_or(INVALID)?;
         // An empty slot is one that the kernel did not let go before; it never will.
         slot.take().ok_or(INVALID)?.remove().map_err(to_core)
     }
 
+    fn replaces_others(&self) -> bool {
+        !self.replacing.others.is_empty()
+    }
+
+    fn ready_others(&mut self) -> Result<(), Errno> {
+        self.make_others_ready()
+    }
+
+    fn others_stay(&mut self) {
+        self.have_others_stay();
+    }
+
+    fn others_leave(&mut self) {
+        self.have_others_leave();
+    }
+
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
         self.gather_strays()?;
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
-        let (flag, stack) = (self.active, &mut self.stack);
+        let (flag, stack, others) = (self.active, &mut self.stack, &self.replacing);
         // No CPU is stopped for what is going to be in vain.
         look_at_all(watched, stack, blockers);
         if blockers.has_sleepers() {
@@ -446,6 +496,9 @@ impl Layer for KernelLayer {
             let clean = blockers.count() == 0;
             if clean {
                 flag.set(active);
+                if active {
+                    others.clear_flags();
+                }
             }
             switch.at = wait::now();
             switch.pause = switch.at.saturating_sub(start);
@@ -462,12 +515,16 @@ impl Layer for KernelLayer {
         // Sequentially consistent, so before whatever the look at a stack reads: a task that has read the flag before
         // this is in its handler, or further, until that look, and one that reads it later finds this.
         self.active.set(active);
+        if active {
+            self.replacing.clear_flags();
+        }
         self.switch = Switch { at: wait::now(), ..Switch::default() };
         self.keep |= active && !self.record.pinned().is_empty();
         Ok(())
     }
 
     fn drained(&mut self, blockers: &mut Blockers) -> Result<bool, Errno> {
+        self.replacing.await_comers();
         let switch = look_at_all(&self.left_on_revert, &mut self.stack, blockers);
         self.switch = switch;
         Ok(blockers.count() == 0)

@@ -16,6 +16,7 @@ mod module;
 mod names;
 mod policies;
 mod refused;
+mod replacing;
 mod updates;
 mod watched;
 mod work;

@@ -26,6 +26,8 @@ pub(crate) enum Refused {
     Policy(Vec<u8>),
     /// What is asked for is not understood.
     Options(OptionsError),
+    /// It is to lie over other updates, which this module cannot do yet.
+    Over,
     /// The kernel says so.
     Kernel(Errno),
 }
@@ -46,6 +48,7 @@ impl Refused {
             | Refused::Policy(_)
             | Refused::Options(_) => Errno::EINVAL,
             Refused::AlwaysRuns(_) | Refused::InProgress => Errno::EBUSY,
+            Refused::Over => Errno::EINVAL,
             Refused::Kernel(errno) => *errno,
             Refused::Decision(refusal) => match refusal {
                 OutOfMemory => Errno::ENOMEM,
@@ -56,7 +59,13 @@ impl Refused {
                 }
                 Blocked { interrupted: true, .. } | Busy { interrupted: true, .. } => Errno::EINTR,
                 Blocked { .. } | Busy { .. } => Errno::EBUSY,
-                AlreadyReplaced { .. } | WrongState { .. } | Pinned { .. } => Errno::EBUSY,
+                AlreadyReplaced { .. }
+                | Unsettled { .. }
+                | FollowsModule { .. }
+                | Covered { .. }
+                | LetsThrough { .. }
+                | WrongState { .. }
+                | Pinned { .. } => Errno::EBUSY,
                 Failed { errno, .. } => from_core(*errno),
                 // All others: the running code is not what was compared.
                 _ => Errno::ENOEXEC,
@@ -83,6 +92,9 @@ impl fmt::Display for Refused {
                 f.write_str(core::str::from_utf8(reason).unwrap_or_default())
             }
             Refused::Options(error) => write!(f, "{error}"),
+            Refused::Over => f.write_str(
+                "this dynamos.ko puts no update over another (`stack`): give `replace`, to take its place, or revert it first",
+            ),
             Refused::Kernel(errno) => write!(f, "the kernel answers {errno}"),
         }
     }

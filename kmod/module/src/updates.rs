@@ -79,6 +79,26 @@ impl Registry {
         self.entries.iter_mut().find(|entry| entry.id == id)
     }
 
+    /// Takes those that leave at the switch of `id`, all of them or none.
+    pub(crate) fn take_replaced(
+        &mut self,
+        id: UpdateId,
+    ) -> Result<Vec<(UpdateId, Box<Work>)>, Refused> {
+        let takes = self.manager.takes(id);
+        let mut taken = Vec::new();
+        taken.try_reserve_exact(takes.len()).map_err(|_| Errno::ENOMEM)?;
+        let mut all = self.entries.iter().filter(|entry| takes.contains(&entry.id));
+        if all.any(|entry| entry.work.is_none()) {
+            return Err(Refused::InProgress);
+        }
+        for entry in self.entries.iter_mut().filter(|entry| takes.contains(&entry.id)) {
+            if let Some(work) = entry.work.take() {
+                taken.try_push((entry.id, work))?; // There is room.
+            }
+        }
+        Ok(taken)
+    }
+
     /// The sections of all updates.
     pub(crate) fn sections(&self) -> Result<Vec<Range>, Errno> {
         let mut all = Vec::new();
@@ -169,6 +189,7 @@ fn begin(
     }
     let result = work.start(id, &options);
     if result.is_err() && work.update.state() != State::Reverting {
+        give_back_others(&mut work);
         return result;
     }
     give_back(id, work);
@@ -349,8 +370,19 @@ fn take_directory(id: UpdateId) -> Option<Dir<UpdateDirectory>> {
     STATE.lock().registry.entry_mut(id).and_then(|entry| entry.directory.take())
 }
 
+/// Lets go of the updates whose place was, or was not, taken.
+fn give_back_others(work: &mut Work) {
+    for (id, other) in core::mem::take(&mut work.layer.replacing.others) {
+        give_back(id, other);
+    }
+}
+
 /// Ends an operation.
-pub(crate) fn give_back(id: UpdateId, work: Box<Work>) {
+pub(crate) fn give_back(id: UpdateId, mut work: Box<Work>) {
+    // While it is between two states, those it takes the place of are its own.
+    if !matches!(work.update.state(), State::Transitioning | State::Reverting) {
+        give_back_others(&mut work);
+    }
     if let Some(entry) = STATE.lock().registry.entry_mut(id) {
         entry.scope = work.update.scope();
         entry.held = work.update.is_held();

@@ -72,6 +72,14 @@ impl Watched {
         if normalise(&mut watched.ranges) { Ok(watched) } else { Err(Errno::EINVAL) }
     }
 
+    /// Adds the text of another update, which is left at the same switch.
+    pub(crate) fn also(&mut self, text: Range) -> Result<(), Errno> {
+        self.ranges.try_push(text)?;
+        self.marks.try_push((text.start, Place::Other))?;
+        sort_by_key(&mut self.marks, |(address, _)| *address);
+        if normalise(&mut self.ranges) { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
     /// Whether `task` is in the code, and where. Called with all CPUs stopped.
     pub(crate) fn blocks(&self, task: &Task<'_>) -> Option<Blocked> {
         let (place, activations) = match &task.stack {

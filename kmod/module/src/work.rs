@@ -5,7 +5,7 @@ use core::time::Duration;
 use dynamos_abi::{Record, function_flags};
 use dynamos_core::policy::{Program, Request};
 use dynamos_core::{
-    Budget, Limits, OnTimeout, Options, Refusal, Scope, State, Switching, Update, UpdateId,
+    Budget, Limits, OnTimeout, Options, Over, Refusal, Scope, State, Switching, Update, UpdateId,
 };
 
 use crate::ffi::errno::Errno;
@@ -52,6 +52,9 @@ impl Work {
     fn try_start(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
         let record = *self.update.record();
         refuse_always_active(&record)?;
+        if options.over == Over::Stack {
+            return Err(Refused::Over);
+        }
         if let Ok(Some(object)) = self.layer.missing_target() {
             return self.await_target(id, object);
         }
@@ -63,10 +66,17 @@ impl Work {
         let resolved = self.update.resolved().ok_or(Errno::EIO)?;
         self.layer.adopt(resolved)?;
         let (addresses, writable) = (self.layer.addresses(), self.layer.writable()?);
-        {
-            let manager = &mut STATE.lock().registry.manager;
-            manager.register(id, &record, resolved)?;
-            manager.advance(id, State::Transitioning)?;
+        // In one hold of the lock: of two who come for one function, the second finds the first.
+        let others = {
+            let registry = &mut STATE.lock().registry;
+            registry.manager.register(id, &record, resolved, options.over)?;
+            let others = registry.take_replaced(id)?;
+            registry.manager.advance(id, State::Transitioning)?;
+            others
+        };
+        if let Err(error) = self.layer.take_others(others) {
+            self.follow(id);
+            return Err(error.into());
         }
         let how = Switching { fresh: self.layer.is_fresh(), ..self.how(options) };
         let began = wait::now();
@@ -84,7 +94,20 @@ impl Work {
             ));
         }
         self.tell();
+        self.see_others_off();
         Ok(())
+    }
+
+    /// Looks once whether the updates that were replaced are left already; else they drain.
+    fn see_others_off(&mut self) {
+        for (id, other) in &mut self.layer.replacing.others {
+            if other.update.state() == State::Draining
+                && let Err(refused) = other.look(*id)
+                && !matches!(refused, Refused::Decision(Refusal::Blocked { .. }))
+            {
+                log::error(format_args!("{}: {refused}", other.update.name()));
+            }
+        }
     }
 
     /// Goes back to edition 0 and lets go of everything, or as far as `options` say.
@@ -140,6 +163,10 @@ impl Work {
 
     /// Gives up a revert that is held.
     pub(crate) fn resume(&mut self, id: UpdateId) -> Result<(), Refused> {
+        if !STATE.lock().registry.manager.has_place(id) {
+            let (update, state) = (self.update.name(), self.update.state());
+            return Err(Refusal::WrongState { update, state, wanted: State::Active }.into());
+        }
         let result = self.update.resume(&mut self.layer);
         self.end_switch(id, result)
     }
@@ -155,6 +182,7 @@ impl Work {
             self.layer.release();
         }
         self.tell();
+        self.see_others_off();
         Ok(())
     }
 
@@ -292,8 +320,10 @@ impl Work {
     /// each call, editions mix whatever is waited for.
     fn how(&mut self, options: &Options) -> Switching {
         self.signal = options.signal;
-        let otherwise =
-            if self.layer.lets_editions_mix() { Scope::Function } else { self.proposed };
+        // What leaves at the same switch must be as quiet.
+        let others = self.layer.replacing.others.iter().map(|(_, other)| other.proposed);
+        let proposed = others.fold(self.proposed, Scope::max);
+        let otherwise = if self.layer.lets_editions_mix() { Scope::Function } else { proposed };
         let wait_ms = options.wait_ms.unwrap_or_else(kernel::wait_ms);
         Switching {
             scope: options.scope.or(self.loaded.scope).unwrap_or(otherwise),

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{diff, edit, machine};
+use common::{diff, edit, greater_pipe_fcntl, machine};
 
 /// Chooses by the state of the pipe: those with more than 16 buffers have their calls in edition 1.
 const HANDLER: &str = "
@@ -24,16 +24,10 @@ fn made(version: &str, name: &str, handler: &str) -> (PathBuf, dynamos_generator
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
     let patch = directory.join("pipe.patch");
-    let greater = |text: &str| {
-        let (before, after) = text.split_once("long pipe_fcntl(").unwrap();
-        let after = after.replacen("\treturn ret;\n", "\treturn ret + 1;\n", 1);
-        format!("{before}long pipe_fcntl({after}").replacen(
-            "long pipe_fcntl(",
-            &format!("{handler}long pipe_fcntl("),
-            1,
-        )
-    };
-    edit(version, "fs/pipe.c", greater, &patch);
+    let name = "long pipe_fcntl(";
+    let adapted =
+        |text: &str| greater_pipe_fcntl(text).replacen(name, &format!("{handler}{name}"), 1);
+    edit(version, "fs/pipe.c", adapted, &patch);
     let update = directory.join("pipe");
     let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
     (update, plan)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{diff, edit, machine};
+use common::{diff, edit, greater_pipe_fcntl, machine};
 
 /// The functions that the guest scripts share. `asks NAME COMMAND…`: which edition the command's calls take.
 /// `refused NAME COMMAND…`: hands the exit code and what it said to the test.
@@ -39,12 +39,7 @@ fn make_update(version: &str) -> PathBuf {
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
     let patch = directory.join("pipe.patch");
-    let greater = |text: &str| {
-        let (before, after) = text.split_once("long pipe_fcntl(").unwrap();
-        let after = after.replacen("\treturn ret;\n", "\treturn ret + 1;\n", 1);
-        format!("{before}long pipe_fcntl({after}")
-    };
-    edit(version, "fs/pipe.c", greater, &patch);
+    edit(version, "fs/pipe.c", greater_pipe_fcntl, &patch);
     let update = directory.join("pipe");
     let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);

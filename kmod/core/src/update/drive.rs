@@ -200,6 +200,9 @@ impl<'a> Update<'a> {
                 self.try_step(Step::Redirected(index), || layer.register_redirect(index))?;
             }
         }
+        if layer.replaces_others() {
+            self.try_step(Step::OthersReady, || layer.ready_others())?;
+        }
         Ok(())
     }
 
@@ -234,6 +237,11 @@ impl<'a> Update<'a> {
     ///
     /// A redirection that cannot be removed stays noted, and with it all that it needs.
     fn remove(&mut self, layer: &mut dyn Layer, keep: usize) -> Result<(), Refusal<'a>> {
+        // First, for they are to be as before whatever becomes of the redirections.
+        if self.steps.last() == Some(Step::OthersReady) {
+            layer.others_stay();
+            self.steps.pop();
+        }
         let mut failed = None;
         let mut removed = false;
         for at in (keep..self.steps.done.len()).rev() {

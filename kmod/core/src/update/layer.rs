@@ -56,6 +56,8 @@ pub enum Place {
     Function(u32),
     /// In a handler of the update.
     Handler,
+    /// In the code of another update, which is left at the same switch.
+    Other,
     /// Its stack cannot be read reliably.
     Unknown,
 }
@@ -88,6 +90,7 @@ impl Blocked {
         match self.place {
             Place::Function(_) => write!(f, ") {how} in {function}"),
             Place::Handler => write!(f, ") {how} in a redirection handler"),
+            Place::Other => write!(f, ") {how} in another update's edition"),
             Place::Unknown => write!(f, ") {how} with a stack that cannot be read reliably"),
         }
     }
@@ -96,7 +99,7 @@ impl Blocked {
     pub(crate) fn function<'a>(&self, record: &Record<'a>) -> &'a str {
         match self.place {
             Place::Function(index) => function_name(record, index),
-            Place::Handler | Place::Unknown => "",
+            Place::Handler | Place::Other | Place::Unknown => "",
         }
     }
 }
@@ -213,6 +216,15 @@ pub trait Layer: Memory {
     fn modify_redirect(&mut self, function: u32, handler: Handler) -> Result<(), Errno>;
     /// Removes the handler of a function.
     fn unregister_redirect(&mut self, function: u32) -> Result<(), Errno>;
+    /// Whether other updates leave at the switch, because this one takes their place.
+    fn replaces_others(&self) -> bool;
+    /// Has them take calls through handlers that ask their flags ([`super::Update::make_ready`]). From then on a switch
+    /// to this update's editions clears those flags too, at the same instant where CPUs are stopped for it.
+    fn ready_others(&mut self) -> Result<(), Errno>;
+    /// Undoes [`Layer::ready_others`]: they were active all the time.
+    fn others_stay(&mut self);
+    /// The switch is made: they take no calls any more, and go when nobody is in their code.
+    fn others_leave(&mut self);
     /// With all CPUs stopped: if no task's stack touches what is being left (editions 0 and handlers when
     /// activating, the update's text when reverting), sets `dynamos_active` to `active` and gives `true`; else
     /// adds the tasks to `blockers` and gives `false`.

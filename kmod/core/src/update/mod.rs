@@ -17,6 +17,7 @@
 mod drive;
 mod layer;
 mod options;
+mod others;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,7 @@ use core::fmt;
 
 pub use drive::Update;
 pub use layer::{Blocked, Blockers, Errno, Handler, Layer, Place};
-pub use options::{Limits, OnTimeout, Options, OptionsError, Scope, Switching};
+pub use options::{Limits, OnTimeout, Options, OptionsError, Over, Scope, Switching};
 
 use crate::refusal::Refusal;
 use alloc::vec::Vec;
@@ -113,6 +114,9 @@ pub enum Step {
     LateSections,
     /// Function (by index) has its `transition` handler. Undone by removing it.
     Redirected(u32),
+    /// The updates that this one takes the place of are ready to leave at the switch. Undone by having them stay;
+    /// after the switch there is nothing to undo.
+    OthersReady,
     /// The update's editions run, or, while it is `Draining`, tasks may still be in them. Undone by a check of all
     /// stacks.
     Flipped,
@@ -127,6 +131,7 @@ impl fmt::Display for Step {
             Step::SectionsRelocated => "writing the update's references",
             Step::LateSections => "registering the update's static keys and static calls",
             Step::Redirected(_) => "the redirection",
+            Step::OthersReady => "making the replaced updates ready to leave",
             Step::Flipped => "the switch",
             Step::Steady(_) => "the change to the steady redirection",
         })
@@ -146,7 +151,7 @@ impl Steps {
         let room = (functions as usize)
             .checked_mul(2)
             .and_then(|room| room.checked_add(objects as usize))
-            .and_then(|room| room.checked_add(3))
+            .and_then(|room| room.checked_add(4))
             .ok_or(Refusal::OutOfMemory)?;
         done.try_reserve_exact(room).map_err(|_| Refusal::OutOfMemory)?;
         Ok(Steps { done })

@@ -56,6 +56,29 @@ impl OnTimeout {
     }
 }
 
+/// What becomes of other updates that replace functions of this one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Over {
+    /// There must be none.
+    #[default]
+    Nothing,
+    /// They stay below: for shared functions the newest edition runs, and theirs again when it is reverted.
+    Stack,
+    /// They leave at the switch, all of them, and edition 0 runs again when this one is reverted.
+    Replace,
+}
+
+impl Over {
+    /// The word for it among the options; nothing is said of [`Over::Nothing`].
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Over::Nothing => "",
+            Over::Stack => "stack",
+            Over::Replace => "replace",
+        }
+    }
+}
+
 /// What whoever asks for a switch asks for: words with commas between them, such as
 /// `scope=function,wait_ms=5000,on_timeout=hold,signal`. What is not said is decided elsewhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +91,8 @@ pub struct Options {
     pub on_timeout: OnTimeout,
     /// Whether tasks that sleep in the way are woken.
     pub signal: bool,
+    /// What becomes of other updates of the same functions.
+    pub over: Over,
 }
 
 /// Text that is no options.
@@ -88,7 +113,7 @@ impl Options {
     pub fn parse(text: &[u8]) -> Result<Self, OptionsError> {
         let text = core::str::from_utf8(text.trim_ascii()).map_err(|_| OptionsError)?;
         let mut options = Options::default();
-        let mut seen = [false; 4];
+        let mut seen = [false; 5];
         for word in text.split(',').filter(|_| !text.is_empty()) {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             let which = match key {
@@ -107,6 +132,10 @@ impl Options {
                 "signal" if word == "signal" => {
                     options.signal = true;
                     3
+                }
+                "stack" | "replace" if word == key => {
+                    options.over = if word == "stack" { Over::Stack } else { Over::Replace };
+                    4
                 }
                 _ => return Err(OptionsError),
             };
@@ -129,6 +158,9 @@ impl fmt::Display for Options {
         }
         if self.signal {
             f.write_str("signal,")?;
+        }
+        if self.over != Over::Nothing {
+            write!(f, "{},", self.over.as_str())?;
         }
         write!(f, "on_timeout={}", self.on_timeout.as_str())
     }
@@ -181,6 +213,7 @@ mod tests {
             wait_ms: Some(5000),
             on_timeout: OnTimeout::Hold,
             signal: true,
+            over: Over::Nothing,
         };
         assert_eq!(options, Ok(expected));
     }
@@ -197,6 +230,9 @@ mod tests {
             "signal=1",
             "signal,signal",
             "wait_ms=1,wait_ms=1",
+            "stack,replace",
+            "stack=1",
+            "replace,replace",
             ",",
             "signal,",
             "x",
@@ -214,9 +250,10 @@ mod tests {
             wait_ms: Option<u32>,
             hold in 0..3,
             signal: bool,
+            over in proptest::sample::select(vec![Over::Nothing, Over::Stack, Over::Replace]),
         ) {
             let all = [OnTimeout::RollBack, OnTimeout::Hold, OnTimeout::ForceNewCalls];
-            let options = Options { scope, wait_ms, on_timeout: all[hold as usize], signal };
+            let options = Options { scope, wait_ms, on_timeout: all[hold as usize], signal, over };
             prop_assert_eq!(Options::parse(options.to_string().as_bytes()), Ok(options));
         }
     }

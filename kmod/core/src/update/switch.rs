@@ -100,8 +100,16 @@ impl<'a> Update<'a> {
             layer.flip_now(true).map_err(|errno| self.failed(Step::Flipped, errno))?;
             self.scope = Scope::Function;
         }
+        let others = self.steps.last() == Some(Step::OthersReady);
+        if others {
+            self.steps.pop(); // The switch was theirs too, and is not undone.
+        }
         self.steps.note(Step::Flipped);
         self.be_active(layer);
+        if others {
+            // Once this one's calls are steady: nothing refers to the others then.
+            layer.others_leave();
+        }
         Ok(())
     }
 
@@ -223,7 +231,7 @@ impl<'a> Update<'a> {
         Refusal::Blocked { waited_ms, interrupted, count, task, function }
     }
 
-    fn be_active(&mut self, layer: &mut dyn Layer) {
+    pub(super) fn be_active(&mut self, layer: &mut dyn Layer) {
         self.blockers = Blockers::default();
         self.enter(layer, State::Active);
         self.settle(layer);
@@ -247,7 +255,7 @@ impl<'a> Update<'a> {
 
     /// Gives functions their transition handler again: all of them, or what was done by halves means nothing to
     /// callers (a transition handler calls the active edition too).
-    fn unsettle(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+    pub(super) fn unsettle(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
         while let Some(Step::Steady(index)) = self.steps.last() {
             layer
                 .modify_redirect(index, Handler::Transition)

@@ -37,6 +37,8 @@ pub(super) struct Sim {
     written: usize,
     /// Handlers were removed and somebody may still be in one.
     unsynchronised: bool,
+    /// Whether another update is to leave, is ready to, and has left.
+    pub(super) others: [bool; 3],
     /// Operations that can fail so far, and those that do.
     pub(super) operations: u32,
     pub(super) fail: BTreeSet<u32>,
@@ -160,6 +162,21 @@ impl Layer for Sim {
             assert!(sim.redirects[function as usize].take().is_some());
             sim.unsynchronised = true;
         })
+    }
+    fn replaces_others(&self) -> bool {
+        self.others[0]
+    }
+    fn ready_others(&mut self) -> Result<(), Errno> {
+        assert!(self.redirects.iter().all(Option::is_some));
+        self.act("ready others", |sim| sim.others[1] = true)
+    }
+    fn others_stay(&mut self) {
+        assert!(self.others[1] && !self.active);
+        self.others[1] = false;
+    }
+    fn others_leave(&mut self) {
+        assert!(self.others[1] && self.active);
+        self.others = [false, false, true];
     }
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
         if self.is_blocked(blockers) {
@@ -285,12 +302,13 @@ fn live(sim: &mut Sim, how: Switching) {
 
 fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
     match update.state() {
-        State::Active => assert!(sim.is_fully_active()),
+        State::Active => assert!(sim.is_fully_active() && !sim.others[0]),
         State::Transitioning => assert!(update.is_held() && !sim.active && !sim.inside),
         State::Draining => assert!(update.is_held() && !sim.active && sim.inside),
         State::Reverting if update.is_held() => assert!(sim.is_fully_active()),
         State::Registered => {
             assert!(outcome.is_err());
+            assert!(!sim.others[1] && !sim.others[2], "they stay as they are");
             assert!(!sim.late && sim.redirects.iter().all(Option::is_none));
         }
         State::Reverted => assert!(outcome.is_ok() && sim.is_pristine()),
@@ -326,15 +344,16 @@ pub(super) fn ways() -> impl Iterator<Item = Switching> {
 #[test]
 fn every_operation_may_fail_and_any_two() {
     for how in ways() {
-        for blocked in [0, 1000] {
-            let mut whole = Sim { blocked, ..sim() };
+        for (blocked, replaces) in [(0, false), (1000, false), (0, true), (1000, true)] {
+            let others = [replaces, false, false];
+            let mut whole = Sim { blocked, others, ..sim() };
             live(&mut whole, how);
             let last = whole.operations + 4; // undoing takes some more
             assert!(last > 10);
             for first in 1..=last {
                 for second in first..=last {
                     let fail = BTreeSet::from([first, second]);
-                    live(&mut Sim { fail, blocked, ..sim() }, how);
+                    live(&mut Sim { fail, blocked, others, ..sim() }, how);
                 }
             }
         }
@@ -347,10 +366,12 @@ proptest! {
         fail in proptest::collection::btree_set(1u32..60, 0..12),
         blocked in 0u32..24,
         interrupt: bool,
+        replaces: bool,
         how in 0usize..12,
     ) {
         let how = ways().nth(how).unwrap();
-        live(&mut Sim { fail, blocked, interrupt, ..sim() }, how);
+        let others = [replaces, false, false];
+        live(&mut Sim { fail, blocked, interrupt, others, ..sim() }, how);
     }
 }
 
@@ -463,6 +484,42 @@ fn wrong_addresses_touch_nothing() {
             update.prepare(&mut sim, &kernel(), &mut Budget::new(10_000)).unwrap();
             assert!(update.activate(&mut sim, addresses, writable, HOW).is_err());
             assert_eq!((sim.written, update.state()), (0, State::Registered));
+        }
+    });
+}
+
+#[test]
+fn what_is_replaced_leaves_at_the_others_switch() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        let mut sim = sim();
+        let mut update = activated(&mut sim, record);
+        update.make_ready(&mut sim).unwrap();
+        assert!(sim.redirects.iter().all(|handler| *handler == Some(Handler::Transition)));
+        update.stay(&mut sim);
+        assert!(sim.redirects.iter().all(|handler| *handler == Some(Handler::Steady)));
+        update.make_ready(&mut sim).unwrap();
+        sim.active = false; // by the other one's switch
+        update.leave(&mut sim).unwrap();
+        assert_eq!((update.state(), update.is_held()), (State::Draining, true));
+        assert!(update.leave(&mut sim).is_err() && update.make_ready(&mut sim).is_err());
+        update.go_on(&mut sim, HOW).unwrap();
+        assert_eq!(update.state(), State::Reverted);
+        assert!(sim.is_pristine());
+    });
+}
+
+#[test]
+fn what_cannot_be_made_ready_stays() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        for fail in 12..14 {
+            let mut sim = sim();
+            let mut update = activated(&mut sim, record);
+            sim.fail = BTreeSet::from([fail]);
+            let outcome = update.make_ready(&mut sim);
+            assert!(outcome.is_err() && update.state() == State::Active);
+            assert!(sim.is_fully_active());
         }
     });
 }

@@ -63,6 +63,13 @@ pub fn edit(version: &str, file: &str, edit: impl Fn(&str) -> String, patch: &Pa
     write_patch(file, &old, &new, patch);
 }
 
+/// `pipe_fcntl` of `fs/pipe.c` gives a number that is one greater: which edition a call takes can be seen.
+pub fn greater_pipe_fcntl(text: &str) -> String {
+    let (before, after) = text.split_once("long pipe_fcntl(").unwrap();
+    let after = after.replacen("\treturn ret;\n", "\treturn ret + 1;\n", 1);
+    format!("{before}long pipe_fcntl({after}")
+}
+
 /// A patch that takes one file of the sources `from` to that of the sources `to`.
 pub fn backport(from: &str, to: &str, file: &str, patch: &Path) {
     let read = |version: &str| std::fs::read_to_string(source(version).join(file)).unwrap();
