@@ -397,7 +397,7 @@ fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
     let (start, end) = (symbol.value, symbol.value + symbol.size);
     let bytes = pre.bytes(symbol)?;
     let mut references = Vec::new();
-    for field in pre.fields(section, start, end)? {
+    for field in pre.fields_in_place(section, start, end)? {
         let (referent, into) = match &field.place {
             Place::Elsewhere(name, offset) => (Referent::Symbol(name.clone()), *offset),
             Place::In(index, into) => {

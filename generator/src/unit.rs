@@ -315,8 +315,17 @@ impl Unit {
             .then_some((index, symbol.size))
     }
 
-    /// What the bytes of a section between `start` and `end` refer to.
+    /// What the bytes of a section between `start` and `end` refer to, if they are to be copied elsewhere.
     pub fn fields(&self, section: usize, start: u64, end: u64) -> Result<Vec<Field>> {
+        self.fields_as(section, start, end, true)
+    }
+
+    /// The same for bytes that stay where they are: a short jump to a neighbour of the same section is what it is.
+    pub fn fields_in_place(&self, section: usize, start: u64, end: u64) -> Result<Vec<Field>> {
+        self.fields_as(section, start, end, false)
+    }
+
+    fn fields_as(&self, section: usize, start: u64, end: u64, copied: bool) -> Result<Vec<Field>> {
         let within = self.section(section)?;
         let mut fields = Vec::new();
         let code = within.is_code();
@@ -354,12 +363,15 @@ impl Unit {
             if relocated || (start..end).contains(&target) {
                 continue;
             }
-            ensure!(
-                instruction.end - instruction.start >= 5,
-                "{}+{:#x}: a short jump leaves its function",
-                within.name,
-                instruction.start
-            );
+            if instruction.end - instruction.start < 5 {
+                ensure!(
+                    !copied,
+                    "{}+{:#x}: a short jump leaves its function",
+                    within.name,
+                    instruction.start
+                );
+                continue;
+            }
             let place = match self.covering(section, target) {
                 Some((index, into)) => Place::In(index, into),
                 None => Place::Raw(section, target),

@@ -187,7 +187,7 @@ fn a_type_that_lives_on_the_stacks_of_replaced_functions_needs_no_transfer() {
         plan.refusals.into_iter().map(|r| (r.name, r.state_transfer)).collect::<Vec<_>>()
     };
     let on_stack =
-        "long f(long v) { struct local l = { v, 0, .b = x }; ext(&l.b); return sum(&l) + 1; }";
+        "long f(long v) { struct local l = { v, 0, .b = x }; ext(&l.b); return sum(&l); }";
     assert_eq!(refusals(on_stack), []);
     // Of each of these an object may be there when the update comes.
     for more in [
@@ -200,6 +200,19 @@ fn a_type_that_lives_on_the_stacks_of_replaced_functions_needs_no_transfer() {
         let found = refusals(&format!("{on_stack}\n{more}"));
         assert!(found.contains(&("struct local".to_string(), true)), "{more}: {found:?}");
     }
+}
+
+#[test]
+fn a_tail_call_of_a_neighbour_is_matched_as_it_is() {
+    let text = |value: i32| {
+        format!(
+            "int x; static __attribute__((noinline)) int g(int a) {{ return a * x; }}\n\
+             int f(int a) {{ return g(a + {value}); }}\n"
+        )
+    };
+    let (assembly, plan) = assembled(&[("a", &text(1), &text(2))], "g x __fentry__");
+    assert!(plan.refusals.is_empty() && assembly.refusals.is_empty(), "{:?}", assembly.refusals);
+    assert_eq!(assembly.functions, [("a.o".to_string(), "f".to_string())]);
 }
 
 #[test]
