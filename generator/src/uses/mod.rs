@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use clang::diagnostic::Severity;
@@ -122,23 +122,27 @@ pub struct Uses {
     pub unknown: Vec<String>,
 }
 
-/// Reads sources by libclang. The wrapper allows one at a time, so whoever opens a second one waits for the first.
+/// Reads sources by libclang.
 #[derive(Debug)]
-pub struct Reader {
-    // Dropped in this order.
-    clang: Clang,
-    _alone: MutexGuard<'static, ()>,
-}
+pub struct Reader(());
 
 impl Reader {
-    /// Loads libclang, which takes a moment.
+    /// Makes sure that there is a libclang.
     pub fn open() -> Result<Self> {
+        let reader = Self(());
+        reader.alone(|_| ())?;
+        Ok(reader)
+    }
+
+    /// Loads libclang for one look: its wrapper allows one at a time. Nobody waits for other threads while having it: who
+    /// waits for rayon may be given another job, which would want it too.
+    fn alone<T>(&self, look: impl FnOnce(&Clang) -> T) -> Result<T> {
         static ONE: Mutex<()> = Mutex::new(());
-        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         // The wrapper's reason lists directories of this machine, which have no place in a plan.
         let clang = Clang::new()
             .map_err(|_| anyhow::anyhow!("libclang is not installed (Debian: libclang1-14)"))?;
-        Ok(Self { clang, _alone: alone })
+        Ok(look(&clang))
     }
 
     /// Finds the uses of types in the source that `command` compiles. An error is a reason why they are not known.
@@ -154,7 +158,7 @@ impl Reader {
         handlers: &BTreeSet<(String, String)>,
     ) -> Result<Uses> {
         let text = preprocess(command)?;
-        in_text(&self.clang, &text, &arguments(command), types, handlers)
+        self.alone(|clang| in_text(clang, &text, &arguments(command), types, handlers))?
     }
 
     /// Whether a static table of structs is reached by nothing but the functions that name it. The inner error says
@@ -165,12 +169,13 @@ impl Reader {
         table: &str,
     ) -> Result<std::result::Result<(), String>> {
         let text = preprocess(command)?;
-        with_unit(&self.clang, &text, &arguments(command), |unit| {
+        let look = |unit: &TranslationUnit<'_>| {
             if let Some(why) = errors(unit).first() {
                 return Err(format!("is not understood: {why}"));
             }
             private::stays_within(&unit.get_entity(), table, &command.source)
-        })
+        };
+        self.alone(|clang| with_unit(clang, &text, &arguments(command), look))?
     }
 }
 

@@ -33,8 +33,10 @@ fn uses(open: &Reader, body: &str) -> (String, Uses) {
     let types = ["struct foo", "union both", "enum state", "anon_t"];
     let types = types.iter().map(|t| (*t).to_owned()).collect();
     let text = format!("{TYPES}\n# 1 \"case.c\"\n{body}\n");
-    let uses =
-        in_text(&open.clang, &text, &["-std=gnu11", "-w"], &types, &BTreeSet::new()).unwrap();
+    let uses = open
+        .alone(|clang| in_text(clang, &text, &["-std=gnu11", "-w"], &types, &BTreeSet::new()))
+        .unwrap()
+        .unwrap();
     (text, uses)
 }
 
@@ -225,11 +227,11 @@ fn table(open: &Reader, body: &str) -> std::result::Result<(), String> {
     let entry = "struct entry { const char *name; int (*call)(int); char tag[4]; };";
     let rows = "static const struct entry table[] = { { \"a\", found, \"x\" }, { 0 } };";
     let text = format!("{head}\n# 1 \"case.c\"\n{entry}\n{rows}\n{body}\n");
-    with_unit(&open.clang, &text, &["-std=gnu11", "-w"], |unit| {
+    let look = |unit: &TranslationUnit<'_>| {
         assert_eq!(errors(unit), [""; 0]);
         private::stays_within(&unit.get_entity(), "table", "case.c")
-    })
-    .unwrap()
+    };
+    open.alone(|clang| with_unit(clang, &text, &["-std=gnu11", "-w"], look)).unwrap().unwrap()
 }
 
 #[test]
@@ -281,7 +283,10 @@ int f(struct ops *o, struct ops *other, int a) {{ {body} }}"
     );
     let of = "struct ops".to_owned();
     let handlers = BTreeSet::from([(of.clone(), "x".to_owned())]);
-    let uses = in_text(&reader.clang, &text, &["-w"], &BTreeSet::from([of]), &handlers).unwrap();
+    let uses = reader
+        .alone(|clang| in_text(clang, &text, &["-w"], &BTreeSet::from([of]), &handlers))
+        .unwrap()
+        .unwrap();
     assert_eq!(uses.unknown, Vec::<String>::new(), "{body}");
     Some(uses.handled.into_iter().map(|handled| handled.look).collect())
 }
