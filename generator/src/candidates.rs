@@ -141,12 +141,8 @@ impl Candidates {
     }
 
     fn add(&mut self, object: String, link: &Link, because: &str) {
-        let owner = match link {
-            Link::BuiltIn => "vmlinux".to_string(),
-            Link::Module { name, .. } => name.clone(),
-        };
         let candidate = self.objects.entry(object).or_default();
-        candidate.owner = owner;
+        candidate.owner = owner(link);
         candidate.because.insert(because.into());
     }
 
@@ -208,6 +204,14 @@ impl Candidates {
             }
         }
         Ok(())
+    }
+}
+
+/// What an object is linked into: `vmlinux`, or a module.
+pub fn owner(link: &Link) -> String {
+    match link {
+        Link::BuiltIn => "vmlinux".into(),
+        Link::Module { name, .. } => name.clone(),
     }
 }
 

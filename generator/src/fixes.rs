@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use kernel_trees::{Cache, CompileCommand, Kbuild, Link, ObjectOwner, Owner, Prepared, View};
+use kernel_trees::{Cache, CompileCommand, Kbuild, ObjectOwner, Owner, Prepared, View};
 use rayon::prelude::*;
 
 use crate::build::{self, Built};
-use crate::candidates::{Candidate, Candidates};
+use crate::candidates::{Candidate, Candidates, owner};
 use crate::changes::{self, Changes, Role, role};
 use crate::input::{self, Input, Spec};
 use crate::link::Target;
@@ -77,13 +77,6 @@ pub struct Made {
     pub plan: Plan,
     /// Other changed sources that came along, because they define what this one's change uses.
     pub with: Vec<PathBuf>,
-}
-
-fn owner(link: &Link) -> String {
-    match link {
-        Link::BuiltIn => "vmlinux".into(),
-        Link::Module { name, .. } => name.clone(),
-    }
 }
 
 impl Series {

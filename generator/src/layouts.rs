@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use anyhow::{Result, ensure};
 use dynamos_differ::layout::{
     Enumerator, Instance, LayoutChange, LayoutKind, LayoutVerdict, Member, Place,
 };
@@ -12,6 +13,7 @@ use kernel_trees::{CompileCommand, files_with_word};
 use crate::plan::{
     CallPlan, EmbedderPlan, LayoutPlan, LivePlan, MemberPlan, MemberSide, Plan, Refusal, UserPlan,
 };
+use crate::report::Reporter;
 use crate::uses::{Call, Reader, Uses};
 
 /// What the differ knows of a type. `stays`: whether a variable's function goes on running beside the update.
@@ -62,8 +64,23 @@ const STAYING: &str = "stack of a function that stays";
 /// Objects look as they did.
 const UNAFFECTED: &str = "unaffected";
 
-/// Refuses what would need the objects that there are to change.
-pub fn refuse_live(plan: &mut Plan) {
+/// Finds who uses what differs, and refuses what would need the objects that there are to change.
+pub fn settle(
+    plan: &mut Plan,
+    commands: &[CompileCommand],
+    v2: &Path,
+    reporter: &Reporter,
+) -> Result<()> {
+    if plan.layouts.iter().any(|row| row.verdict != "added") {
+        ensure!(!crate::interrupted(), "interrupted");
+        reporter.phase("users", "finding the users of changed types");
+        find_users(plan, commands, v2);
+        refuse_live(plan);
+    }
+    Ok(())
+}
+
+fn refuse_live(plan: &mut Plan) {
     for row in &plan.layouts {
         if row.verdict == "changed" && !matches!(row.liveness.as_str(), UNAFFECTED | "stack only") {
             let reason = format!("its layout changed: {}", row.reason);
@@ -99,11 +116,8 @@ fn members(layout: &LayoutChange) -> Vec<MemberPlan> {
     of_struct.chain(of_enum).collect()
 }
 
-/// Reads the sources of both sides for the users of what differs. Costs nothing where nothing does.
-pub fn find_users(plan: &mut Plan, commands: &[CompileCommand], v2: &Path) {
-    if plan.layouts.iter().all(|row| row.verdict == "added") {
-        return;
-    }
+/// Reads the sources of both sides for the users of what differs.
+fn find_users(plan: &mut Plan, commands: &[CompileCommand], v2: &Path) {
     let reader = Reader::open();
     let find = |command: &CompileCommand, types: &BTreeSet<String>| match &reader {
         Ok(reader) => reader.find(command, types).map_err(|why| format!("{why:#}")),

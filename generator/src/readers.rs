@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use dynamos_differ::Object;
 use dynamos_differ::compare::Slots;
-use kernel_trees::{CompileCommand, Kbuild, Link, ObjectOwner};
+use kernel_trees::{CompileCommand, Kbuild, ObjectOwner};
 use rayon::prelude::*;
 
+use crate::candidates::owner;
 use crate::mentions::{Mentions, Wanted};
 use crate::plan::ReaderPlan;
 use crate::uses::{Handled, How, Look, Reader, Uses};
@@ -243,10 +244,6 @@ fn objects(kbuild: &Kbuild, sources: &BTreeSet<PathBuf>) -> Result<BTreeMap<Stri
     let sources: Vec<PathBuf> =
         sources.iter().filter(|path| path.extension().is_some_and(|e| e == "c")).cloned().collect();
     let all = kbuild.objects_of(&sources)?;
-    let owner = |link: &Link| match link {
-        Link::BuiltIn => "vmlinux".to_string(),
-        Link::Module { name, .. } => name.clone(),
-    };
     let named = |object: ObjectOwner| (object.object, owner(&object.link));
     Ok(all.into_iter().flatten().map(named).collect())
 }

@@ -165,11 +165,7 @@ impl Comparison<'_> {
         let journal = Journal::open(cache.root(), &self.v1.root(), diff)?;
         begin(reporter, "compare", &format!("comparing {} objects", commands.len()))?;
         release::judge(found, &commands, view.root(), &journal, self.jobs, reporter, plan)?;
-        if plan.layouts.iter().any(|layout| layout.verdict != "added") {
-            begin(reporter, "users", "finding the users of changed types")?;
-            layouts::find_users(plan, &commands, view.root());
-            layouts::refuse_live(plan);
-        }
+        layouts::settle(plan, &commands, view.root(), reporter)?;
         Ok(Some(Background::alone(move || drop(view))))
     }
 

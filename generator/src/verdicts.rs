@@ -88,8 +88,7 @@ pub fn judge(
             replaced,
         });
     }
-    layouts::find_users(plan, commands, v2);
-    layouts::refuse_live(plan);
+    layouts::settle(plan, commands, v2, reporter)?;
     Ok(judged)
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use clang::{Entity, EntityKind};
 
 use super::fields::Fields;
+use super::text::Text;
 
 /// What happens to a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +40,7 @@ pub struct Handled {
 type Known = BTreeSet<String>;
 
 pub(super) struct Handlers<'a, 't> {
-    text: &'a str,
+    text: Text<'a>,
     fields: &'a Fields<'t>,
     wanted: &'a BTreeSet<(String, String)>,
     function: String,
@@ -52,7 +53,7 @@ impl<'a, 't> Handlers<'a, 't> {
         fields: &'a Fields<'t>,
         wanted: &'a BTreeSet<(String, String)>,
     ) -> Self {
-        Self { text, fields, wanted, function: String::new(), found: BTreeSet::new() }
+        Self { text: Text(text), fields, wanted, function: String::new(), found: BTreeSet::new() }
     }
 
     /// Walks over all functions; an initialiser of a variable makes a table and reads none.
@@ -136,7 +137,7 @@ impl<'a, 't> Handlers<'a, 't> {
                 self.note(e, Look::Test);
                 self.all(e, known);
             }
-            EntityKind::UnaryOperator if self.text_of(e).starts_with('!') => {
+            EntityKind::UnaryOperator if self.text.of(e).starts_with('!') => {
                 children.iter().for_each(|child| self.condition(child, known));
             }
             EntityKind::BinaryOperator => self.binary(e, &children, known),
@@ -150,7 +151,7 @@ impl<'a, 't> Handlers<'a, 't> {
 
     fn binary(&mut self, e: &Entity<'t>, children: &[Entity<'t>], known: &Known) {
         let [left, right] = children else { return self.all(e, known) };
-        match (self.operator(left, right).as_str(), is_null(self.text_of(right))) {
+        match (self.text.operator(left, right).as_str(), self.text.is_null(right)) {
             (operator @ ("&&" | "||"), _) => {
                 self.condition(left, known);
                 let mut more = known.clone();
@@ -182,7 +183,7 @@ impl<'a, 't> Handlers<'a, 't> {
                 }
                 self.all(e, known);
             }
-            EntityKind::UnaryOperator if self.text_of(e).starts_with('!') => {
+            EntityKind::UnaryOperator if self.text.of(e).starts_with('!') => {
                 self.condition(e, known);
             }
             EntityKind::BinaryOperator => {
@@ -225,7 +226,7 @@ impl<'a, 't> Handlers<'a, 't> {
             EntityKind::ParenExpr | EntityKind::UnexposedExpr if children.len() == 1 => {
                 children.first().map(|child| self.facts(child, sense)).unwrap_or_default()
             }
-            EntityKind::UnaryOperator if self.text_of(e).starts_with('!') => {
+            EntityKind::UnaryOperator if self.text.of(e).starts_with('!') => {
                 children.first().map(|child| self.facts(child, !sense)).unwrap_or_default()
             }
             EntityKind::CallExpr if is_expect(e) => {
@@ -233,14 +234,14 @@ impl<'a, 't> Handlers<'a, 't> {
             }
             EntityKind::BinaryOperator => {
                 let [left, right] = children.as_slice() else { return Known::new() };
-                match (self.operator(left, right).as_str(), sense) {
+                match (self.text.operator(left, right).as_str(), sense) {
                     ("&&", true) | ("||", false) => {
                         let mut both = self.facts(left, sense);
                         both.extend(self.facts(right, sense));
                         both
                     }
-                    ("!=", _) if is_null(self.text_of(right)) => self.facts(left, sense),
-                    ("==", _) if is_null(self.text_of(right)) => self.facts(left, !sense),
+                    ("!=", _) if self.text.is_null(right) => self.facts(left, sense),
+                    ("==", _) if self.text.is_null(right) => self.facts(left, !sense),
                     _ => Known::new(),
                 }
             }
@@ -266,26 +267,8 @@ impl<'a, 't> Handlers<'a, 't> {
         self.found.insert(Handled { function, of, member, look, line });
     }
 
-    fn operator(&self, left: &Entity<'t>, right: &Entity<'t>) -> String {
-        let between = match (self.extent(left), self.extent(right)) {
-            (Some((_, end)), Some((start, _))) => self.text.get(end..start).unwrap_or_default(),
-            _ => "",
-        };
-        between.lines().filter(|line| !line.starts_with('#')).map(str::trim).collect()
-    }
-
-    fn extent(&self, e: &Entity<'t>) -> Option<(usize, usize)> {
-        let range = e.get_range()?;
-        let offset = |at: clang::source::SourceLocation<'_>| at.get_file_location().offset as usize;
-        Some((offset(range.get_start()), offset(range.get_end())))
-    }
-
-    fn text_of(&self, e: &Entity<'t>) -> &'a str {
-        self.extent(e).and_then(|(start, end)| self.text.get(start..end)).unwrap_or_default()
-    }
-
     fn bare(&self, e: &Entity<'t>) -> String {
-        let lines = self.text_of(e).lines().filter(|line| !line.starts_with('#'));
+        let lines = self.text.of(e).lines().filter(|line| !line.starts_with('#'));
         lines.flat_map(str::chars).filter(|c| !c.is_whitespace()).collect()
     }
 }
@@ -308,12 +291,6 @@ fn inner<'t>(e: Entity<'t>) -> Entity<'t> {
 fn is_expect(e: &Entity<'_>) -> bool {
     super::objects::callee(e) == "__builtin_expect"
         || e.get_name().is_some_and(|name| name == "__builtin_expect")
-}
-
-/// What `NULL` and `0` are after preprocessing.
-fn is_null(text: &str) -> bool {
-    let bare: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    matches!(bare.as_str(), "0" | "((void*)0)" | "(void*)0")
 }
 
 /// Whether a statement never goes on with the next one.

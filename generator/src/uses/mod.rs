@@ -17,6 +17,7 @@ mod fields;
 mod handlers;
 mod objects;
 mod private;
+mod text;
 mod walk;
 
 pub use handlers::{Handled, Look};

@@ -25,7 +25,9 @@ pub(super) fn stays_within(unit: &Entity<'_>, table: &str, source: &str) -> Resu
     if home.as_deref().map(|file| file.strip_prefix("./").unwrap_or(file)) != Some(source) {
         return Err("has elements of a type that other sources know".into());
     }
-    let check = Check { variable: *variable, name: element.get_display_name() };
+    let plain = declared.and_then(|e| e.get_type());
+    let name = plain.map(|of| of.get_display_name()).unwrap_or_default();
+    let check = Check { variable: *variable, name };
     let mut found = Ok(());
     unit.visit_children(|e, parent| {
         found = check.entity(&e, &parent);
@@ -99,12 +101,8 @@ impl<'t> Check<'t> {
     fn is_element(&self, of: &Type<'t>) -> bool {
         let of = of.get_canonical_type();
         of.get_declaration().and_then(|e| e.get_type()).is_some_and(|plain| {
-            of.get_kind() == TypeKind::Record && plain.get_display_name() == self.name_plain()
+            of.get_kind() == TypeKind::Record && plain.get_display_name() == self.name
         })
-    }
-
-    fn name_plain(&self) -> &str {
-        self.name.strip_prefix("const ").unwrap_or(&self.name)
     }
 
     /// Whether it is a pointer to, or an array of, elements.

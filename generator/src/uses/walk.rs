@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use clang::{Entity, EntityKind, Type, TypeKind};
 
 use super::fields::Fields;
+use super::text::Text;
 use super::{Access, How, Place, Uses, objects};
 
 /// What becomes of an expression's value.
@@ -23,7 +24,7 @@ const fn plain(how: How) -> Mode {
 
 /// Collects the uses of one preprocessed text.
 pub(super) struct Walker<'a, 't> {
-    text: &'a str,
+    text: Text<'a>,
     types: &'a BTreeSet<String>,
     fields: &'a Fields<'t>,
     function: String,
@@ -35,7 +36,7 @@ pub(super) struct Walker<'a, 't> {
 impl<'a, 't> Walker<'a, 't> {
     pub(super) fn new(text: &'a str, types: &'a BTreeSet<String>, fields: &'a Fields<'t>) -> Self {
         let (function, uses) = (String::new(), Uses::default());
-        Self { text, types, fields, function, unevaluated: None, uses }
+        Self { text: Text(text), types, fields, function, unevaluated: None, uses }
     }
 
     /// Walks over all functions and variables.
@@ -120,7 +121,7 @@ impl<'a, 't> Walker<'a, 't> {
 
     /// Conversions that are not written, `offsetof`, designated initialisers, and a few builtins.
     fn unexposed(&mut self, e: &Entity<'t>, children: &[Entity<'t>], mode: Mode) {
-        let text = self.text_of(e);
+        let text = self.text.of(e);
         let how =
             if text.starts_with("__builtin_offsetof") { How::Offsetof } else { How::Initialise };
         let unevaluated = text.starts_with("__builtin_types_compatible_p");
@@ -140,7 +141,7 @@ impl<'a, 't> Walker<'a, 't> {
 
     fn unary(&mut self, e: &Entity<'t>, children: &[Entity<'t>], mode: Mode) {
         let Some(operand) = children.first() else { return };
-        let whole = self.text_of(e);
+        let whole = self.text.of(e);
         let mode = if whole.starts_with("++") || whole.starts_with("--") {
             plain(How::ReadWrite)
         } else if whole.starts_with('&') {
@@ -159,14 +160,7 @@ impl<'a, 't> Walker<'a, 't> {
 
     fn binary(&mut self, e: &Entity<'t>, children: &[Entity<'t>], mode: Mode) {
         let [left, right] = children else { return self.all(children, READ) };
-        let between = match (self.extent(left), self.extent(right)) {
-            (Some((_, end)), Some((start, _))) => self.text.get(end..start).unwrap_or_default(),
-            _ => "",
-        };
-        // Between the operands may be line markers.
-        let operator: String =
-            between.lines().filter(|line| !line.starts_with('#')).map(str::trim).collect();
-        match operator.as_str() {
+        match self.text.operator(left, right).as_str() {
             "=" => {
                 if let Some(of) = e.get_type().and_then(|of| self.value_of(&of)) {
                     self.whole(e, of, How::Copy);
@@ -207,7 +201,7 @@ impl<'a, 't> Walker<'a, 't> {
     }
 
     fn size(&mut self, e: &Entity<'t>, children: &[Entity<'t>]) {
-        let pointer = self.text_of(e).contains('*');
+        let pointer = self.text.of(e).contains('*');
         for child in children {
             let of = match child.get_kind() {
                 // A pointer's size does not depend on what it points to.
@@ -302,7 +296,7 @@ impl<'a, 't> Walker<'a, 't> {
         if let Some(callee) = objects::allocator_in(operand) {
             let call = self.call_of(e, of, &callee);
             self.uses.created.extend(call);
-        } else if !is_null(self.text_of(operand)) {
+        } else if !self.text.is_null(operand) {
             let overlay = self.call_of(e, of, "");
             self.uses.overlays.extend(overlay);
         }
@@ -321,9 +315,9 @@ impl<'a, 't> Walker<'a, 't> {
     fn variable(&mut self, e: &Entity<'t>) {
         let children = e.get_children();
         let name_at = e.get_location().map(|at| at.get_file_location().offset as usize);
-        let end = self.extent(e).map(|(_, end)| end);
+        let end = self.text.extent(e).map(|(_, end)| end);
         for child in &children {
-            let extent = self.extent(child);
+            let extent = self.text.extent(child);
             let is_value = child.is_expression()
                 && extent.is_some_and(|(start, last)| Some(start) > name_at && Some(last) == end);
             if !is_value {
@@ -373,17 +367,7 @@ impl<'a, 't> Walker<'a, 't> {
     fn place(&self, e: &Entity<'t>) -> Option<Place> {
         let (file, line, _) = e.get_location()?.get_presumed_location();
         let file = file.strip_prefix("./").map_or(file.clone(), str::to_owned);
-        Some(Place { file, line, extent: self.extent(e)? })
-    }
-
-    fn extent(&self, e: &Entity<'t>) -> Option<(usize, usize)> {
-        let range = e.get_range()?;
-        let offset = |at: clang::source::SourceLocation<'_>| at.get_file_location().offset as usize;
-        Some((offset(range.get_start()), offset(range.get_end())))
-    }
-
-    fn text_of(&self, e: &Entity<'t>) -> &'a str {
-        self.extent(e).and_then(|(start, end)| self.text.get(start..end)).unwrap_or_default()
+        Some(Place { file, line, extent: self.text.extent(e)? })
     }
 }
 
@@ -391,13 +375,6 @@ impl<'a, 't> Walker<'a, 't> {
 fn seen_through(e: &Entity<'_>, mode: Mode) -> How {
     let array = e.get_type().is_some_and(|of| is_array(&of));
     if mode.pointee && !array && mode.how != How::Asm { How::Read } else { mode.how }
-}
-
-/// Whether a text is the null pointer, as `NULL` expands to it.
-fn is_null(text: &str) -> bool {
-    let bare: String =
-        text.chars().filter(|c| !c.is_whitespace() && !matches!(c, '(' | ')')).collect();
-    matches!(bare.as_str(), "0" | "void*0")
 }
 
 fn unnamed(e: &Entity<'_>) -> bool {

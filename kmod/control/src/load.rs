@@ -53,7 +53,7 @@ pub(crate) fn load(
 
     let (name, release) = (file.name.clone(), file.release.clone());
     let before = sysfs.refusals();
-    let active = names_of_active(sysfs);
+    let active = (options.over == Over::Replace).then(|| names_of_active(sysfs));
     let default = if take { "" } else { " default=0" };
     // dynamos.ko itself has no such parameter.
     let parameters =
@@ -69,7 +69,7 @@ pub(crate) fn load(
             }
             _ => println!("{name} is loaded"),
         }
-        if options.over == Over::Replace {
+        if let Some(active) = active {
             tell_replaced(sysfs, &active);
         }
         return Ok(());

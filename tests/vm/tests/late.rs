@@ -6,16 +6,10 @@ mod common;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{compared_byte, damaged, diff, edit, machine, record_at};
+use common::{SAYS, compared_byte, damaged, diff, edit, machine, record_at};
 
-/// `says NAME COMMAND…`: hands the exit code and what it said to the test. `disks`: how many disks the module has made
-/// that have the new name, and the old one.
+/// `disks`: how many disks the module has made that have the new name, and the old one.
 const SHELL: &str = r#"
-says() {
-    name=$1; shift; code=0
-    "$@" >/run/said 2>&1 || code=$?
-    { echo "status $code"; cat /run/said; } | result "$name"
-}
 disks() { ls /sys/block | sed -n 's/[0-9]*$//p' | grep -E 'late|loop' | uniq -c; }
 state() { cat /sys/kernel/dynamos/dynamos_loop/state; }
 "#;
@@ -35,7 +29,7 @@ fn follows_its_module(version: &str, release: &str) {
         .offer("loop")
         .file(&unfit, "/unfit.ko")
         .script(format!(
-            r#"{SHELL}
+            r#"{SAYS}{SHELL}
             says load dynamos load /update/loop
             says status dynamos status
             load-module loop

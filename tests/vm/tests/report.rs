@@ -5,25 +5,14 @@ mod common;
 
 use std::path::Path;
 
-use common::{edit, request};
+use common::{asked, edit, request};
 use dynamos_generator::{Outcome, Plan, Request, Spec};
 
 const VERSION: &str = "6.1.192-1";
 
 fn report(patch: &Path, output: &Path, jobs: usize, report_only: bool) -> Plan {
-    request(Request {
-        v1: Spec::Deb(VERSION.into()),
-        v2: Spec::Patch(patch.into()),
-        kernel: None,
-        name: None,
-        output: output.into(),
-        report_only,
-        only: None,
-        max_objects: 64,
-        jobs: Some(jobs),
-        cache: None,
-    })
-    .unwrap()
+    let (v1, v2) = (Spec::Deb(VERSION.into()), Spec::Patch(patch.into()));
+    request(Request { report_only, jobs: Some(jobs), ..asked(v1, v2, output) }).unwrap()
 }
 
 /// Objects that the change reaches, and those that it does not.

@@ -8,17 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{diff, edit, machine};
+use common::{SAYS, diff, edit, machine};
 
-/// `says NAME COMMAND…`: hands the exit code and what it said to the test, without a pipe, whose reader would be in
-/// the function that is switched. `becomes STATE`: waits for it.
+/// `becomes STATE`: waits for it.
 const SHELL: &str = r#"
-says() {
-    name=$1; shift; code=0
-    "$@" >/run/said 2>&1 || code=$?
-    { echo "status $code"; cat /run/said; } >/run/says
-    result "$name" </run/says
-}
 ask() { guest-tool sleepers ask "$1"; }
 serve() {
     rm -f /run/sleepers
@@ -85,7 +78,7 @@ fn sleepers_hold_up_nothing(version: &'static str, release: &str) {
     let (update, count) = (update(version), sleepers());
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SHELL}
+            r#"{SAYS}{SHELL}
             serve --count {count} --busy 2 >/dev/null
             says stock ask edition
             ask watch >/dev/null
@@ -190,7 +183,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
     let update = update(version);
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SHELL}
+            r#"{SAYS}{SHELL}
             serve --count 20 >/dev/null
             says rolled_back dynamos load /update/pipe --scope system --timeout 1
             says nothing ls /sys/kernel/dynamos
@@ -307,7 +300,7 @@ fn back_and_forth(version: &'static str, release: &str) {
     let update = update(version);
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SHELL}
+            r#"{SAYS}{SHELL}
             serve --count 30 --busy 4 >/dev/null
             for round in $(seq {ROUNDS}); do
                 dynamos load /update/pipe >/dev/null

@@ -6,16 +6,10 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{edit, greater_pipe_fcntl, machine, request};
+use common::{SAYS, asked, edit, greater_pipe_fcntl, machine, request};
 use dynamos_generator::{Request, Spec};
 
 const SHELL: &str = r#"
-says() {
-    name=$1; shift; code=0
-    "$@" >/run/said 2>&1 || code=$?
-    { echo "status $code"; cat /run/said; } >/run/says
-    result "$name" </run/says
-}
 ask() { guest-tool sleepers ask "$1"; }
 fcntl() { guest-tool pipe-edition --times 50; }
 becomes() {
@@ -36,19 +30,9 @@ fn made(version: &str, name: &str, change: impl Fn(&str) -> String) -> PathBuf {
     let (patch, output) = (directory.join(format!("{name}.patch")), directory.join(name));
     let _ = std::fs::remove_dir_all(&output);
     edit(version, "fs/pipe.c", change, &patch);
-    let plan = request(Request {
-        v1: Spec::parse(&format!("deb:{version}"), None).unwrap(),
-        v2: Spec::parse(patch.to_str().unwrap(), None).unwrap(),
-        kernel: None,
-        name: Some(name.into()),
-        output: output.clone(),
-        report_only: false,
-        only: None,
-        max_objects: 64,
-        jobs: None,
-        cache: None,
-    })
-    .unwrap();
+    let v1 = Spec::parse(&format!("deb:{version}"), None).unwrap();
+    let v2 = Spec::parse(patch.to_str().unwrap(), None).unwrap();
+    let plan = request(Request { name: Some(name.into()), ..asked(v1, v2, &output) }).unwrap();
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
     output
 }
@@ -63,7 +47,7 @@ fn takes_the_place(version: &str, release: &str) {
     let b = made(version, "b", greater_pipe_fcntl);
     let outcome = machine(release, &[&a, &b])
         .script(format!(
-            r#"{SHELL}
+            r#"{SAYS}{SHELL}
             says load_a dynamos load /update/a --scope function
             guest-tool sleepers serve --count 20 --busy 2 &
             while [ ! -S /run/sleepers ]; do usleep 20000; done

@@ -18,17 +18,11 @@ fn subject(scratch: &Path) -> (Image, PathBuf, usize) {
     let built = common::cache().with_progress(progress).debug_kernel(&common::kernel(VERSION));
     let built = built.unwrap();
     let update = scratch.join("update");
+    let (v1, v2) = (Spec::Deb(VERSION.into()), Spec::Patch(stress::patch()));
     let plan = common::request(Request {
-        v1: Spec::Deb(VERSION.into()),
-        v2: Spec::Patch(stress::patch()),
         kernel: Some(built.build_dir().to_str().unwrap().into()),
         name: Some(stress::UPDATE.into()),
-        output: update.clone(),
-        report_only: false,
-        only: None,
-        max_objects: 64,
-        jobs: None,
-        cache: None,
+        ..common::asked(v1, v2, &update)
     })
     .unwrap();
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);

@@ -111,18 +111,9 @@ fn two_updates_at_once() {
         let patch = scratch.path().join(format!("{name}.patch"));
         backport("6.12.107", "6.12.111", file, &patch);
         let output = scratch.path().join(name);
-        let plan = common::request(Request {
-            v1: Spec::Deb("6.12.107".into()),
-            v2: Spec::Patch(patch),
-            kernel: None,
-            name: Some(name.into()),
-            output: output.clone(),
-            report_only: false,
-            only: None,
-            max_objects: 64,
-            jobs: None,
-            cache: None,
-        });
+        let (v1, v2) = (Spec::Deb("6.12.107".into()), Spec::Patch(patch));
+        let name_it = Request { name: Some(name.into()), ..common::asked(v1, v2, &output) };
+        let plan = common::request(name_it);
         assert_eq!(plan.unwrap().name, name);
         output
     };

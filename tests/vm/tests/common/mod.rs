@@ -10,6 +10,17 @@ use dynamos_generator::{Plan, Request, Spec};
 use dynamos_vm::{Image, Vm, static_binary};
 use kernel_trees::{Cache, Kernel, Manifest};
 
+/// For guest scripts. `says NAME COMMAND…`: hands the exit code and what it said to the test, without a pipe, whose
+/// reader may be in the function that is switched.
+pub const SAYS: &str = r#"
+says() {
+    name=$1; shift; code=0
+    "$@" >/run/said 2>&1 || code=$?
+    { echo "status $code"; cat /run/said; } >/run/says
+    result "$name" </run/says
+}
+"#;
+
 /// The kernel of the manifest with this version or release.
 pub fn kernel(spec: &str) -> Kernel {
     Manifest::builtin().unwrap().find(spec).unwrap().clone()
@@ -33,9 +44,14 @@ pub fn source(version: &str) -> PathBuf {
 
 /// What `dynamos-diff V1 V2 -o output` does.
 pub fn diff(v1: &str, v2: &str, output: &Path) -> anyhow::Result<Plan> {
-    request(Request {
-        v1: Spec::parse(v1, None)?,
-        v2: Spec::parse(v2, None)?,
+    request(asked(Spec::parse(v1, None)?, Spec::parse(v2, None)?, output))
+}
+
+/// What `dynamos-diff` is asked for without options.
+pub fn asked(v1: Spec, v2: Spec, output: &Path) -> Request {
+    Request {
+        v1,
+        v2,
         kernel: None,
         name: None,
         output: output.into(),
@@ -44,7 +60,7 @@ pub fn diff(v1: &str, v2: &str, output: &Path) -> anyhow::Result<Plan> {
         max_objects: 64,
         jobs: None,
         cache: None,
-    })
+    }
 }
 
 /// What `dynamos-diff` does with other options.
