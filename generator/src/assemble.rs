@@ -12,6 +12,7 @@ use crate::plan::{Refusal, SymbolPlan};
 use crate::record::{Fixup, Match, RecordBuilder, SymbolKey};
 use crate::running::Running;
 use crate::sites::{Body, Reference, Referent, sites};
+use crate::slots::SlotInput;
 use crate::special::patches;
 use crate::unit::{Place, Unit};
 
@@ -36,6 +37,28 @@ pub struct UnitInput {
     pub adaptations: BTreeMap<String, String>,
     /// Symbols that the running kernel has: V2's name → V1's.
     pub known: BTreeMap<String, String>,
+    /// Handlers that the update writes into tables of this object.
+    pub slots: Vec<SlotInput>,
+    /// V1's functions that nobody may be in when handlers are written: they read one, or are one.
+    pub watched: BTreeSet<String>,
+}
+
+impl UnitInput {
+    /// V2's functions that become handlers and are not, or not like that, in the running kernel.
+    fn handlers(&self) -> BTreeSet<String> {
+        let all = self.slots.iter().filter_map(|slot| slot.after.as_ref());
+        let stays =
+            |name: &String| self.known.contains_key(name) && !self.replaced.contains_key(name);
+        all.filter(|name| !stays(name)).cloned().collect()
+    }
+
+    /// V1's functions that nobody may be in, or that become handlers as they are.
+    fn watched(&self) -> BTreeSet<String> {
+        let new = self.handlers();
+        let all = self.slots.iter().filter_map(|slot| slot.after.as_ref());
+        let stay = all.filter(|name| !new.contains(*name)).filter_map(|name| self.known.get(name));
+        self.watched.iter().chain(stay).cloned().collect()
+    }
 }
 
 /// What is packaged, and what the plan says of it.
@@ -174,6 +197,7 @@ fn close_all(
             known: &unit.known,
             along: &unit.along,
             adaptations: &unit.adaptations,
+            handlers: &unit.handlers(),
             exported,
             elsewhere: fresh,
             wanted,
@@ -209,6 +233,7 @@ impl Recorder<'_> {
             let addrs = [self.base + clone, transition, steady, policy];
             self.replaced(index, unit, name, addrs, *adapts, &mut matches)?;
         }
+        self.watched(index, unit, &mut matches);
         let anchors = self.anchors(index, unit, closure, &matches)?;
         matches.extend(anchors);
         for found in &matches {
@@ -234,6 +259,73 @@ impl Recorder<'_> {
                 flags |= symbol_flags::PER_CPU;
             }
             self.builder.need(&key, flags, need.placeholder + self.base, &fixups)?;
+        }
+        self.slots(index, unit, closure)
+    }
+
+    /// Matches the functions that nobody may be in when handlers are written. Code that is gone after boot is in nobody's
+    /// way.
+    fn watched(&mut self, index: usize, unit: &UnitInput, matches: &mut Vec<Match>) {
+        for name in unit.watched() {
+            let section = |name: &String| {
+                let symbol = unit.pre.symbols.get(unit.pre.find(name)?)?;
+                unit.pre.sections.get(symbol.section?)
+            };
+            match section(&name).filter(|section| section.is_init()) {
+                Some(section) if section.name.contains(".exit") => {
+                    let reason =
+                        "reads a handler that differs, and runs only while its module ends"
+                            .to_owned();
+                    self.refuse(&name, &reason, "change the fix so that it leaves the handler");
+                    continue;
+                }
+                Some(_) => continue,
+                None => {}
+            }
+            if let Some(known) = matches.iter().position(|found| found.name == name) {
+                // It is replaced; so are its fragments.
+                let parts = matches.iter_mut().skip(known);
+                let of = format!("{name}.cold");
+                parts
+                    .filter(|found| found.name == name || found.name.starts_with(&of))
+                    .for_each(|found| found.watched = true);
+                continue;
+            }
+            match describe(unit, index, &name) {
+                Ok(found) => matches.push(Match { watched: true, ..found }),
+                Err(error) => {
+                    self.refuse(
+                        &name,
+                        &format!("{error:#}"),
+                        "report this as a bug of dynamos-diff",
+                    );
+                    continue;
+                }
+            }
+            let first = matches.len();
+            self.fragments(index, unit, &name, matches);
+            matches.iter_mut().skip(first).for_each(|found| found.watched = true);
+        }
+    }
+
+    /// Says which handlers are to be written.
+    fn slots(&mut self, index: usize, unit: &UnitInput, closure: &Closure) -> Result<()> {
+        let key = |name: &str| SymbolKey {
+            name: name.to_owned(),
+            owner: Some(unit.owner.clone()),
+            unit: Some(index),
+        };
+        for slot in &unit.slots {
+            let table = key(&slot.table);
+            let before = slot.before.as_ref().map(|name| key(name));
+            let (after, clone) = match &slot.after {
+                None => (None, None),
+                Some(name) => match closure.handler_addrs.get(name) {
+                    Some(addr) => (None, Some(self.base + addr)),
+                    None => (unit.known.get(name).map(|name| key(name)), None),
+                },
+            };
+            self.builder.slot(&table, slot.offset, before.as_ref(), after.as_ref(), clone);
         }
         Ok(())
     }
@@ -288,6 +380,12 @@ impl Recorder<'_> {
                 self.refuse(name, &format!("{error:#}"), "report this as a bug of dynamos-diff")
             }
         }
+        self.fragments(index, unit, name, matches);
+        Ok(())
+    }
+
+    /// The parts of a function that the compiler moved away.
+    fn fragments(&mut self, index: usize, unit: &UnitInput, name: &str, matches: &mut Vec<Match>) {
         let fragments: Vec<String> = unit
             .pre
             .symbols
@@ -310,7 +408,6 @@ impl Recorder<'_> {
                 }
             }
         }
-        Ok(())
     }
 
     /// Unchanged functions to match as well, because they tell where a symbol is that a clone needs.
@@ -324,13 +421,13 @@ impl Recorder<'_> {
         let mut told: BTreeSet<String> = matches.iter().flat_map(tells).collect();
         let mut anchors: Vec<Match> = Vec::new();
         let mut described: Option<Vec<Match>> = None;
-        for need in &closure.needs {
+        let tables: BTreeSet<&String> = unit.slots.iter().map(|slot| &slot.table).collect();
+        for name in closure.needs.iter().map(|need| &need.name).chain(tables) {
             let mut found_by = "matched code refers to it";
-            if !told.contains(&need.name) {
+            if !told.contains(name) {
                 let candidates = described.get_or_insert_with(|| possible_anchors(unit, index));
-                let of_need = |found: &&Match| {
-                    found.name == need.name || tells(found).any(|name| name == need.name)
-                };
+                let of_need =
+                    |found: &&Match| found.name == *name || tells(found).any(|told| told == *name);
                 let best = candidates
                     .iter()
                     .filter(of_need)
@@ -344,7 +441,7 @@ impl Recorder<'_> {
                 }
             }
             self.assembly.symbols.push(SymbolPlan {
-                name: need.name.clone(),
+                name: name.clone(),
                 owner: unit.owner.clone(),
                 found_by: found_by.into(),
             });
@@ -426,6 +523,7 @@ fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
         sites: sites(&body)?,
         fentry,
         fragment: false,
+        watched: false,
         replaced: None,
         adapts: false,
         parameters: String::new(),

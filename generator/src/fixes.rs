@@ -254,10 +254,10 @@ impl Workplace<'_> {
             })
             .collect();
         let quiet = Reporter::new(true, false);
-        let judged =
+        let mut judged =
             verdicts::judge(&found, &self.commands(fix)?, built, self.view.root(), &quiet, plan)?;
         if slots::matter(&judged, plan) {
-            slots::judge(&series.kbuild, &series.input.v1_root, &judged, plan)?;
+            slots::judge(&series.kbuild, &series.input.v1_root, &mut judged, plan)?;
         }
         plan.settle();
         if plan.outcome != Outcome::Update {

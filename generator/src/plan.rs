@@ -147,6 +147,9 @@ pub struct SlotsPlan {
     pub readers: Vec<ReaderPlan>,
     /// Why that would not be safe. Empty if it is.
     pub obstacles: Vec<String>,
+    /// Whether the update writes them.
+    #[serde(default)]
+    pub written: bool,
 }
 
 /// A function that reads a handler.
@@ -386,7 +389,9 @@ impl Plan {
         tidy(&mut self.refusals);
         self.outcome = if !self.refusals.is_empty() {
             Outcome::Refused
-        } else if self.functions.iter().any(|function| function.verdict == "changed") {
+        } else if self.functions.iter().any(|function| function.verdict == "changed")
+            || self.slots.iter().any(|table| table.written)
+        {
             Outcome::Update
         } else {
             Outcome::NoChange

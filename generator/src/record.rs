@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use dynamos_abi::{
-    Function, NONE, Object, RecordWriter, Relocation, RelocationKind, Site, Symbol, function_flags,
-    symbol_flags,
+    Function, NONE, Object, RecordWriter, Relocation, RelocationKind, Site, Slot, Symbol,
+    function_flags, symbol_flags,
 };
 
 use crate::sites::{Referent, SiteDraft};
@@ -27,6 +27,8 @@ pub struct Match {
     pub fentry: Option<u32>,
     /// A part that the compiler moved away: found only through the function it belongs to.
     pub fragment: bool,
+    /// Nobody may be in it when handlers are written.
+    pub watched: bool,
     /// Addresses of clone, transition handler, steady handler and policies, for a function that is replaced.
     pub replaced: Option<[u32; 4]>,
     /// Whether its steady handler asks an adaptation handler of the update.
@@ -126,6 +128,9 @@ impl RecordBuilder {
         if function.fragment {
             flags |= function_flags::FRAGMENT;
         }
+        if function.watched {
+            flags |= function_flags::WATCHED;
+        }
         let [clone, transition, steady, policy] = function.replaced.unwrap_or([NONE; 4]);
         let parameters = self.writer.str(&function.parameters);
         self.writer.functions.push(Function {
@@ -201,6 +206,25 @@ impl RecordBuilder {
             });
         }
         Ok(())
+    }
+
+    /// Adds a handler that is written into a table: at most one of `after`, of the running kernel, and `clone`, an
+    /// address of the update.
+    pub fn slot(
+        &mut self,
+        table: &SymbolKey,
+        offset: u32,
+        before: Option<&SymbolKey>,
+        after: Option<&SymbolKey>,
+        clone: Option<u32>,
+    ) {
+        let symbol = self.symbol(table, symbol_flags::NEEDED);
+        let mut function = |key: Option<&SymbolKey>| {
+            key.map_or(NONE, |key| self.symbol(key, symbol_flags::FUNCTION))
+        };
+        let (before, after) = (function(before), function(after));
+        let clone = clone.unwrap_or(NONE);
+        self.writer.slots.push(Slot { symbol, offset, before, after, clone });
     }
 
     /// Encodes the record.

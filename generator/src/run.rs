@@ -144,10 +144,10 @@ impl Comparison<'_> {
             return Ok((Judged::default(), None));
         };
         begin(reporter, "compare", "comparing them")?;
-        let judged = verdicts::judge(found, &commands, &built, view.root(), reporter, plan)?;
+        let mut judged = verdicts::judge(found, &commands, &built, view.root(), reporter, plan)?;
         if slots::matter(&judged, plan) {
             begin(reporter, "readers", "finding the readers of changed handlers")?;
-            slots::judge(self.kbuild, &self.v1.root(), &judged, plan)?;
+            slots::judge(self.kbuild, &self.v1.root(), &mut judged, plan)?;
         }
         Ok((judged, Some(Background::alone(move || drop(view)))))
     }

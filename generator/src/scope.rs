@@ -6,6 +6,13 @@ use crate::plan::{Plan, ScopePlan};
 ///
 /// `redirected` is the number of functions that are replaced.
 pub fn propose(plan: &Plan, redirected: usize) -> ScopePlan {
+    if let Some(table) = plan.slots.iter().find(|table| table.written) {
+        let reason = format!(
+            "handlers of `{}` are written, which all calls share: nobody may be in a function that reads one",
+            table.name
+        );
+        return ScopePlan { scope: "system".into(), reason };
+    }
     let changed = plan.layouts.iter().find(|layout| layout.verdict != "added");
     let (scope, reason) = if redirected != 1 {
         let reason = format!(

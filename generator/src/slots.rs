@@ -1,57 +1,183 @@
-//! Tables of operations in use, of which a fix changes handlers.
+//! Tables of operations in use, of which a fix changes handlers: what the update writes there, and what it watches
+//! meanwhile.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use dynamos_differ::Comparison;
 use dynamos_differ::compare::{Slot, Slots};
 use kernel_trees::{CompileCommand, Kbuild};
 
-use crate::plan::{Plan, SlotsPlan};
-use crate::readers;
+use crate::assemble::UnitInput;
+use crate::plan::{Plan, ReaderPlan, SlotsPlan};
+use crate::readers::{self, Readers};
+use crate::unit::Unit;
 use crate::verdicts::Judged;
 
-/// The tables of an object that are refused although nothing but handlers differs: object, source, variable.
-pub fn refused(
-    command: &CompileCommand,
-    comparison: &Comparison,
-    plan: &Plan,
-) -> Vec<(String, String, String, Slots)> {
+/// A table that is refused although nothing but handlers differs.
+#[derive(Debug)]
+pub struct Table {
+    /// Its object.
+    object: String,
+    /// The object's source.
+    source: String,
+    /// Its name, and V1's.
+    name: String,
+    old_name: String,
+    /// What differs.
+    slots: Slots,
+}
+
+/// A slot that the update writes.
+#[derive(Clone, Debug)]
+pub struct SlotInput {
+    /// V1's name of the table.
+    pub table: String,
+    /// Offset in it.
+    pub offset: u32,
+    /// V1's function there.
+    pub before: Option<String>,
+    /// V2's function there.
+    pub after: Option<String>,
+}
+
+/// The tables of an object that are refused although nothing but handlers differs.
+pub fn refused(command: &CompileCommand, comparison: &Comparison, plan: &Plan) -> Vec<Table> {
     let refused = |name: &str| plan.refusals.iter().any(|refusal| refusal.name == name);
     let all = comparison.slots.iter().filter(|(name, _)| refused(name));
     let known = all.filter_map(|(name, slots)| Some((name, slots.as_ref().ok()?)));
-    let (object, source) = (&command.object, &command.source);
+    let old_name = |name: &String| {
+        let row = comparison.data.iter().find(|data| data.name == *name);
+        row.and_then(|data| data.old_name.clone()).unwrap_or_else(|| name.clone())
+    };
     known
-        .map(|(name, slots)| (object.clone(), source.clone(), name.clone(), slots.clone()))
+        .map(|(name, slots)| Table {
+            object: command.object.clone(),
+            source: command.source.clone(),
+            name: name.clone(),
+            old_name: old_name(name),
+            slots: slots.clone(),
+        })
         .collect()
 }
 
 /// Whether there are tables to be judged, and nothing else stands in the way.
 pub fn matter(judged: &Judged, plan: &Plan) -> bool {
-    let told = |name: &String| judged.slots.iter().any(|(_, _, table, _)| table == name);
+    let told = |name: &String| judged.slots.iter().any(|table| table.name == *name);
     !judged.slots.is_empty() && plan.refusals.iter().all(|refusal| told(&refusal.name))
 }
 
-/// Finds the readers of all handlers that differ, and says in the plan whether these could be changed under them.
-pub fn judge(kbuild: &Kbuild, root: &Path, judged: &Judged, plan: &mut Plan) -> Result<()> {
-    for (object, source, name, slots) in &judged.slots {
-        let found = readers::find(kbuild, root, Path::new(source), slots)?;
-        let more = match found.obstacles.as_slice() {
-            [] => "no reader of them forbids to change them, but dynamos.ko does not write handlers yet".into(),
-            all => all.join("; "),
-        };
-        for refusal in plan.refusals.iter_mut().filter(|refusal| refusal.name == *name) {
-            refusal.reason.push_str(&format!("; {more}"));
+/// Finds the readers of all handlers that differ. Where none of them forbids it, the update writes the handlers, and what
+/// it watches is added to its objects; else the plan says why not.
+pub fn judge(kbuild: &Kbuild, root: &Path, judged: &mut Judged, plan: &mut Plan) -> Result<()> {
+    let tables = std::mem::take(&mut judged.slots);
+    for table in &tables {
+        let Readers { readers, mut obstacles } =
+            readers::find(kbuild, root, Path::new(&table.source), &table.slots)?;
+        obstacles.extend(unreachable(table, &readers, &judged.units));
+        if obstacles.is_empty() {
+            plan.refusals.retain(|refusal| refusal.name != table.name);
+            add(table, &mut judged.units)?;
+            for reader in &readers {
+                watch(kbuild, reader, &mut judged.units)?;
+            }
+        } else {
+            let why = obstacles.join("; ");
+            for refusal in plan.refusals.iter_mut().filter(|refusal| refusal.name == table.name) {
+                refusal.reason.push_str(&format!("; {why}"));
+            }
         }
         plan.slots.push(SlotsPlan {
-            name: name.clone(),
-            object: object.clone(),
-            handlers: slots.slots.iter().map(change).collect(),
-            readers: found.readers,
-            obstacles: found.obstacles,
+            name: table.name.clone(),
+            object: table.object.clone(),
+            handlers: table.slots.slots.iter().map(change).collect(),
+            readers,
+            written: obstacles.is_empty(),
+            obstacles,
+        });
+    }
+    judged.units.sort_by(|a, b| a.object.cmp(&b.object));
+    Ok(())
+}
+
+/// What of a table and its readers cannot be named to `dynamos.ko`.
+fn unreachable(table: &Table, readers: &[ReaderPlan], units: &[UnitInput]) -> Vec<String> {
+    let Some(unit) = units.iter().find(|unit| unit.object == table.object) else {
+        return vec![format!("{} is no part of the update", table.object)];
+    };
+    let mut found = Vec::new();
+    for slot in &table.slots.slots {
+        let old = slot.old.as_ref().filter(|old| unit.pre.find(old).is_none());
+        found.extend(old.map(|old| format!("V1's handler {old} is not in {}", table.object)));
+        let new = slot.new.as_ref().filter(|new| unit.v2.find(new).is_none());
+        found.extend(new.map(|new| format!("V2's handler {new} is not in {}", table.object)));
+    }
+    // A module that need not be there when the update is switched would have to be waited for.
+    for reader in readers {
+        let known = units.iter().any(|unit| unit.owner == reader.owner);
+        if reader.owner != "vmlinux" && !known {
+            let ReaderPlan { function, member, owner, .. } = reader;
+            found.push(format!(
+                "{function} reads `.{member}` in {owner}, of which this update changes nothing"
+            ));
+        }
+    }
+    found
+}
+
+/// Has the update write the handlers of a table, while nobody is in V1's.
+fn add(table: &Table, units: &mut [UnitInput]) -> Result<()> {
+    let unit = units.iter_mut().find(|unit| unit.object == table.object);
+    let unit = unit.context("a table of an object that is no part of the update")?;
+    for slot in &table.slots.slots {
+        unit.watched.extend(slot.old.clone());
+        unit.slots.push(SlotInput {
+            table: table.old_name.clone(),
+            offset: u32::try_from(slot.offset).context("a table of more than 4 GiB")?,
+            before: slot.old.clone(),
+            after: slot.new.clone(),
         });
     }
     Ok(())
+}
+
+/// Has the update watch a reader.
+fn watch(kbuild: &Kbuild, reader: &ReaderPlan, units: &mut Vec<UnitInput>) -> Result<()> {
+    let at = match units.iter().position(|unit| unit.object == reader.object) {
+        Some(at) => at,
+        None => {
+            let commands = kbuild.compile_commands(&[reader.object.as_str()])?;
+            let command = commands.first().context("an object that is not built")?;
+            units.push(unchanged(command, &reader.owner)?);
+            units.len() - 1
+        }
+    };
+    if let Some(unit) = units.get_mut(at) {
+        unit.watched.insert(reader.function.clone());
+    }
+    Ok(())
+}
+
+/// An object of which nothing is replaced.
+fn unchanged(command: &CompileCommand, owner: &str) -> Result<UnitInput> {
+    let bytes = crate::build::v1(command)?;
+    let (pre, v2) = (Unit::parse(&bytes, &command.object)?, Unit::parse(&bytes, &command.object)?);
+    let named = pre.symbols.iter().filter(|symbol| symbol.named && symbol.section.is_some());
+    let known = named.map(|symbol| (symbol.name.clone(), symbol.name.clone())).collect();
+    Ok(UnitInput {
+        object: command.object.clone(),
+        owner: owner.to_owned(),
+        pre,
+        v2,
+        known,
+        replaced: BTreeMap::new(),
+        along: BTreeSet::new(),
+        parameters: BTreeMap::new(),
+        adaptations: BTreeMap::new(),
+        slots: Vec::new(),
+        watched: BTreeSet::new(),
+    })
 }
 
 /// What a change of a table of functions is, for people.

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use dynamos_differ::compare::Slots;
 use dynamos_differ::layout::{Instance, Retyped};
 use dynamos_differ::load::Elf;
 use dynamos_differ::parameters::signatures;
@@ -31,8 +30,8 @@ use crate::uses::Reader;
 pub struct Judged {
     /// One for each such object, in the order of their names.
     pub units: Vec<UnitInput>,
-    /// Tables of functions that differ in handlers only: object, source, variable.
-    pub slots: Vec<(String, String, String, Slots)>,
+    /// Tables of functions that differ in handlers only.
+    pub slots: Vec<slots::Table>,
 }
 
 /// Compares both builds of every candidate and writes the verdicts into the plan. V2's sources are in the tree `v2`.
@@ -61,10 +60,12 @@ pub fn judge(
         let adaptations =
             adaptation::find(comparison, &replaced, &built.v2, object, &mut plan.refusals)?;
         tell_adaptations(plan, object, &replaced, &adaptations);
-        judged.slots.extend(slots::refused(command, comparison, plan));
+        let tables = slots::refused(command, comparison, plan);
+        let writes = !tables.is_empty();
+        judged.slots.extend(tables);
         // What is new in an object may be what another one uses.
         let adds = comparison.functions.iter().any(|f| f.verdict == Verdict::New);
-        if replaced.is_empty() && !adds {
+        if replaced.is_empty() && !adds && !writes {
             continue;
         }
         let v2 = Unit::parse(&built.v2, &command.object)?;
@@ -86,6 +87,8 @@ pub fn judge(
                 .collect(),
             v2,
             replaced,
+            slots: Vec::new(),
+            watched: BTreeSet::new(),
         });
     }
     layouts::settle(plan, commands, v2, reporter)?;

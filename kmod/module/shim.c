@@ -32,6 +32,7 @@
 #include <linux/uaccess.h>
 #include <linux/utsname.h>
 #include <linux/version.h>
+#include <linux/vmalloc.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <asm/text-patching.h>
@@ -309,6 +310,32 @@ int dynamos_shim_write_text(void *to, const void *from, size_t size)
 	return HIDDEN(text_poke_copy)(to, from, size) ? 0 : -EPERM;
 }
 MAY_FAIL(dynamos_shim_write_text);
+
+int dynamos_shim_word_open(const void *word, void **alias)
+{
+	unsigned long address = (unsigned long)word;
+	bool mapped = is_vmalloc_addr(word) || (address >= MODULES_VADDR && address < MODULES_END);
+	struct page *page = NULL;
+	void *start;
+
+	if (mapped)
+		page = vmalloc_to_page(word);
+	else if (virt_addr_valid(word))
+		page = virt_to_page(word);
+	if (!page)
+		return -EFAULT;
+	start = vmap(&page, 1, VM_MAP, PAGE_KERNEL);
+	if (!start)
+		return -ENOMEM;
+	*alias = start + offset_in_page(word);
+	return 0;
+}
+MAY_FAIL(dynamos_shim_word_open);
+
+void dynamos_shim_word_close(void *alias)
+{
+	vunmap((void *)((unsigned long)alias & PAGE_MASK));
+}
 
 unsigned long dynamos_shim_ftrace_location(unsigned long function)
 {

@@ -63,6 +63,10 @@ void dynamos_shim_module_ranges(const struct module *module,
 int dynamos_shim_read(void *to, const void *from, size_t size);
 int dynamos_shim_write_text(void *to, const void *from, size_t size);
 
+/* A second mapping, which can be written, of a word of 8 bytes in the kernel's or a module's data or constants. */
+int dynamos_shim_word_open(const void *word, void **alias);
+void dynamos_shim_word_close(void *alias);
+
 /* Redirection. */
 unsigned long dynamos_shim_ftrace_location(unsigned long function);
 int dynamos_shim_ftrace_enabled(void);

@@ -28,6 +28,8 @@ pub struct Known<'a> {
     pub adaptations: &'a BTreeMap<String, String>,
     /// Changed constants that go along although the running kernel has an edition of them, by V2's name.
     pub along: &'a BTreeSet<String>,
+    /// New functions whose addresses the update writes into tables of operations, by V2's name.
+    pub handlers: &'a BTreeSet<String>,
     /// Symbols exported to all modules.
     pub exported: &'a BTreeSet<String>,
     /// Global functions and variables that other objects of this update define anew.
@@ -62,6 +64,8 @@ pub struct Closure {
     pub adapts: Vec<bool>,
     /// Address index (within this object) of each replaced function's clone.
     pub clone_addrs: Vec<u32>,
+    /// Address index (within this object) of each function that is to be a handler.
+    pub handler_addrs: BTreeMap<String, u32>,
     /// What it uses of the running kernel. Address indices are within this object.
     pub needs: Vec<Need>,
     /// Exported symbols it uses.
@@ -87,6 +91,7 @@ pub fn close(context: &Known<'_>) -> Result<Closure> {
     for (name, v1_name) in context.replaced {
         builder.replace(name, v1_name)?;
     }
+    builder.handlers()?;
     builder.wanted()?;
     while let Some(work) = builder.queue.pop() {
         builder.relocate(work)?;
@@ -135,6 +140,23 @@ impl Builder<'_> {
         let addr = self.closure.object.addr(Target::Piece(piece), into as i64);
         self.closure.replaced.push(v1_name.into());
         self.closure.clone_addrs.push(addr as u32);
+        Ok(())
+    }
+
+    /// Copies the functions that become handlers. Their addresses stand beside the record, so objtool sees them taken and
+    /// leaves their `endbr64` as it is.
+    fn handlers(&mut self) -> Result<()> {
+        let unit = self.context.unit;
+        for name in self.context.handlers {
+            let index = unit.find(name).with_context(|| format!("V2 has no function {name}"))?;
+            let piece = self.code(index)?;
+            let offset = self.offset_in_piece(index)?;
+            if !self.context.replaced.contains_key(name) {
+                self.closure.added.insert(name.clone());
+            }
+            let addr = self.closure.object.addr(Target::Piece(piece), offset as i64);
+            self.closure.handler_addrs.insert(name.clone(), addr as u32);
+        }
         Ok(())
     }
 

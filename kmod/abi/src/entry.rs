@@ -113,6 +113,8 @@ pub mod function_flags {
     pub const FRAGMENT: u32 = 2;
     /// Its steady handler asks an adaptation handler that the update brings, on each call.
     pub const ADAPTS: u32 = 4;
+    /// Reads a slot, or is called by one: no task may be in it when slots are written.
+    pub const WATCHED: u32 = 8;
 }
 
 entry! {
@@ -140,6 +142,24 @@ entry! {
         policy: u32,
         /// Its parameters, as `(file:u64 flags:s32 rest:other)`; empty if they are not known.
         parameters: Str,
+    }
+}
+
+entry! {
+    /// A pointer to a function in a table of operations of the running kernel: 8 bytes that hold another address, or
+    /// NULL, while the editions run.
+    Slot {
+        /// Index of the symbol of the table.
+        symbol: u32,
+        /// Offset in the table, a multiple of 8.
+        offset: u32,
+        /// Index of the symbol whose address edition 0 has there, or `NONE` for NULL.
+        before: u32,
+        /// Index of the symbol whose address the update has there, or `NONE`. A function of the record, so that its
+        /// first instruction is known.
+        after: u32,
+        /// Address of what the update has there, if that is the update's own, or `NONE`.
+        clone: u32,
     }
 }
 

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use crate::entry::{Field, symbol_flags};
 use crate::{
     ABI, Alternative, Bytes, Function, MAGIC, MAX_RECORD, NONE, Object, Relocation, RelocationKind,
-    Site, SiteKind, Str, Symbol, function_flags,
+    Site, SiteKind, Slot, Str, Symbol, function_flags,
 };
 
 /// Why a block of bytes is no record that this side understands.
@@ -96,6 +96,7 @@ pub struct Record<'a> {
     functions: Table<'a, Function>,
     sites: Table<'a, Site>,
     relocations: Table<'a, Relocation>,
+    slots: Table<'a, Slot>,
 }
 
 impl<'a> Record<'a> {
@@ -132,6 +133,7 @@ impl<'a> Record<'a> {
             functions: table(whole, &mut cursor, "functions")?,
             sites: table(whole, &mut cursor, "sites")?,
             relocations: table(whole, &mut cursor, "relocations")?,
+            slots: table(whole, &mut cursor, "slots")?,
         };
         record.check()?;
         Ok(record)
@@ -185,6 +187,11 @@ impl<'a> Record<'a> {
     /// The fields of the update to be written.
     pub fn relocations(&self) -> Table<'a, Relocation> {
         self.relocations
+    }
+
+    /// The slots that hold other handlers while the editions run.
+    pub fn slots(&self) -> Table<'a, Slot> {
+        self.slots
     }
 
     /// The text of a string.
@@ -245,6 +252,23 @@ impl<'a> Record<'a> {
             within(relocation.symbol, self.symbols.len(), "relocation symbol")?;
             RelocationKind::from_raw(relocation.kind)
                 .ok_or(RecordError::Value("relocation kind"))?;
+        }
+        for slot in self.slots.iter() {
+            self.check_slot(&slot)?;
+        }
+        Ok(())
+    }
+
+    fn check_slot(&self, slot: &Slot) -> Result<(), RecordError> {
+        within(slot.symbol, self.symbols.len(), "slot symbol")?;
+        optional(slot.before, self.symbols.len(), "slot before")?;
+        optional(slot.after, self.symbols.len(), "slot after")?;
+        optional(slot.clone, self.addr_count, "slot clone")?;
+        if !slot.offset.is_multiple_of(8) {
+            return Err(RecordError::Value("slot offset"));
+        }
+        if slot.after != NONE && slot.clone != NONE {
+            return Err(RecordError::Value("slot handler"));
         }
         Ok(())
     }

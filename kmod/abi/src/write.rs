@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::entry::Field;
 use crate::{
-    ABI, Bytes, Function, MAGIC, Object, Record, RecordError, Relocation, Site, Str, Symbol,
+    ABI, Bytes, Function, MAGIC, Object, Record, RecordError, Relocation, Site, Slot, Str, Symbol,
 };
 
 /// Collects a record's entries and encodes them.
@@ -25,6 +25,8 @@ pub struct RecordWriter {
     pub sites: Vec<Site>,
     /// The fields of the update to be written.
     pub relocations: Vec<Relocation>,
+    /// The slots to be written.
+    pub slots: Vec<Slot>,
     /// Number of addresses that accompany the record.
     pub addr_count: u32,
 }
@@ -77,6 +79,7 @@ impl RecordWriter {
             (self.functions.len(), encode(&self.functions)),
             (self.sites.len(), encode(&self.sites)),
             (self.relocations.len(), encode(&self.relocations)),
+            (self.slots.len(), encode(&self.slots)),
         ];
         let header = MAGIC.len() + 4 + 4 + fixed.len() * Str::SIZE + 4 + blocks.len() * 8;
         let total = blocks.iter().fold(header, |sum, (_, block)| sum + block.len());

@@ -22,6 +22,7 @@ pub mod policy;
 mod refusal;
 mod relocate;
 mod resolve;
+mod slots;
 mod sort;
 mod stack;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use matching::{Matched, Memory, Mismatch, What, match_function};
 pub use refusal::{Name, Refusal};
 pub use relocate::{Patch, Range, relocate};
 pub use resolve::{Resolved, resolve};
+pub use slots::{Word, words};
 pub use sort::{sort, sort_by_key};
 pub use stack::{Touch, activations, first_touch, normalise};
 pub use update::{

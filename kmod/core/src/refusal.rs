@@ -80,6 +80,14 @@ pub enum Refusal<'a> {
     OutsideUpdate { symbol: &'a str },
     /// Where a relocation is to be written there is no reference to the symbol's placeholder.
     NoReference { symbol: &'a str },
+    /// A table of operations does not hold what V1 has there.
+    HandlerDiffers { table: &'a str, object: &'a str },
+    /// A function cannot be called by a pointer in the running kernel.
+    Sealed { function: &'a str, object: &'a str },
+    /// An update that writes handlers can be switched in scope `system` only, and not by force.
+    HandlersNeedSystem,
+    /// An update that has written handlers cannot be replaced by another.
+    HasHandlers { update: Name },
     /// The record contradicts itself.
     Record(&'static str),
     /// The record asks for more work than an honest one.
@@ -130,6 +138,25 @@ impl fmt::Display for Refusal<'_> {
                 write!(f, "the record asks for more work than an honest one: make the update again")
             }
             NoSuchUpdate => write!(f, "no update of this name: see /sys/kernel/dynamos"),
+            HandlerDiffers { table, object } => write!(
+                f,
+                "a handler in `{table}` of {object} is not V1's: something else has changed it (another update, \
+                 or the module itself); take that back first"
+            ),
+            Sealed { function, object } => write!(
+                f,
+                "`{function}` of {object} cannot be called by a pointer, for this kernel has sealed its entry (IBT): \
+                 make the fix with a new function that calls it"
+            ),
+            HandlersNeedSystem => write!(
+                f,
+                "the update writes handlers into tables of operations, which all of its calls share: its scope is \
+                 `system`, and it cannot be forced on new calls only"
+            ),
+            HasHandlers { update } => write!(
+                f,
+                "update `{update}` has written handlers into tables of operations: revert it, then load the other"
+            ),
             Duplicate { update } => {
                 write!(f, "an update `{update}` is loaded already: unload it, or use another name")
             }

@@ -8,7 +8,9 @@ use core::time::Duration;
 use dynamos_abi::policy as place;
 use dynamos_abi::{Function, Record, function_flags};
 use dynamos_core::policy::{Program, Request};
-use dynamos_core::{Blockers, Errno, Handler, Layer, Memory, Range, Resolved, State, UpdateId};
+use dynamos_core::{
+    Blockers, Errno, Handler, Layer, Memory, Place, Range, Resolved, State, UpdateId, Word,
+};
 
 use crate::checks::sections;
 use crate::ffi::errno::Errno as KernelErrno;
@@ -18,6 +20,7 @@ use crate::ffi::redirect::{self, Redirection};
 use crate::ffi::stacks::{self, StackBuffer, Then};
 use crate::ffi::update::{ActiveFlag, Descriptor};
 use crate::ffi::{kernel_memory, log, policy, wait};
+use crate::handlers::{self, Opened};
 use crate::late::{LateTables, Placeholders};
 use crate::names::{as_c_str, c_string};
 use crate::policies::{self, Change, Policies, Rule};
@@ -44,6 +47,10 @@ pub(crate) struct KernelLayer {
     pub(crate) functions: Vec<u64>,
     /// The object whose module is about to begin: it cannot be held, and need not be.
     coming: Option<u32>,
+    /// A module that it is for has ended.
+    going: bool,
+    /// The slots that the switch writes.
+    words: Vec<Word>,
     /// One slot for each object.
     targets: Vec<Option<Module>>,
     /// One slot for each function.
@@ -107,6 +114,8 @@ impl KernelLayer {
             placeholders: None,
             functions: Vec::new(),
             coming: None,
+            going: false,
+            words: Vec::new(),
             targets,
             redirects,
             policies: Policies::new(&record, descriptor.takes_by_default())?,
@@ -141,7 +150,30 @@ impl KernelLayer {
             |part| Watched::new(&self.record, &self.functions, self.addresses, text, part);
         (self.left_on_activation, self.left_on_revert) =
             (watched(Part::Whole)?, watched(Part::Entry)?);
+        if !self.record.slots().is_empty() {
+            for thunk in handlers::thunks()? {
+                // From where it jumps nobody can tell.
+                self.left_on_activation.also(thunk, Place::Unknown)?;
+                self.left_on_revert.also(thunk, Place::Unknown)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Takes note of the slots that the switch writes.
+    pub(crate) fn set_words(&mut self, words: Vec<Word>) {
+        self.words = words;
+    }
+
+    /// Whether it has written handlers into tables of operations.
+    pub(crate) fn has_handlers(&self) -> bool {
+        !self.words.is_empty() && self.active.get()
+    }
+
+    /// Makes the slots ready to be written.
+    fn open_words(&self) -> Result<Opened, Errno> {
+        // SAFETY: tables of the kernel or of modules that this holds, or of the one that comes or goes meanwhile.
+        unsafe { Opened::new(&self.words) }.map_err(to_core)
     }
 
     /// The addresses that the record refers to by index.
@@ -164,6 +196,11 @@ impl KernelLayer {
         self.coming = object;
     }
 
+    /// Says whether a module that it is for has ended.
+    pub(crate) fn set_going(&mut self, going: bool) {
+        self.going = going;
+    }
+
     /// The first object whose module is not loaded.
     pub(crate) fn missing_target(&self) -> Result<Option<u32>, KernelErrno> {
         for (index, object) in (0u32..).zip(self.record.objects().iter()) {
@@ -181,10 +218,13 @@ impl KernelLayer {
 
     /// Whether all that is replaced is in the module that is about to begin.
     pub(crate) fn is_fresh(&self) -> bool {
-        policies::replaced(&self.record).all(|(_, function)| {
-            let symbol = self.record.symbols().get(function.symbol);
-            self.coming.is_some() && symbol.map(|symbol| symbol.object) == self.coming
-        })
+        let comes = |symbol: u32| {
+            let symbol = self.record.symbols().get(symbol);
+            symbol.map(|symbol| symbol.object) == self.coming
+        };
+        self.coming.is_some()
+            && policies::replaced(&self.record).all(|(_, function)| comes(function.symbol))
+            && self.record.slots().iter().all(|slot| comes(slot.symbol))
     }
 
     /// Takes the reference that keeps the update's module, before its code can be reached.
@@ -475,7 +515,9 @@ impl Layer for KernelLayer {
 
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
         self.gather_strays()?;
+        let words = self.open_words()?;
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
+        let going = self.going && !active;
         let (flag, stack, others) = (self.active, &mut self.stack, &self.replacing);
         // No CPU is stopped for what is going to be in vain.
         look_at_all(watched, stack, blockers);
@@ -493,8 +535,17 @@ impl Layer for KernelLayer {
                 }
                 ControlFlow::Continue(())
             });
-            let clean = blockers.count() == 0;
-            if clean {
+            if blockers.count() != 0 {
+                return Some(false);
+            }
+            // SAFETY: nobody is in a function that reads one; all of it was proven when it was resolved.
+            let written = unsafe {
+                if going {
+                    words.take_back();
+                }
+                going || words.write(active)
+            };
+            if written {
                 flag.set(active);
                 if active {
                     others.clear_flags();
@@ -502,16 +553,21 @@ impl Layer for KernelLayer {
             }
             switch.at = wait::now();
             switch.pause = switch.at.saturating_sub(start);
-            clean
+            written.then_some(true)
         })
         .map_err(to_core)?;
         self.switch = switch;
+        let flipped = flipped.ok_or(to_core(KernelErrno::EBUSY))?;
         self.keep |= flipped && active && !self.record.pinned().is_empty();
         Ok(flipped)
     }
 
     fn flip_now(&mut self, active: bool) -> Result<(), Errno> {
         self.gather_strays()?;
+        // SAFETY: only a module that has not begun has slots here, so nobody reads them.
+        if !self.words.is_empty() && !(active && unsafe { self.open_words()?.write(true) }) {
+            return Err(to_core(KernelErrno::EBUSY));
+        }
         // Sequentially consistent, so before whatever the look at a stack reads: a task that has read the flag before
         // this is in its handler, or further, until that look, and one that reads it later finds this.
         self.active.set(active);

@@ -10,6 +10,7 @@ mod checks;
 mod directory;
 pub mod ffi;
 mod following;
+mod handlers;
 mod late;
 mod layer;
 mod module;

@@ -65,7 +65,10 @@ impl Refused {
                 | Covered { .. }
                 | LetsThrough { .. }
                 | WrongState { .. }
-                | Pinned { .. } => Errno::EBUSY,
+                | Pinned { .. }
+                | HandlerDiffers { .. }
+                | HasHandlers { .. } => Errno::EBUSY,
+                HandlersNeedSystem => Errno::EINVAL,
                 Failed { errno, .. } => from_core(*errno),
                 // All others: the running code is not what was compared.
                 _ => Errno::ENOEXEC,

@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use dynamos_abi::policy as place;
-use dynamos_core::{Errno, HANDLER_LEN, Handler, UpdateId, choice};
+use dynamos_core::{Errno, HANDLER_LEN, Handler, Place, UpdateId, choice};
 
 use crate::ffi::errno::Errno as KernelErrno;
 use crate::ffi::kernel_memory;
@@ -112,7 +112,7 @@ impl KernelLayer {
         self.replacing.taken.fill(None);
         for (at, (_, work)) in self.replacing.others.iter().enumerate() {
             let layer = &work.layer;
-            self.left_on_activation.also(layer.text())?;
+            self.left_on_activation.also(layer.text(), Place::Other)?;
             for (index, _) in policies::replaced(&self.record) {
                 let address = self.functions.get(index as usize);
                 let mut theirs = policies::replaced(&layer.record).map(|(theirs, _)| theirs);

@@ -25,7 +25,7 @@ use crate::layer::KernelLayer;
 use crate::module::{Root, STATE, refuse};
 use crate::names;
 use crate::refused::Refused;
-use crate::work::Work;
+use crate::work::{CALLS_SHARE_HANDLERS, Work};
 
 /// All updates.
 pub(crate) struct Registry {
@@ -116,6 +116,9 @@ pub(crate) fn load(descriptor: &Descriptor<'static>, module: Module) -> Result<(
     let active = descriptor.active()?;
     let name = names::c_string(record.name())?;
     let options = Options::parse(descriptor.options()).map_err(Refused::Options)?;
+    if !record.slots().is_empty() && !descriptor.takes_by_default() {
+        return Err(Refused::policy(format_args!("{CALLS_SHARE_HANDLERS}")));
+    }
     let id = {
         let registry = &mut STATE.lock().registry;
         registry.entries.try_reserve(1).map_err(|_| Errno::ENOMEM)?;

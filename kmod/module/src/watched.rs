@@ -46,11 +46,15 @@ impl Watched {
         watched.ranges.try_push(text)?;
         for (index, (function, &start)) in (0u32..).zip(record.functions().iter().zip(functions)) {
             // An anchor's fragment is watched too: it is rarely run, and nothing says whose it is.
-            if function.flags & (function_flags::REPLACE | function_flags::FRAGMENT) == 0 {
+            let counts =
+                function_flags::REPLACE | function_flags::FRAGMENT | function_flags::WATCHED;
+            if function.flags & counts == 0 {
                 continue;
             }
             let len = match (part, function.fentry) {
                 (Part::Whole, _) => function.bytes.len,
+                // What stands in a slot changes under it in either direction.
+                _ if function.flags & function_flags::WATCHED != 0 => function.bytes.len,
                 (Part::Entry, NONE) => continue,
                 (Part::Entry, fentry) => fentry.saturating_add(CALL),
             };
@@ -72,10 +76,10 @@ impl Watched {
         if normalise(&mut watched.ranges) { Ok(watched) } else { Err(Errno::EINVAL) }
     }
 
-    /// Adds the text of another update, which is left at the same switch.
-    pub(crate) fn also(&mut self, text: Range) -> Result<(), Errno> {
+    /// Adds other code: the text of an update that is left at the same switch, or a thunk.
+    pub(crate) fn also(&mut self, text: Range, place: Place) -> Result<(), Errno> {
         self.ranges.try_push(text)?;
-        self.marks.try_push((text.start, Place::Other))?;
+        self.marks.try_push((text.start, place))?;
         sort_by_key(&mut self.marks, |(address, _)| *address);
         if normalise(&mut self.ranges) { Ok(()) } else { Err(Errno::EINVAL) }
     }

@@ -17,6 +17,10 @@ use crate::module::STATE;
 use crate::names;
 use crate::refused::Refused;
 
+/// Why an update that writes handlers has no policies.
+pub(crate) const CALLS_SHARE_HANDLERS: &str =
+    "the update writes handlers into tables of operations, which all calls share: it takes all of them or none";
+
 /// What an operation works with.
 pub(crate) struct Work {
     pub(crate) update: Update<'static>,
@@ -55,6 +59,9 @@ impl Work {
         if options.over == Over::Stack {
             return Err(Refused::Over);
         }
+        // What can never be switched as asked is told before a module is waited for.
+        let how = self.how(options);
+        self.update.check(&how)?;
         if let Ok(Some(object)) = self.layer.missing_target() {
             return self.await_target(id, object);
         }
@@ -66,6 +73,8 @@ impl Work {
         let resolved = self.update.resolved().ok_or(Errno::EIO)?;
         self.layer.adopt(resolved)?;
         let (addresses, writable) = (self.layer.addresses(), self.layer.writable()?);
+        let words = dynamos_core::words(&record, resolved, addresses, &mut self.layer)?;
+        self.layer.set_words(words);
         // In one hold of the lock: of two who come for one function, the second finds the first.
         let others = {
             let registry = &mut STATE.lock().registry;
@@ -77,6 +86,12 @@ impl Work {
         if let Err(error) = self.layer.take_others(others) {
             self.follow(id);
             return Err(error.into());
+        }
+        let mut others = self.layer.replacing.others.iter();
+        if let Some((_, other)) = others.find(|(_, other)| other.layer.has_handlers()) {
+            let update = other.update.name();
+            self.follow(id);
+            return Err(Refusal::HasHandlers { update }.into());
         }
         let how = Switching { fresh: self.layer.is_fresh(), ..self.how(options) };
         let began = wait::now();
@@ -257,15 +272,22 @@ impl Work {
         // Whoever were in the update's code would return into code that goes.
         let options =
             Options { wait_ms: Some(10_000), on_timeout: OnTimeout::Hold, ..Options::default() };
-        while !matches!(self.update.state(), State::Reverted | State::Gone) {
+        self.layer.set_going(true);
+        let result = loop {
+            if matches!(self.update.state(), State::Reverted | State::Gone) {
+                break Ok(());
+            }
             match self.revert(id, &options) {
                 // Whoever unloads the module may be killed; the module goes all the same.
                 Err(Refused::Decision(Refusal::Blocked { .. } | Refusal::Busy { .. })) => {
                     wait::pause(Duration::from_millis(20));
                 }
-                result => result?,
+                Ok(()) => {}
+                error => break error,
             }
-        }
+        };
+        self.layer.set_going(false);
+        result?;
         self.await_again(id)
     }
 
@@ -302,6 +324,9 @@ impl Work {
                 return Err(Refusal::WrongState { update, state, wanted }.into());
             }
         };
+        if !self.update.record().slots().is_empty() {
+            return Err(Refused::policy(format_args!("{CALLS_SHARE_HANDLERS}")));
+        }
         let request =
             Request::parse(input).map_err(|error| Refused::policy(format_args!("{error}")))?;
         let program = Program::parse(request.program, policy::facts()?.hz)

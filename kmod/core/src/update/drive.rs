@@ -2,7 +2,7 @@
 
 use dynamos_abi::{Record, function_flags};
 
-use super::{Blockers, Errno, Layer, Scope, State, Step, Steps, Switching};
+use super::{Blockers, Errno, Layer, OnTimeout, Scope, State, Step, Steps, Switching};
 use crate::budget::Budget;
 use crate::candidates::Names;
 use crate::refusal::{Name, Refusal};
@@ -122,6 +122,7 @@ impl<'a> Update<'a> {
         how: Switching,
     ) -> Result<(), Refusal<'a>> {
         self.expect(State::Registered, State::Transitioning)?;
+        self.check(&how)?;
         self.scope = how.scope;
         self.enter(layer, State::Transitioning);
         let result = self.redirect(layer, addresses, writable);
@@ -135,6 +136,15 @@ impl<'a> Update<'a> {
                 }
             },
         }
+    }
+
+    /// Whether it may be switched like that at all.
+    pub fn check(&self, how: &Switching) -> Result<(), Refusal<'a>> {
+        let all = how.scope == Scope::System && how.on_timeout != OnTimeout::ForceNewCalls;
+        if self.record.slots().is_empty() || all {
+            return Ok(());
+        }
+        Err(Refusal::HandlersNeedSystem)
     }
 
     /// Gives up an activation that is held: edition 0 runs, as it did all the time. A refusal with `undone: false`
@@ -160,6 +170,7 @@ impl<'a> Update<'a> {
     /// does). A refusal with `undone: false` leaves it `Reverting` with edition 0. In all of these another call goes on.
     pub fn revert(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
         let from = self.state;
+        self.check(&how)?;
         match from {
             State::Reverting | State::Draining => {}
             _ => {

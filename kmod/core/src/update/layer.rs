@@ -22,6 +22,9 @@ impl Errno {
                 ": something else has changed this function (livepatch, a BPF trampoline, a kprobe): \
                  remove that first"
             }
+            (16, Step::Flipped) => {
+                ": a table of operations does not hold what it should: something else has changed its handlers"
+            }
             (19 | 2 | 3, Step::TargetPinned(_)) => ": load the module first",
             (19, Step::Redirected(_)) => ": ftrace is switched off; set kernel.ftrace_enabled to 1",
             _ => "",
@@ -227,9 +230,11 @@ pub trait Layer: Memory {
     fn others_leave(&mut self);
     /// With all CPUs stopped: if no task's stack touches what is being left (editions 0 and handlers when
     /// activating, the update's text when reverting), sets `dynamos_active` to `active` and gives `true`; else
-    /// adds the tasks to `blockers` and gives `false`.
+    /// adds the tasks to `blockers` and gives `false`. Slots are written at the same instant, or it fails with `EBUSY`
+    /// because one does not hold what it should.
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno>;
-    /// Sets `dynamos_active` to `active`, whoever is where: new calls take that edition, all others end in theirs.
+    /// Sets `dynamos_active` to `active`, whoever is where: new calls take that edition, all others end in theirs. Where
+    /// slots are to be written, nobody can read them yet.
     fn flip_now(&mut self, active: bool) -> Result<(), Errno>;
     /// While no call enters the update's code: whether no task is left there. Looks at one task after the other, which
     /// all others survive unstopped; else adds those that are to `blockers`.

@@ -50,6 +50,7 @@ impl<'a> Update<'a> {
 
     /// Goes on with what is held. What fails, or must be given up, stays held.
     pub fn go_on(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
+        self.check(&how)?;
         match self.state {
             State::Transitioning => self.switch_on(layer, how),
             State::Reverting | State::Draining => self.revert(layer, how),

@@ -21,3 +21,4 @@ pub mod sysfs;
 pub mod text;
 pub mod update;
 pub mod wait;
+pub mod words;
