@@ -44,8 +44,8 @@ impl Mentions {
                 "sizeof" => found.size(&tokens, index, wanted),
                 word if wanted.members.contains(word) => {
                     let access = matches!(before(index, 1), "." | "->");
-                    let designator = before(index, 1) == "."
-                        && matches!(before(index, 2), "{" | "," | "]" | "(");
+                    let designator =
+                        before(index, 1) == "." && matches!(before(index, 2), "{" | "," | "(");
                     let declarator =
                         before(index, 1) == "*" && before(index, 2) == "(" && at(index + 1) == ")";
                     let function = !access && at(index + 1) == "(";
@@ -200,6 +200,7 @@ mod tests {
             "int f(struct ops *o) { return o->x(1); }",
             "#define call(o, m) (o)->m()\nint f(void) { return call(o, x); }",
             "int f(void) { return table.x(); }",
+            "int f(void) { return tables[1].x(); }",
             "void f(struct ops *o) { struct ops mine = *o; }",
             "struct big { int n; struct ops by_value; };",
             "p = kmemdup(a, sizeof(struct ops), 0);",

@@ -161,7 +161,9 @@ fn slots(page: &mut String, plan: &Plan) {
         page,
         "## Handlers in tables in use\n\n\
          These tables differ in nothing but pointers to functions. Whoever tests such a pointer and calls it must not be \
-         between the two when it changes; who reads one was looked for in the sources of V1 that name the member.\n"
+         between the two when it changes; who reads one was looked for in the sources of V1 that name the member. The \
+         update writes them while all CPUs are stopped and no task is in one of these readers, unless something is said \
+         not to be safe.\n"
     );
     for table in &plan.slots {
         let _ = writeln!(

@@ -127,7 +127,7 @@ fn unreachable(table: &Table, readers: &[ReaderPlan], units: &[UnitInput]) -> Ve
 }
 
 /// Has the update write the handlers of a table, while nobody is in V1's.
-fn add(table: &Table, units: &mut [UnitInput]) -> Result<()> {
+pub(crate) fn add(table: &Table, units: &mut [UnitInput]) -> Result<()> {
     let unit = units.iter_mut().find(|unit| unit.object == table.object);
     let unit = unit.context("a table of an object that is no part of the update")?;
     for slot in &table.slots.slots {

@@ -39,7 +39,11 @@ fn assembled(sources: &[(&str, &str, &str)], more: &str) -> (Assembly, Plan) {
     let built = build::build(&commands, v2.path(), Some(1)).unwrap();
     let mut plan = Plan::default();
     let quiet = Reporter::new(true, false);
-    let judged = verdicts::judge(&found, &commands, &built, v2.path(), &quiet, &mut plan).unwrap();
+    let mut judged =
+        verdicts::judge(&found, &commands, &built, v2.path(), &quiet, &mut plan).unwrap();
+    for table in std::mem::take(&mut judged.slots) {
+        crate::slots::add(&table, &mut judged.units).unwrap();
+    }
     plan.settle();
     let exported = BTreeSet::new();
     let running = running(v1.path(), more);
@@ -232,4 +236,36 @@ fn a_new_export_is_no_obstacle_but_noted() {
         "{:?}",
         plan.notes
     );
+}
+
+#[test]
+fn handlers_of_a_table_are_written_as_the_record_says() {
+    let text = |more: &str, table: &str| {
+        format!(
+            "struct ops {{ int (*a)(int), (*b)(int), (*c)(int); }};\n\
+             static int one(int x) {{ return x + 1; }}\nstatic int two(int x) {{ return x + 2; }}\n{more}\n\
+             const struct ops table = {{ {table} }};\nint call(int x) {{ return two(one(x)); }}\n"
+        )
+    };
+    let old = text("", ".a = one, .b = two");
+    let new = text("static int three(int x) { return x + 3; }", ".a = three, .c = two");
+    let (assembly, _) = assembled(&[("ops", &old, &new)], "table one two call __fentry__");
+    assert!(assembly.refusals.is_empty(), "{:?}", assembly.refusals);
+    assert_eq!(assembly.added.get("ops.o"), Some(&BTreeSet::from(["three".to_string()])));
+    let record = dynamos_abi::Record::parse(&assembly.record).unwrap();
+    let name = |index: u32| record.symbols().get(index).map(|symbol| record.str(symbol.name));
+    let slots: Vec<_> = record.slots().iter().collect();
+    let told: Vec<_> = slots.iter().map(|s| (s.offset, name(s.before), name(s.after))).collect();
+    assert_eq!(
+        told,
+        [(0, Some("one"), None), (8, Some("two"), None), (16, None, Some("two"))],
+        "a table of pointers"
+    );
+    let clones: Vec<bool> = slots.iter().map(|slot| slot.clone != dynamos_abi::NONE).collect();
+    assert_eq!(clones, [true, false, false]);
+    assert!(slots.iter().all(|slot| name(slot.symbol) == Some("table")));
+    let watched = dynamos_abi::function_flags::WATCHED;
+    let functions = record.functions().iter().filter(|f| f.flags & watched != 0);
+    let functions: Vec<_> = functions.filter_map(|function| name(function.symbol)).collect();
+    assert_eq!(functions, ["one", "two"]);
 }

@@ -82,16 +82,14 @@ impl<'a, 't> Handlers<'a, 't> {
                 let [condition, rest @ ..] = children.as_slice() else { return };
                 self.condition(condition, known);
                 for (branch, sense) in rest.iter().zip([true, false]) {
-                    let mut more = known.clone();
-                    more.extend(self.facts(condition, sense));
+                    let more = self.known_in(branch, condition, sense, known);
                     self.statement(branch, &more);
                 }
             }
             EntityKind::WhileStmt => {
                 let [condition, body] = children.as_slice() else { return self.all(e, known) };
                 self.condition(condition, known);
-                let mut more = known.clone();
-                more.extend(self.facts(condition, true));
+                let more = self.known_in(body, condition, true, known);
                 self.statement(body, &more);
             }
             _ => self.value(e, known),
@@ -109,6 +107,7 @@ impl<'a, 't> Handlers<'a, 't> {
             if label {
                 now.clone_from(known);
             }
+            self.forget(&mut now, child);
             self.statement(child, &now);
             let parts = child.get_children();
             if let (EntityKind::IfStmt, [condition, then]) = (child.get_kind(), parts.as_slice())
@@ -154,8 +153,7 @@ impl<'a, 't> Handlers<'a, 't> {
         match (self.text.operator(left, right).as_str(), self.text.is_null(right)) {
             (operator @ ("&&" | "||"), _) => {
                 self.condition(left, known);
-                let mut more = known.clone();
-                more.extend(self.facts(left, operator == "&&"));
+                let more = self.known_in(right, left, operator == "&&", known);
                 self.condition(right, &more);
             }
             ("==" | "!=", true) => self.condition(left, known),
@@ -194,8 +192,7 @@ impl<'a, 't> Handlers<'a, 't> {
                 let [condition, rest @ ..] = children.as_slice() else { return };
                 self.condition(condition, known);
                 for (branch, sense) in rest.iter().zip([true, false]) {
-                    let mut more = known.clone();
-                    more.extend(self.facts(condition, sense));
+                    let more = self.known_in(branch, condition, sense, known);
                     self.value(branch, &more);
                 }
             }
@@ -237,6 +234,7 @@ impl<'a, 't> Handlers<'a, 't> {
                 match (self.text.operator(left, right).as_str(), sense) {
                     ("&&", true) | ("||", false) => {
                         let mut both = self.facts(left, sense);
+                        self.forget(&mut both, right);
                         both.extend(self.facts(right, sense));
                         both
                     }
@@ -249,6 +247,50 @@ impl<'a, 't> Handlers<'a, 't> {
                 Known::from([self.bare(e)])
             }
             _ => Known::new(),
+        }
+    }
+
+    /// What is not NULL in `branch`, where the condition is true, or false.
+    fn known_in(
+        &self,
+        branch: &Entity<'t>,
+        condition: &Entity<'t>,
+        sense: bool,
+        known: &Known,
+    ) -> Known {
+        let mut more = known.clone();
+        more.extend(self.facts(condition, sense));
+        self.forget(&mut more, branch);
+        more
+    }
+
+    /// Drops what is written with a name that gets another value in `e`, or whose address is taken there: the same words
+    /// may then mean another table.
+    fn forget(&self, known: &mut Known, e: &Entity<'t>) {
+        if known.is_empty() {
+            return;
+        }
+        if let Some(target) = self.assigned(e) {
+            let name = words(self.text.of(&target)).last().unwrap_or_default();
+            known.retain(|expression| words(expression).all(|word| word != name));
+        }
+        e.get_children().iter().for_each(|child| self.forget(known, child));
+    }
+
+    /// What an expression gives another value, or takes the address of.
+    fn assigned(&self, e: &Entity<'t>) -> Option<Entity<'t>> {
+        let children = e.get_children();
+        match (e.get_kind(), children.as_slice()) {
+            (EntityKind::BinaryOperator, [left, right]) => {
+                (self.text.operator(left, right) == "=").then_some(*left)
+            }
+            (EntityKind::CompoundAssignOperator, [left, ..]) => Some(*left),
+            (EntityKind::UnaryOperator, [only]) => {
+                let text = self.text.of(e).trim();
+                let changes = ["++", "--"].iter().any(|o| text.starts_with(o) || text.ends_with(o));
+                (changes || text.starts_with('&')).then_some(*only)
+            }
+            _ => None,
         }
     }
 
@@ -271,6 +313,11 @@ impl<'a, 't> Handlers<'a, 't> {
         let lines = self.text.of(e).lines().filter(|line| !line.starts_with('#'));
         lines.flat_map(str::chars).filter(|c| !c.is_whitespace()).collect()
     }
+}
+
+/// The names in a piece of text.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
 /// Without brackets, conversions and `*`, which do nothing to a function that is called.

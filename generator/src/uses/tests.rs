@@ -279,6 +279,7 @@ fn looks(body: &str) -> Option<Vec<Look>> {
     let reader = open()?;
     let text = format!(
         "struct ops {{ int (*x)(int); int n; }}; int keep(void *); extern int (*kept)(int); int more(void);
+int more_of(struct ops **);
 int f(struct ops *o, struct ops *other, int a) {{ {body} }}"
     );
     let of = "struct ops".to_owned();
@@ -318,6 +319,10 @@ fn handlers_that_are_not_known_to_be_there() {
         ("if (o->x) return other->x(a); return 0;", vec![Test, Call]),
         ("if (o->x || a) return o->x(a); return 0;", vec![Test, Call]),
         ("if (a) goto in; if (!o->x) return 0; in: return o->x(a);", vec![Test, Call]),
+        ("if (o->x) { o = other; return o->x(a); } return 0;", vec![Test, Call]),
+        ("if (!o->x) return 0; o++; return o->x(a);", vec![Test, Call]),
+        ("if (o->x && (o = other) && o->x(a)) return 1; return 0;", vec![Test, Call]),
+        ("if (!o->x) return 0; more_of(&o); return o->x(a);", vec![Test, Call]),
         ("return !o->x;", vec![Test]),
         ("int has = !!o->x; if (has) o->x(a); return 0;", vec![Test, Call]),
         ("kept = o->x; return 0;", vec![Kept]),

@@ -45,6 +45,7 @@ fn sample() -> Vec<u8> {
         symbol: 0,
         addend: -4,
     });
+    writer.slots.push(Slot { symbol: 0, offset: 16, before: 0, after: NONE, clone: 0 });
     writer.finish("update", "6.1.0-55-amd64", "").unwrap()
 }
 
@@ -80,6 +81,31 @@ fn reads_back() {
     assert_eq!(alternatives.len(), 2);
     assert_eq!(alternatives[0].masked, [1]);
     assert_eq!(record.relocations().get(0).unwrap().addend, -4);
+    let slot = record.slots().get(0).unwrap();
+    assert_eq!((slot.offset, slot.before, slot.after, slot.clone), (16, 0, NONE, 0));
+}
+
+#[test]
+fn a_slot_that_leads_nowhere_is_refused() {
+    let good = Slot { symbol: 0, offset: 16, before: 0, after: NONE, clone: 0 };
+    for slot in [
+        Slot { symbol: 1, ..good },
+        Slot { symbol: NONE, ..good },
+        Slot { offset: 12, ..good },
+        Slot { before: 1, ..good },
+        Slot { after: 1, clone: NONE, ..good },
+        Slot { clone: 1, ..good },
+        Slot { after: 0, ..good },
+    ] {
+        let mut writer = RecordWriter::default();
+        writer.addr_count = 1;
+        let object = Object { name: writer.str("vmlinux") };
+        writer.objects.push(object);
+        let name = writer.str("ops");
+        writer.symbols.push(Symbol { name, object: 0, flags: 0, placeholder: NONE });
+        writer.slots.push(slot);
+        assert!(writer.finish("update", "6.1", "").is_err(), "{slot:?}");
+    }
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn handlers_change(version: &str, release: &str) {
         ("default", "which all calls share"),
         ("policy", "which all calls share"),
         ("force", "cannot be forced on new calls only"),
-        ("blocked", "sleeps in ext4_show_options"),
+        ("blocked", "sleeps in show_vfsmnt"),
     ] {
         assert!(results[name].starts_with("status 3"), "{name}: {}", results[name]);
         assert!(results[name].contains(why), "{name}: {}", results[name]);

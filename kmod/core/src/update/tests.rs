@@ -223,6 +223,11 @@ impl Layer for Sim {
 
 /// An update of three functions in two objects, with an anchor among them.
 pub(super) fn record() -> Vec<u8> {
+    builder().finish("pipe_fix")
+}
+
+/// The record of three functions, one anchor and one reference.
+pub(super) fn builder() -> Build {
     let mut build = Build::new();
     let name = build.0.str("ext4");
     build.0.objects.push(Object { name });
@@ -236,7 +241,7 @@ pub(super) fn record() -> Vec<u8> {
     let kind = RelocationKind::Abs64 as u32;
     build.0.symbols.last_mut().unwrap().placeholder = 2;
     build.0.relocations.push(Relocation { base: 1, offset: 8, kind, symbol, addend: 0 });
-    build.finish("pipe_fix")
+    build
 }
 
 pub(super) fn kernel() -> Kernel {

@@ -1,6 +1,8 @@
 //! Scopes, and what happens at the end of the time limit.
 
-use super::tests::{ADDRESSES, HOW, Sim, WRITABLE, activated, kernel, record, sim};
+use dynamos_abi::{NONE, Slot};
+
+use super::tests::{ADDRESSES, HOW, Sim, WRITABLE, activated, builder, kernel, record, sim};
 use super::*;
 use crate::budget::Budget;
 use crate::testing::with_record;
@@ -163,6 +165,33 @@ fn sleepers_are_woken_at_every_try_but_only_if_asked() {
             assert_eq!(sim.woken, if signal { 5 } else { 0 });
         });
     }
+}
+
+#[test]
+fn an_update_that_writes_handlers_is_switched_as_a_whole_or_not_at_all() {
+    let mut build = builder();
+    let slot = Slot { symbol: 0, offset: 0, before: 0, after: NONE, clone: NONE };
+    build.0.slots.push(slot);
+    with_record(&build.finish("update"), |record| {
+        let mut sim = sim();
+        let mut update = ready(&mut sim, record);
+        let before = sim.operations;
+        for how in [
+            Switching { scope: Scope::Function, ..HOW },
+            Switching { scope: Scope::Function, fresh: true, ..HOW },
+            Switching { on_timeout: OnTimeout::ForceNewCalls, ..HOW },
+        ] {
+            let outcome = update.activate(&mut sim, &ADDRESSES, &WRITABLE, how);
+            assert!(matches!(outcome, Err(Refusal::HandlersNeedSystem)), "{how:?}");
+            assert_eq!((update.state(), sim.operations), (State::Registered, before));
+        }
+        update.activate(&mut sim, &ADDRESSES, &WRITABLE, HOW).unwrap();
+        let force = Switching { on_timeout: OnTimeout::ForceNewCalls, ..HOW };
+        assert!(matches!(update.revert(&mut sim, force), Err(Refusal::HandlersNeedSystem)));
+        assert!(sim.is_fully_active());
+        update.revert(&mut sim, HOW).unwrap();
+        assert_eq!(update.state(), State::Reverted);
+    });
 }
 
 #[test]
