@@ -68,9 +68,11 @@ impl Policies {
 
     /// Whether of every function that is replaced both editions may run at a time.
     pub(crate) fn let_editions_mix(&self, record: &Record<'_>) -> bool {
-        replaced(record).all(|(index, function)| {
-            function.flags & function_flags::ADAPTS != 0 || self.rule(index) != Rule::Always
-        })
+        let mut all = replaced(record).peekable();
+        all.peek().is_some()
+            && all.all(|(index, function)| {
+                function.flags & function_flags::ADAPTS != 0 || self.rule(index) != Rule::Always
+            })
     }
 
     /// The sources for `changes`, made before anything changes.

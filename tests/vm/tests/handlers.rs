@@ -67,6 +67,9 @@ fn handlers_change(version: &str, release: &str) {
         .disk(64 << 20)
         .script(format!(
             r#"{SAYS}{SHELL}
+            # What the update itself takes from other modules must be there.
+            load-module ext4
+            rmmod ext4
             # Before its module: nobody has seen the table yet.
             says early dynamos load /update/ops
             load-module ext4
