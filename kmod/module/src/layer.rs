@@ -453,8 +453,10 @@ impl Layer for KernelLayer {
             return Ok(());
         }
         let slot = self.redirects.get_mut(function as usize).ok_or(INVALID)?;
-        // An empty slot is one that the kernel did not let go before; it never will.
-        slot.take().ok_or(INVALID)?.remove().map_err(to_core)
+        slot.take().ok_or(INVALID)?.remove().map_err(|(left, error)| {
+            *slot = Some(left);
+            to_core(error)
+        })
     }
 
     fn replaces_others(&self) -> bool {
