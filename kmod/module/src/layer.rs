@@ -352,9 +352,9 @@ impl KernelLayer {
         Ok(())
     }
 
-    /// The policies in force, for people.
-    pub(crate) fn policy_text(&self) -> Result<Vec<u8>, KernelErrno> {
-        self.policies.text(&self.record)
+    /// Writes the policies in force to `text`, which is [`Policies::room`].
+    pub(crate) fn write_policies(&self, text: &mut Vec<u8>) {
+        self.policies.write(&self.record, text);
     }
 }
 

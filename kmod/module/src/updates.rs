@@ -26,6 +26,7 @@ use crate::ffi::{kernel, log, wait};
 use crate::layer::KernelLayer;
 use crate::module::{Root, STATE, refuse};
 use crate::names;
+use crate::policies::Policies;
 use crate::refused::Refused;
 use crate::work::Work;
 
@@ -182,7 +183,8 @@ fn begin(
     let layer = KernelLayer::new(id, record, descriptor, module)?;
     let proposed = descriptor.proposed_scope();
     let mut work = try_box(Work::new(Update::new(&record)?, layer, proposed, options))?;
-    let policy = work.layer.policy_text()?;
+    let mut policy = Policies::room()?;
+    work.layer.write_policies(&mut policy);
     let parent = STATE.lock().root.as_ref().map(Dir::as_parent).ok_or(Errno::ENODEV)?;
     let directory = Dir::inside(parent, name, UpdateDirectory::new(id))?;
     if let Some(entry) = STATE.lock().registry.entry_mut(id) {

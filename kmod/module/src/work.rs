@@ -15,6 +15,7 @@ use crate::ffi::{kernel, log, policy, wait};
 use crate::layer::KernelLayer;
 use crate::module::STATE;
 use crate::names;
+use crate::policies::Policies;
 use crate::refused::Refused;
 
 /// What an operation works with.
@@ -306,10 +307,11 @@ impl Work {
             Request::parse(input).map_err(|error| Refused::policy(format_args!("{error}")))?;
         let program = Program::parse(request.program, policy::facts()?.hz)
             .map_err(|error| Refused::policy(format_args!("{error}")))?;
+        let mut text = Policies::room()?;
         self.layer.set_policy(&request, &program, live)?;
         let (name, function) = (self.update.name(), request.function.unwrap_or("all functions"));
         log::info(format_args!("{name}: policy of {function}: {}", program.source()));
-        let text = self.layer.policy_text()?;
+        self.layer.write_policies(&mut text);
         if let Some(entry) = STATE.lock().registry.entry_mut(id) {
             entry.policy = text;
         }
