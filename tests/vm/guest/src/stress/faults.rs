@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use super::What;
-use super::kernel::{At, Subject};
+use super::kernel::{self, At, Subject};
 
 const DEBUG: &str = "/sys/kernel/debug";
 
@@ -28,6 +28,8 @@ pub enum Stage {
     Revert,
     /// Switching to it again.
     Enable,
+    /// Having another policy decide on each call.
+    Policy,
     /// Unloading the update.
     Unload,
     /// Unloading dynamos.ko.
@@ -101,23 +103,36 @@ fn go_through(subject: &mut Subject, stage: Stage, own: bool) -> Result<Outcome>
         subject.insert_dynamos().context("dynamos.ko")?;
         mark(subject)?;
     }
+    let policies = Policies::new()?;
+    if stage == Stage::Policy {
+        reach(subject, Some(At::Active))?;
+        subject.write_policy(&policies.ours).context("the policy to begin with")?;
+    }
     only_below_dynamos(own && !about_dynamos)?;
     let mut outcome = Outcome::default();
     for number in 1.. {
         before(subject, stage).with_context(|| format!("{stage:?}: before point {number}"))?;
+        let was = matches!(stage, Stage::Policy).then(|| subject.policy()).transpose()?;
         let nth = Nth::arm(number)?;
-        let result = operate(subject, stage);
+        let result = operate(subject, stage, &policies);
         if !nth.disarm()? {
             ensure!(result.is_ok(), "{stage:?} fails without a fault: {result:?}");
             break;
         }
         outcome.points += 1;
-        if let Err(error) = judge(subject, stage, result, &mut outcome) {
+        let judged = match &was {
+            None => judge(subject, stage, result, &mut outcome),
+            Some(was) => judge_policy(subject, &policies, was, result, &mut outcome),
+        };
+        if let Err(error) = judged {
             outcome.failures.push(format!("point {number}: {result:?}, {error:#}"));
         }
     }
     only_below_dynamos(false)?;
     set("fail_function/inject", "")?;
+    if stage == Stage::Policy {
+        subject.write_policy(&policies.ours).context("the policy at the end")?;
+    }
     reach(subject, None)?;
     subject.rebase()?;
     Ok(outcome)
@@ -163,7 +178,7 @@ fn before(subject: &Subject, stage: Stage) -> Result<()> {
         match stage {
             Stage::DynamosLoad => None,
             Stage::Load | Stage::DynamosUnload => Some(At::Absent),
-            Stage::Revert => Some(At::Active),
+            Stage::Revert | Stage::Policy => Some(At::Active),
             Stage::Enable | Stage::Unload => Some(At::Reverted),
         },
     )
@@ -189,12 +204,13 @@ fn reach(subject: &Subject, wanted: Option<At>) -> Result<()> {
     bail!("{wanted:?} is not reached; the update is {:?}", subject.at()?)
 }
 
-fn operate(subject: &Subject, stage: Stage) -> nix::Result<()> {
+fn operate(subject: &Subject, stage: Stage, policies: &Policies) -> nix::Result<()> {
     match stage {
         Stage::DynamosLoad => subject.insert_dynamos(),
         Stage::Load => subject.insert(),
         Stage::Revert => subject.enable(false),
         Stage::Enable => subject.enable(true),
+        Stage::Policy => subject.write_policy(&policies.others),
         Stage::Unload => subject.remove(),
         Stage::DynamosUnload => subject.remove_dynamos(),
     }
@@ -214,6 +230,7 @@ fn judge(
         Stage::Load => ((At::Absent, true), (At::Active, true)),
         Stage::Revert => ((At::Active, true), (At::Reverted, true)),
         Stage::Enable => ((At::Reverted, true), (At::Active, true)),
+        Stage::Policy => ((At::Active, true), (At::Active, true)),
         Stage::Unload => ((At::Reverted, true), (At::Absent, true)),
         Stage::DynamosUnload => ((At::Absent, true), (At::Absent, false)),
     };
@@ -233,6 +250,42 @@ fn judge(
         "the update is {at:?}, dynamos.ko is there: {dynamos}"
     );
     *counted += 1;
+    Ok(())
+}
+
+/// Requests that are made before anything fails.
+struct Policies {
+    /// The calls of this process take the edition.
+    ours: Vec<u8>,
+    /// Those of all others do.
+    others: Vec<u8>,
+}
+
+impl Policies {
+    fn new() -> Result<Policies> {
+        let own = std::process::id();
+        let ours = kernel::policy(&format!("tgid == {own}"))?;
+        Ok(Policies { ours, others: kernel::policy(&format!("tgid != {own}"))? })
+    }
+}
+
+/// Which policy decides, and which one is shown; then the first one decides again.
+fn judge_policy(
+    subject: &Subject,
+    policies: &Policies,
+    was: &str,
+    result: nix::Result<()>,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let (shown, takes) = (subject.policy()?, kernel::behaves_as_updated()?);
+    subject.write_policy(&policies.ours).context("the policy cannot be set back")?;
+    let unchanged = result.is_err();
+    ensure!(
+        takes == unchanged && (shown == was) == unchanged,
+        "a call takes edition {}, and the policy is {shown:?}",
+        u8::from(takes)
+    );
+    *(if unchanged { &mut outcome.refused } else { &mut outcome.done }) += 1;
     Ok(())
 }
 

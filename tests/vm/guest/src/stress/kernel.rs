@@ -83,18 +83,28 @@ impl Subject {
 
     /// Writes the `enabled` file.
     pub fn enable(&self, on: bool) -> nix::Result<()> {
-        let file = File::options().write(true).open(self.file("enabled"));
-        let written = file.and_then(|mut file| file.write_all(if on { b"1" } else { b"0" }));
+        self.write("enabled", if on { b"1" } else { b"0" })
+    }
+
+    fn write(&self, file: &str, bytes: &[u8]) -> nix::Result<()> {
+        let file = File::options().write(true).open(self.file(file));
+        let written = file.and_then(|mut file| file.write_all(bytes));
         written.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(Errno::EIO as i32)))
     }
 
     /// Sets the policy of all functions.
     pub fn set_policy(&self, text: &str) -> Result<()> {
-        let program = compile_text(text, &Nothing).with_context(|| format!("policy {text:?}"))?;
-        let request = Request { function: None, program: &program }.encode();
-        let file = File::options().write(true).open(self.file("policy"));
-        file.and_then(|mut file| file.write_all(&request))
-            .with_context(|| format!("cannot set the policy {text:?}"))
+        self.write_policy(&policy(text)?).with_context(|| format!("cannot set the policy {text:?}"))
+    }
+
+    /// Writes what [`policy`] made to the `policy` file.
+    pub fn write_policy(&self, request: &[u8]) -> nix::Result<()> {
+        self.write("policy", request)
+    }
+
+    /// What the `policy` file says.
+    pub fn policy(&self) -> Result<String> {
+        std::fs::read_to_string(self.file("policy")).context("cannot read the policy")
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -130,6 +140,12 @@ impl Subject {
             }
         }
     }
+}
+
+/// The request that gives all functions a policy.
+pub fn policy(text: &str) -> Result<Vec<u8>> {
+    let program = compile_text(text, &Nothing).with_context(|| format!("policy {text:?}"))?;
+    Ok(Request { function: None, program: &program }.encode())
 }
 
 /// What the policies of the test speak of: no cgroups, no arguments.
