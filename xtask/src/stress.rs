@@ -89,8 +89,7 @@ fn kernel(cache: &Cache, stock: bool) -> Result<(Image, Option<PathBuf>)> {
 
 /// Makes the update with the tool itself; gives the number of functions it replaces.
 fn make_update(build: Option<&Path>, update: &Path) -> Result<usize> {
-    let mut tool =
-        crate::cargo(&["run", "--release", "--quiet", "--bin", "dynamos-diff", "--", "--quiet"]);
+    let mut tool = crate::cargo(&["run", "--quiet", "--bin", "dynamos-diff", "--", "--quiet"]);
     tool.arg(format!("deb:{VERSION}")).arg(stress::patch());
     tool.args(["--name", stress::UPDATE, "-o"]).arg(update);
     tool.args(build.map(|build| [Path::new("--kernel"), build]).into_iter().flatten());
