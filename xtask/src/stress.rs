@@ -29,7 +29,7 @@ pub struct Arguments {
     /// Make every allocation, registration and wait of every operation fail in turn.
     #[arg(long)]
     faults: bool,
-    /// Only this operation: dynamos-load, load, revert, enable, policy, unload, dynamos-unload. May be repeated.
+    /// Only this operation: dynamos-load, load, revert, enable, policy, wait, drain, unload, dynamos-unload. May be repeated.
     #[arg(long, value_name = "OPERATION", requires = "faults")]
     stage: Vec<String>,
     /// Only the points below a function of dynamos.ko, not those of the kernel's module loader around it.

@@ -5,9 +5,11 @@
 //! and waits). N goes up until nothing failed any more.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -30,6 +32,10 @@ pub enum Stage {
     Enable,
     /// Having another policy decide on each call.
     Policy,
+    /// Switching to it while a task sleeps in edition 0: it waits, and goes on without.
+    Wait,
+    /// Going back to edition 0 while a task sleeps in the update's code: it waits, and drains.
+    Drain,
     /// Unloading the update.
     Unload,
     /// Unloading dynamos.ko.
@@ -108,6 +114,13 @@ fn go_through(subject: &mut Subject, stage: Stage, own: bool) -> Result<Outcome>
         reach(subject, Some(At::Active))?;
         subject.write_policy(&policies.ours).context("the policy to begin with")?;
     }
+    let sleeper = match stage {
+        Stage::Wait | Stage::Drain => {
+            before(subject, stage)?;
+            Some(Sleeper::start()?)
+        }
+        _ => None,
+    };
     only_below_dynamos(own && !about_dynamos)?;
     let mut outcome = Outcome::default();
     for number in 1.. {
@@ -130,6 +143,7 @@ fn go_through(subject: &mut Subject, stage: Stage, own: bool) -> Result<Outcome>
     }
     only_below_dynamos(false)?;
     set("fail_function/inject", "")?;
+    sleeper.map(Sleeper::end).transpose()?;
     if stage == Stage::Policy {
         subject.write_policy(&policies.ours).context("the policy at the end")?;
     }
@@ -178,8 +192,8 @@ fn before(subject: &Subject, stage: Stage) -> Result<()> {
         match stage {
             Stage::DynamosLoad => None,
             Stage::Load | Stage::DynamosUnload => Some(At::Absent),
-            Stage::Revert | Stage::Policy => Some(At::Active),
-            Stage::Enable | Stage::Unload => Some(At::Reverted),
+            Stage::Revert | Stage::Policy | Stage::Drain => Some(At::Active),
+            Stage::Enable | Stage::Unload | Stage::Wait => Some(At::Reverted),
         },
     )
 }
@@ -197,7 +211,10 @@ fn reach(subject: &Subject, wanted: Option<At>) -> Result<()> {
                 (At::Absent, _) => subject.insert().context("load")?,
                 (At::Reverted, Some(At::Active)) => subject.enable(true).context("enable")?,
                 (At::Reverted, _) => subject.remove().context("unload")?,
-                (At::Active | At::Reverting, _) => subject.enable(false).context("revert")?,
+                (At::Draining, Some(At::Active)) => subject.enable(true).context("resume")?,
+                (At::Active | At::Reverting | At::Draining, _) => {
+                    subject.enable(false).context("revert")?
+                }
             },
         }
     }
@@ -211,6 +228,8 @@ fn operate(subject: &Subject, stage: Stage, policies: &Policies) -> nix::Result<
         Stage::Revert => subject.enable(false),
         Stage::Enable => subject.enable(true),
         Stage::Policy => subject.write_policy(&policies.others),
+        Stage::Wait => subject.switch("1 scope=system,wait_ms=40,on_timeout=force-new-calls"),
+        Stage::Drain => subject.switch("0 wait_ms=40,on_timeout=force-new-calls"),
         Stage::Unload => subject.remove(),
         Stage::DynamosUnload => subject.remove_dynamos(),
     }
@@ -229,7 +248,8 @@ fn judge(
         Stage::DynamosLoad => ((At::Absent, false), (At::Absent, true)),
         Stage::Load => ((At::Absent, true), (At::Active, true)),
         Stage::Revert => ((At::Active, true), (At::Reverted, true)),
-        Stage::Enable => ((At::Reverted, true), (At::Active, true)),
+        Stage::Enable | Stage::Wait => ((At::Reverted, true), (At::Active, true)),
+        Stage::Drain => ((At::Active, true), (At::Draining, true)),
         Stage::Policy => ((At::Active, true), (At::Active, true)),
         Stage::Unload => ((At::Reverted, true), (At::Absent, true)),
         Stage::DynamosUnload => ((At::Absent, true), (At::Absent, false)),
@@ -287,6 +307,39 @@ fn judge_policy(
     );
     *(if unchanged { &mut outcome.refused } else { &mut outcome.done }) += 1;
     Ok(())
+}
+
+/// A task asleep in `pipe_read`, in the edition that was there when it began.
+struct Sleeper {
+    writer: std::io::PipeWriter,
+    thread: JoinHandle<std::io::Result<usize>>,
+}
+
+impl Sleeper {
+    fn start() -> Result<Sleeper> {
+        let (mut reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let _ = tell.send(nix::unistd::gettid());
+            reader.read(&mut [0])
+        });
+        let thread_id = told.recv().context("no sleeper")?;
+        let stack = format!("/proc/self/task/{thread_id}/stack");
+        for _ in 0..1000 {
+            if std::fs::read_to_string(&stack).is_ok_and(|stack| stack.contains("pipe_read")) {
+                return Ok(Sleeper { writer, thread });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("nobody sleeps in pipe_read")
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.writer.write_all(b"x").context("cannot wake the sleeper")?;
+        let read = self.thread.join().map_err(|_| anyhow::anyhow!("the sleeper panicked"))?;
+        ensure!(read.context("the sleeper cannot read")? == 1, "the sleeper read nothing");
+        Ok(())
+    }
 }
 
 /// Makes the N-th point of this task fail.

@@ -40,6 +40,8 @@ pub enum At {
     Active,
     /// The module is there, and no function is redirected.
     Reverted,
+    /// Calls take edition 0, and a task is still in the update's code.
+    Draining,
     /// Kept, because the kernel did not let go of a redirection; edition 0 runs.
     Reverting,
 }
@@ -83,7 +85,12 @@ impl Subject {
 
     /// Writes the `enabled` file.
     pub fn enable(&self, on: bool) -> nix::Result<()> {
-        self.write("enabled", if on { b"1" } else { b"0" })
+        self.switch(if on { "1" } else { "0" })
+    }
+
+    /// Writes the `enabled` file, with options.
+    pub fn switch(&self, text: &str) -> nix::Result<()> {
+        self.write("enabled", text.as_bytes())
     }
 
     fn write(&self, file: &str, bytes: &[u8]) -> nix::Result<()> {
@@ -134,6 +141,9 @@ impl Subject {
             }
             (true, Some("active"), ours, true) if ours == self.functions => Ok(At::Active),
             (true, Some("reverted"), 0, false) => Ok(At::Reverted),
+            (true, Some("reverted (draining)"), ours, false) if ours == self.functions => {
+                Ok(At::Draining)
+            }
             (true, Some("reverting"), _, false) => Ok(At::Reverting),
             _ => {
                 bail!("neither as before nor active: (module, state, redirected, new) = {shown:?}")
