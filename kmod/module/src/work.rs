@@ -18,6 +18,11 @@ use crate::names;
 use crate::policies::Policies;
 use crate::refused::Refused;
 
+/// How long to wait before a revert that must come to its end is tried again.
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+/// How many tries that fail pass between two lines in the log: a minute.
+const TRIES_BETWEEN_LINES: u32 = 3000;
+
 /// What an operation works with.
 pub(crate) struct Work {
     pub(crate) update: Update<'static>,
@@ -258,14 +263,19 @@ impl Work {
         // Whoever were in the update's code would return into code that goes.
         let options =
             Options { wait_ms: Some(10_000), on_timeout: OnTimeout::Hold, ..Options::default() };
+        let mut failures = 0_u32;
         while !matches!(self.update.state(), State::Reverted | State::Gone) {
-            match self.revert(id, &options) {
-                // Whoever unloads the module may be killed; the module goes all the same.
-                Err(Refused::Decision(Refusal::Blocked { .. } | Refusal::Busy { .. })) => {
-                    wait::pause(Duration::from_millis(20));
+            let Err(refused) = self.revert(id, &options) else { continue };
+            // Whoever unloads the module may be killed, and the kernel may lack memory just now; the module goes all
+            // the same when this returns, and another of its name is not to find the redirections.
+            if !matches!(refused, Refused::Decision(Refusal::Blocked { .. } | Refusal::Busy { .. }))
+            {
+                if failures.is_multiple_of(TRIES_BETWEEN_LINES) {
+                    log::error(format_args!("{}: cannot go yet: {refused}", self.update.name()));
                 }
-                result => result?,
+                failures = failures.saturating_add(1);
             }
+            wait::pause(BETWEEN_TRIES);
         }
         self.await_again(id)
     }
