@@ -58,12 +58,12 @@ struct Outcome {
 /// Goes through the stages and prints a JSON object. With `own` only the points below a function of dynamos.ko
 /// count, not those of the kernel's module loader around it.
 pub fn faults(what: &What, stages: &[Stage], own: bool) -> Result<()> {
-    let mut subject = what.subject()?;
+    let subject = what.subject()?;
     prepare()?;
     let mut shown = Vec::new();
     let (mut points, mut failures) = (0, 0);
     for stage in stages {
-        let outcome = go_through(&mut subject, *stage, own)?;
+        let outcome = go_through(&subject, *stage, own)?;
         for failure in &outcome.failures {
             eprintln!("{stage:?}: {failure}");
         }
@@ -102,12 +102,12 @@ fn set(file: &str, value: &str) -> Result<()> {
     std::fs::write(&path, value).with_context(|| format!("cannot set {}", path.display()))
 }
 
-fn go_through(subject: &mut Subject, stage: Stage, own: bool) -> Result<Outcome> {
+fn go_through(subject: &Subject, stage: Stage, own: bool) -> Result<Outcome> {
     let about_dynamos = matches!(stage, Stage::DynamosLoad | Stage::DynamosUnload);
     if !about_dynamos {
         reach(subject, None)?;
         subject.insert_dynamos().context("dynamos.ko")?;
-        mark(subject)?;
+        mark()?;
     }
     let policies = Policies::new()?;
     if stage == Stage::Policy {
@@ -148,12 +148,11 @@ fn go_through(subject: &mut Subject, stage: Stage, own: bool) -> Result<Outcome>
         subject.write_policy(&policies.ours).context("the policy at the end")?;
     }
     reach(subject, None)?;
-    subject.rebase()?;
     Ok(outcome)
 }
 
 /// Every function of dynamos.ko that may be made to fail, shall be.
-fn mark(subject: &mut Subject) -> Result<()> {
+fn mark() -> Result<()> {
     let list = std::fs::read_to_string(Path::new(DEBUG).join("error_injection/list"))
         .context("cannot read which functions may fail")?;
     let names = list.lines().filter_map(|line| line.split_whitespace().next());
@@ -163,7 +162,7 @@ fn mark(subject: &mut Subject) -> Result<()> {
         ours += 1;
     }
     ensure!(ours > 0, "no function of dynamos.ko may be made to fail");
-    subject.rebase()
+    Ok(())
 }
 
 /// Only what has dynamos.ko on the stack, or everything.
