@@ -18,6 +18,9 @@ use crate::{run, unpack};
 /// Goes into the key: raise it when built kernels come out different.
 const FORMAT: &str = "1";
 
+/// Where they are in the cache.
+const KIND: &str = "built";
+
 /// What the debug kernel's configuration has on top of `make defconfig`.
 const DEBUG_CONFIG: &str = include_str!("../debug.config");
 
@@ -63,30 +66,20 @@ impl Cache {
     /// Gives the debug kernel of a version's source, and builds it if needed: about a
     /// quarter of an hour on two cores.
     pub fn debug_kernel(&self, kernel: &Kernel) -> Result<BuiltKernel> {
-        let version = Command::new(COMPILER).arg("--version").env("LC_ALL", "C").output();
-        let version = version.map_err(|source| Error::MissingTool {
-            program: COMPILER.to_owned(),
-            package: COMPILER,
-            source,
-        })?;
-        let source_key = unpack::key(kernel, Part::Source)?;
-        let mut hasher = blake3::Hasher::new();
-        for part in [FORMAT.as_bytes(), source_key.as_bytes(), DEBUG_CONFIG.as_bytes()] {
-            hasher.update(part);
-            hasher.update(&[0]);
-        }
-        hasher.update(&version.stdout);
-        let hash = hasher.finalize().to_hex();
-        let key = format!("{}-debug-{}", kernel.version, hash.get(..12).unwrap_or_default());
-        let dir = self.entry("built", &key, |partial| {
+        let key = debug_key(kernel)?;
+        let dir = self.entry(KIND, &key, |partial| {
             let pristine = self.source(kernel)?;
             fs::create_dir(partial).at("create", partial)?;
             tree::clone(&pristine, &partial.join("tree"), Transfer::Link, tree::everything)?;
             self.build(partial, &kernel.version)
         })?;
-        let file = dir.join("release");
-        let release = fs::read_to_string(&file).at("read", &file)?.trim().to_owned();
-        Ok(BuiltKernel { dir, release })
+        opened(dir)
+    }
+
+    /// The debug kernel of a version's source, if it has been built.
+    pub fn debug_kernel_if_built(&self, kernel: &Kernel) -> Result<Option<BuiltKernel>> {
+        let dir = self.root().join(KIND).join(debug_key(kernel)?);
+        dir.is_dir().then(|| opened(dir)).transpose()
     }
 
     fn build(&self, partial: &Path, version: &str) -> Result<()> {
@@ -109,6 +102,32 @@ impl Cache {
         })?;
         collect(partial, &root)
     }
+}
+
+/// What the debug kernel of a version is kept under.
+fn debug_key(kernel: &Kernel) -> Result<String> {
+    let version = Command::new(COMPILER).arg("--version").env("LC_ALL", "C").output();
+    let version = version.map_err(|source| Error::MissingTool {
+        program: COMPILER.to_owned(),
+        package: COMPILER,
+        source,
+    })?;
+    let source_key = unpack::key(kernel, Part::Source)?;
+    let mut hasher = blake3::Hasher::new();
+    for part in [FORMAT.as_bytes(), source_key.as_bytes(), DEBUG_CONFIG.as_bytes()] {
+        hasher.update(part);
+        hasher.update(&[0]);
+    }
+    hasher.update(&version.stdout);
+    let hash = hasher.finalize().to_hex();
+    Ok(format!("{}-debug-{}", kernel.version, hash.get(..12).unwrap_or_default()))
+}
+
+/// The kernel in a finished directory.
+fn opened(dir: PathBuf) -> Result<BuiltKernel> {
+    let file = dir.join("release");
+    let release = fs::read_to_string(&file).at("read", &file)?.trim().to_owned();
+    Ok(BuiltKernel { dir, release })
 }
 
 /// `defconfig` with the fragment on top; each line of the fragment must be there afterwards.

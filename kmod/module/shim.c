@@ -8,6 +8,7 @@
 #include <linux/cred.h>
 #include <linux/delay.h>
 #include <linux/error-injection.h>
+#include <linux/fault-inject.h>
 #include <linux/ftrace.h>
 #include <linux/jiffies.h>
 #include <linux/jump_label.h>
@@ -45,8 +46,17 @@
  */
 #ifdef CONFIG_FAIL_FUNCTION
 #define MAY_FAIL(name) ALLOW_ERROR_INJECTION(name, ERRNO)
+
+/* The kernel learns of those when this module is loaded: what its init function calls asks by itself. */
+static struct fault_attr init_fault = {
+	.interval = 1,
+	.times = ATOMIC_INIT(-1),
+	.require_end = ULONG_MAX,
+};
+#define FAILS_AT_INIT() should_fail(&init_fault, 1)
 #else
 #define MAY_FAIL(name)
+#define FAILS_AT_INIT() false
 #endif
 
 /* The direct-call API without "_multi" and symbol search by module name: both came by 6.4. */
@@ -142,8 +152,11 @@ static unsigned long lookup(const char *name)
 
 int dynamos_shim_lookup_all(void)
 {
-	unsigned long address = address_of_kallsyms_lookup_name();
+	unsigned long address;
 
+	if (FAILS_AT_INIT())
+		return -ENOENT;
+	address = address_of_kallsyms_lookup_name();
 	if (!address) {
 		printk(KERN_ERR "dynamos: no kprobe on kallsyms_lookup_name to learn its address\n");
 		return -ENOENT;
@@ -158,7 +171,6 @@ int dynamos_shim_lookup_all(void)
 	ftrace_enabled_address = (int *)lookup("ftrace_enabled");
 	return ftrace_enabled_address ? 0 : -ENOENT;
 }
-MAY_FAIL(dynamos_shim_lookup_all);
 
 int dynamos_shim_vmlinux_matches(const char *name, dynamos_match_fn visit, void *context)
 {
@@ -621,9 +633,10 @@ static struct notifier_block module_events = {
 
 int dynamos_shim_follow_modules(void)
 {
+	if (FAILS_AT_INIT())
+		return -ENOMEM;
 	return register_module_notifier(&module_events);
 }
-MAY_FAIL(dynamos_shim_follow_modules);
 
 void dynamos_shim_follow_no_modules(void)
 {

@@ -1,6 +1,7 @@
 //! `cargo xtask stress`: the module and an update on a kernel that watches them (KASAN, lockdep, PROVE_RCU,
 //! kmemleak) and can make every allocation fail.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,6 +29,12 @@ pub struct Arguments {
     /// Make every allocation, registration and wait of every operation fail in turn.
     #[arg(long)]
     faults: bool,
+    /// Only this operation: dynamos-load, load, revert, enable, policy, wait, drain, unload, dynamos-unload. May be repeated.
+    #[arg(long, value_name = "OPERATION", requires = "faults")]
+    stage: Vec<String>,
+    /// Only the points below a function of dynamos.ko, not those of the kernel's module loader around it.
+    #[arg(long, requires = "faults")]
+    own: bool,
     /// Use Debian's own kernel of the same source: nothing to build, but it finds only what crashes or
     /// loses data.
     #[arg(long, conflicts_with = "faults")]
@@ -55,7 +62,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         collect(&mut results, "stress", vm, &out)?;
     }
     if arguments.faults {
-        let vm = stress::faults(&image, &update, functions, "")?;
+        let mut options = String::from(if arguments.own { "--own" } else { "" });
+        for stage in &arguments.stage {
+            let plain = stage.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+            ensure!(plain, "there is no operation {stage:?}");
+            write!(options, " --stage {stage}")?;
+        }
+        let vm = stress::faults(&image, &update, functions, &options)?;
         collect(&mut results, "faults", vm, &out)?;
     }
     let text = serde_json::to_string_pretty(&results)? + "\n";
@@ -89,8 +102,7 @@ fn kernel(cache: &Cache, stock: bool) -> Result<(Image, Option<PathBuf>)> {
 
 /// Makes the update with the tool itself; gives the number of functions it replaces.
 fn make_update(build: Option<&Path>, update: &Path) -> Result<usize> {
-    let mut tool =
-        crate::cargo(&["run", "--release", "--quiet", "--bin", "dynamos-diff", "--", "--quiet"]);
+    let mut tool = crate::cargo(&["run", "--quiet", "--bin", "dynamos-diff", "--", "--quiet"]);
     tool.arg(format!("deb:{VERSION}")).arg(stress::patch());
     tool.args(["--name", stress::UPDATE, "-o"]).arg(update);
     tool.args(build.map(|build| [Path::new("--kernel"), build]).into_iter().flatten());

@@ -83,9 +83,10 @@ impl LateTables {
         module: &Module,
         placeholders: &Placeholders,
     ) -> Result<(), Errno> {
-        if self.installed.is_some() || !self.before.is_empty() {
+        if self.installed.is_some() {
             return Err(Errno::EEXIST);
         }
+        self.restore(module)?; // What could not be put back the last time.
         let outcome = self
             .save(module)
             .and_then(|()| self.check_jumps(placeholders))
@@ -101,7 +102,7 @@ impl LateTables {
                 Ok(())
             }
             Err(error) => {
-                self.restore(module);
+                self.put_back(module);
                 Err(error)
             }
         }
@@ -110,7 +111,7 @@ impl LateTables {
     /// Takes the tables back and puts the code into the state it was built in. None of it runs.
     pub(crate) fn remove(&mut self, module: &Module) {
         self.installed = None;
-        self.restore(module);
+        self.put_back(module);
     }
 
     /// Keeps both tables, and the code that each entry names.
@@ -137,19 +138,22 @@ impl LateTables {
         Ok(())
     }
 
-    /// Puts back what was kept. What cannot be put back stays noted, so that the tables are not given again.
-    fn restore(&mut self, module: &Module) {
+    fn put_back(&mut self, module: &Module) {
+        if let Err(error) = self.restore(module) {
+            log::error(format_args!("static branches of an update are not as built yet: {error}"));
+        }
+    }
+
+    /// Puts back what was kept. What cannot be put back stays noted, and the tables are not given again before it is.
+    fn restore(&mut self, module: &Module) -> Result<(), Errno> {
+        let mut result = Ok(());
         self.before.retain(|saved| {
             let bytes = saved.bytes.get(..saved.len).unwrap_or_default();
             // SAFETY: what stood there when the module was loaded, where nothing runs.
-            let result = unsafe { kernel_memory::write(module, saved.address, bytes) };
-            result.is_err()
+            let written = unsafe { kernel_memory::write(module, saved.address, bytes) };
+            written.inspect_err(|error| result = Err(*error)).is_err()
         });
-        if !self.before.is_empty() {
-            log::error(format_args!(
-                "static branches of an update are not as built: it cannot be enabled again"
-            ));
-        }
+        result
     }
 
     /// Checks that the relocations have left no jump entry with a placeholder as its key.

@@ -392,9 +392,9 @@ impl KernelLayer {
         Ok(())
     }
 
-    /// The policies in force, for people.
-    pub(crate) fn policy_text(&self) -> Result<Vec<u8>, KernelErrno> {
-        self.policies.text(&self.record)
+    /// Writes the policies in force to `text`, which is [`Policies::room`].
+    pub(crate) fn write_policies(&self, text: &mut Vec<u8>) {
+        self.policies.write(&self.record, text);
     }
 }
 
@@ -493,8 +493,10 @@ impl Layer for KernelLayer {
             return Ok(());
         }
         let slot = self.redirects.get_mut(function as usize).ok_or(INVALID)?;
-        // An empty slot is one that the kernel did not let go before; it never will.
-        slot.take().ok_or(INVALID)?.remove().map_err(to_core)
+        slot.take().ok_or(INVALID)?.remove().map_err(|(left, error)| {
+            *slot = Some(left);
+            to_core(error)
+        })
     }
 
     fn replaces_others(&self) -> bool {

@@ -25,8 +25,13 @@ pub(crate) struct State {
 }
 
 /// Never held for long: no operation on an update keeps it while it waits.
-pub(crate) static STATE: Locked<State> =
-    Locked::new(State { root: None, refusals: Vec::new(), registry: Registry::new() });
+pub(crate) static STATE: Locked<State> = Locked::new(State::new());
+
+impl State {
+    const fn new() -> Self {
+        Self { root: None, refusals: Vec::new(), registry: Registry::new() }
+    }
+}
 
 /// Makes the module ready. Called once.
 pub(crate) fn init() -> Result<(), Errno> {
@@ -40,8 +45,9 @@ pub(crate) fn exit() {
     modules::follow_no_more();
     wait::look_no_more();
     remove_directory();
-    let refusals = core::mem::take(&mut STATE.lock().refusals);
-    drop(refusals);
+    // Nothing drops a static, and its vectors keep their memory when they are empty.
+    let state = core::mem::replace(&mut *STATE.lock(), State::new());
+    drop(state);
 }
 
 fn remove_directory() {

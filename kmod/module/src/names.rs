@@ -19,7 +19,8 @@ pub(crate) fn collect(
     updates: &[Range],
 ) -> Result<Candidates<'static>, Refused> {
     let mut candidates = Candidates::new(record)?;
-    let mut strings = Vec::new();
+    // All names in one piece of memory: there are hundreds.
+    let (mut names, mut places) = (Vec::new(), Vec::new());
     for symbol in record.symbols().iter() {
         if symbol.flags & symbol_flags::ANONYMOUS != 0 {
             continue;
@@ -28,14 +29,19 @@ pub(crate) fn collect(
         let any = symbol.object == NONE || symbol.flags & symbol_flags::EXPORTED != 0;
         let owner = record.objects().get(symbol.object).filter(|_| !any);
         let owner = owner.map_or("", |object| record.str(object.name));
-        strings.try_push((c_string(owner)?, c_string(record.str(symbol.name))?))?;
+        let object = add_c_string(&mut names, owner)?;
+        places.try_push((object, add_c_string(&mut names, record.str(symbol.name))?))?;
     }
-    sort(&mut strings);
-    strings.dedup();
+    let name_at = |at: usize| {
+        let bytes = names.get(at..).unwrap_or_default();
+        CStr::from_bytes_until_nul(bytes).map_err(|_| Errno::EINVAL)
+    };
     let mut queries = Vec::new();
-    for (object, name) in &strings {
-        queries.try_push(Query { object: as_c_str(object)?, name: as_c_str(name)? })?;
+    for (object, name) in places {
+        queries.try_push(Query { object: name_at(object)?, name: name_at(name)? })?;
     }
+    sort(&mut queries);
+    queries.dedup();
     for found in symbols::find_all(&queries)? {
         let Some(query) = queries.get(found.query) else { continue };
         let placeholder =
@@ -49,9 +55,18 @@ pub(crate) fn collect(
 
 /// `text` with a zero byte at its end, for the kernel.
 pub(crate) fn c_string(text: &str) -> Result<Vec<u8>, Errno> {
-    let mut bytes = Vec::try_filled_from(text.as_bytes())?;
-    bytes.try_push(0)?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(text.len() + 1).map_err(|_| Errno::ENOMEM)?;
+    add_c_string(&mut bytes, text)?;
     Ok(bytes)
+}
+
+/// Appends that, and gives where it begins.
+fn add_c_string(bytes: &mut Vec<u8>, text: &str) -> Result<usize, Errno> {
+    let at = bytes.len();
+    bytes.try_extend(text.as_bytes())?;
+    bytes.try_push(0)?;
+    Ok(at)
 }
 
 /// What [`c_string`] made.

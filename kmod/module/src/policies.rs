@@ -94,10 +94,20 @@ impl Policies {
         }
     }
 
-    /// What is in force, for people: `OBJECT FUNCTION POLICY` a line, or `* POLICY` if it is the same for all;
-    /// whole lines, as many as a page has room for.
-    pub(crate) fn text(&self, record: &Record<'_>) -> Result<Vec<u8>, Errno> {
-        let mut text = Vec::new();
+    /// Room for what [`Policies::write`] writes.
+    pub(crate) fn room() -> Result<Vec<u8>, Errno> {
+        let mut room = Vec::new();
+        room.try_reserve_exact(SHOWN).map_err(|_| Errno::ENOMEM)?;
+        Ok(room)
+    }
+
+    /// What is in force, for people: `OBJECT FUNCTION POLICY` a line, or `* POLICY` if it is the same for all; whole
+    /// lines, as many as there is [`Policies::room`] for. Nothing is allocated: there is no way back from here.
+    pub(crate) fn write(&self, record: &Record<'_>, text: &mut Vec<u8>) {
+        let mut add = |line: &[u8]| {
+            let fits = line.len() <= text.capacity() - text.len();
+            fits && text.try_extend(line).is_ok()
+        };
         let shown = |(index, function): (u32, Function)| {
             let adapts = function.flags & function_flags::ADAPTS != 0;
             self.0.get(index as usize).map(|policy| Shown { policy, adapts })
@@ -105,19 +115,17 @@ impl Policies {
         let first = replaced(record).next().and_then(shown);
         let all_same = replaced(record).all(|entry| shown(entry) == first);
         if let Some(first) = first.filter(|_| all_same) {
-            text.try_extend(FixedText::<1200>::new(format_args!("* {first}\n")).as_bytes())?;
-            return Ok(text);
+            add(FixedText::<1200>::new(format_args!("* {first}\n")).as_bytes());
+            return;
         }
         for (index, function) in replaced(record) {
             let (object, name) = names(record, &function).unwrap_or_default();
             let Some(policy) = shown((index, function)) else { continue };
             let line = FixedText::<1800>::new(format_args!("{object} {name} {policy}\n"));
-            if line.is_cut() || text.len() + line.as_bytes().len() > SHOWN {
+            if line.is_cut() || !add(line.as_bytes()) {
                 break;
             }
-            text.try_extend(line.as_bytes())?;
         }
-        Ok(text)
     }
 }
 

@@ -10,7 +10,9 @@ use core::ffi::CStr;
 use core::time::Duration;
 
 use dynamos_abi::Record;
-use dynamos_core::{Blockers, Manager, Options, Range, Refusal, Scope, State, Update, UpdateId};
+use dynamos_core::{
+    Blockers, Manager, OnTimeout, Options, Range, Refusal, Scope, State, Update, UpdateId,
+};
 
 use crate::checks::{check_addresses, sections};
 use crate::directory::UpdateDirectory;
@@ -24,6 +26,7 @@ use crate::ffi::{kernel, log, wait};
 use crate::layer::KernelLayer;
 use crate::module::{Root, STATE, refuse};
 use crate::names;
+use crate::policies::Policies;
 use crate::refused::Refused;
 use crate::work::{CALLS_SHARE_HANDLERS, Work};
 
@@ -183,7 +186,8 @@ fn begin(
     let layer = KernelLayer::new(id, record, descriptor, module)?;
     let proposed = descriptor.proposed_scope();
     let mut work = try_box(Work::new(Update::new(&record)?, layer, proposed, options))?;
-    let policy = work.layer.policy_text()?;
+    let mut policy = Policies::room()?;
+    work.layer.write_policies(&mut policy);
     let parent = STATE.lock().root.as_ref().map(Dir::as_parent).ok_or(Errno::ENODEV)?;
     let directory = Dir::inside(parent, name, UpdateDirectory::new(id))?;
     if let Some(entry) = STATE.lock().registry.entry_mut(id) {
@@ -258,6 +262,8 @@ fn operate(id: UpdateId, act: impl FnOnce(&mut Work) -> Result<(), Refused>) -> 
 
 /// How often whoever is held is looked at: as often as a command that waits long does.
 const LOOKS: Duration = Duration::from_millis(500);
+/// How many looks at what does not go pass between two lines in the log: a minute.
+const LOOKS_BETWEEN_LINES: u32 = 120;
 /// How long to wait for a look to end.
 const A_MOMENT: Duration = Duration::from_millis(5);
 
@@ -332,21 +338,12 @@ pub(crate) fn unregister(handle: Handle) {
         registry.entries.iter().find(|entry| entry.handle == handle).map(|entry| entry.id)
     };
     let Some(id) = id else { return };
-    // Waits for whoever is switching the update by a file of it; nobody comes after, but a look may be going on.
+    // Waits for whoever is switching the update by a file of it. Nobody comes after by that way, but a look may be going
+    // on, or another module may come or go.
     let directory = take_directory(id);
     drop(directory);
-    if let Some(mut work) = take_when_seen(id) {
-        // The reference that an active update has of its module keeps us from getting here; a forced unloading
-        // does not ask for references, and the code goes when this returns.
-        while !matches!(
-            work.update.state(),
-            State::Loading | State::Registered | State::Reverted | State::Gone
-        ) {
-            log::error(format_args!("{}: unloaded by force, reverting", work.update.name()));
-            if work.revert(id, &Options::default()).is_err() {
-                let _ = wait::sleep(LOOKS);
-            }
-        }
+    if let Some(mut work) = take_when_given_back(id) {
+        see_off(id, &mut work);
         if work.update.state() != State::Gone {
             let _ = work.update.discard(&mut work.layer); // Nothing is left that could fail.
         }
@@ -355,13 +352,47 @@ pub(crate) fn unregister(handle: Handle) {
     forget(id);
 }
 
-/// What operations work with, when no look is going on.
-fn take_when_seen(id: UpdateId) -> Option<Box<Work>> {
+/// Reverts an update whose module is being unloaded by force: the reference that an active update has of its module is
+/// not asked for then.
+///
+/// Its code goes when this returns. So it does not before nothing leads there, be it never: nobody but the one who
+/// unloads waits for it, and calls take edition 0 from the end of the first wait on.
+fn see_off(id: UpdateId, work: &mut Work) {
+    let mut options = Options { on_timeout: OnTimeout::ForceNewCalls, ..Options::default() };
+    let mut tries = 0_u32;
+    while !matches!(
+        work.update.state(),
+        State::Loading | State::Waiting | State::Registered | State::Reverted | State::Gone
+    ) {
+        if tries == 0 {
+            log::error(format_args!("{}: is being unloaded by force", work.update.name()));
+        }
+        let result = match work.update.state() {
+            // Who is waited for was told when it began to drain.
+            State::Draining => work.look(id),
+            _ => work.revert(id, &options),
+        };
+        if let Err(refused) = result
+            && tries.is_multiple_of(LOOKS_BETWEEN_LINES)
+        {
+            log::error(format_args!("{}: cannot go yet: {refused}", work.update.name()));
+        }
+        // Looks from now on: who is being killed would not be let wait there, and spin here.
+        options.wait_ms = Some(0);
+        if tries > 0 {
+            wait::pause(LOOKS);
+        }
+        tries = tries.saturating_add(1);
+    }
+}
+
+/// What operations work with, when nobody has it: whoever does uses what goes with the update's module.
+fn take_when_given_back(id: UpdateId) -> Option<Box<Work>> {
     loop {
         {
             let mut state = STATE.lock();
             let entry = state.registry.entry_mut(id)?;
-            if entry.work.is_some() || !entry.looked_at {
+            if entry.work.is_some() {
                 return entry.work.take();
             }
         }

@@ -15,11 +15,17 @@ use crate::ffi::{kernel, log, policy, wait};
 use crate::layer::KernelLayer;
 use crate::module::STATE;
 use crate::names;
+use crate::policies::Policies;
 use crate::refused::Refused;
 
 /// Why an update that writes handlers has no policies.
 pub(crate) const CALLS_SHARE_HANDLERS: &str =
     "the update writes handlers into tables of operations, which all calls share: it takes all of them or none";
+
+/// How long to wait before a revert that must come to its end is tried again.
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+/// How many tries that fail pass between two lines in the log: a minute.
+const TRIES_BETWEEN_LINES: u32 = 3000;
 
 /// What an operation works with.
 pub(crate) struct Work {
@@ -273,21 +279,21 @@ impl Work {
         let options =
             Options { wait_ms: Some(10_000), on_timeout: OnTimeout::Hold, ..Options::default() };
         self.layer.set_going(true);
-        let result = loop {
-            if matches!(self.update.state(), State::Reverted | State::Gone) {
-                break Ok(());
-            }
-            match self.revert(id, &options) {
-                // Whoever unloads the module may be killed; the module goes all the same.
-                Err(Refused::Decision(Refusal::Blocked { .. } | Refusal::Busy { .. })) => {
-                    wait::pause(Duration::from_millis(20));
+        let mut failures = 0_u32;
+        while !matches!(self.update.state(), State::Reverted | State::Gone) {
+            let Err(refused) = self.revert(id, &options) else { continue };
+            // Whoever unloads the module may be killed, and the kernel may lack memory just now; the module goes all
+            // the same when this returns, and another of its name is not to find the redirections.
+            if !matches!(refused, Refused::Decision(Refusal::Blocked { .. } | Refusal::Busy { .. }))
+            {
+                if failures.is_multiple_of(TRIES_BETWEEN_LINES) {
+                    log::error(format_args!("{}: cannot go yet: {refused}", self.update.name()));
                 }
-                Ok(()) => {}
-                error => break error,
+                failures = failures.saturating_add(1);
             }
-        };
+            wait::pause(BETWEEN_TRIES);
+        }
         self.layer.set_going(false);
-        result?;
         self.await_again(id)
     }
 
@@ -331,10 +337,11 @@ impl Work {
             Request::parse(input).map_err(|error| Refused::policy(format_args!("{error}")))?;
         let program = Program::parse(request.program, policy::facts()?.hz)
             .map_err(|error| Refused::policy(format_args!("{error}")))?;
+        let mut text = Policies::room()?;
         self.layer.set_policy(&request, &program, live)?;
         let (name, function) = (self.update.name(), request.function.unwrap_or("all functions"));
         log::info(format_args!("{name}: policy of {function}: {}", program.source()));
-        let text = self.layer.policy_text()?;
+        self.layer.write_policies(&mut text);
         if let Some(entry) = STATE.lock().registry.entry_mut(id) {
             entry.policy = text;
         }

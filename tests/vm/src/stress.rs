@@ -45,7 +45,7 @@ pub fn rounds(image: &Image, update: &Path, functions: usize, rounds: u32) -> Re
         result stress </run/stress
         {LEAKS}"
     );
-    let limit = Duration::from_secs(900).saturating_add(Duration::from_secs(20) * rounds);
+    let limit = Duration::from_secs(900).saturating_add(Duration::from_secs(60) * rounds);
     Ok(machine(image, update)?.disk(256 << 20).timeout(limit).script(script))
 }
 

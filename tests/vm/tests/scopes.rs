@@ -333,3 +333,62 @@ fn back_and_forth_on_6_1() {
 fn back_and_forth_on_6_12() {
     back_and_forth("6.12.107", "6.12.107+deb12-amd64");
 }
+
+/// Unloaded by force while tasks sleep in it, an update gives calls to edition 0 and goes when the last task has left.
+fn forced_to_go(version: &'static str, release: &str) {
+    let update = update(version);
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            serve --count 3 >/dev/null
+            dynamos load /update/pipe
+            ask feed >/dev/null
+            ask asleep
+            says before ask edition
+            rmmod -f dynamos_pipe &
+            for try in $(seq 600); do
+                says during ask edition
+                case $(cat /run/said) in 0) break ;; esac
+                usleep 50000
+            done
+            # Who is killed waits all the same, and calls do not go back to the edition.
+            kill -9 $!
+            usleep 2000000
+            says killed ask edition
+            says there ls -d /sys/module/dynamos_pipe
+            says fed ask feed
+            wait $! || true
+            says gone ls -d /sys/module/dynamos_pipe
+            says after ask edition
+            says end ask end
+            rmmod dynamos
+            dmesg | grep -c 'by force' | result told"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    check(
+        &outcome.results,
+        &[
+            ("before", "status 0\n1"),
+            ("during", "status 0\n0"),
+            ("killed", "status 0\n0"),
+            ("there", "status 0\n"),
+            ("fed", "6 intact, 0 damaged"),
+            ("gone", "status 1\n"),
+            ("after", "status 0\n0"),
+            ("end", "6 intact, 0 damaged"),
+        ],
+    );
+    assert_eq!(outcome.results["told"].trim(), "1");
+}
+
+#[test]
+fn forced_to_go_on_6_1() {
+    forced_to_go("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn forced_to_go_on_6_12() {
+    forced_to_go("6.12.107", "6.12.107+deb12-amd64");
+}

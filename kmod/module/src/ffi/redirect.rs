@@ -54,7 +54,7 @@ impl Redirection {
         // Checked after registration, which pins it: before, it could change in between.
         // SAFETY: reads a variable.
         if unsafe { dynamos_shim_ftrace_enabled() } == 0 {
-            redirection.remove()?;
+            redirection.remove().map_err(|(_, error)| error)?;
             return Err(Errno::ENODEV);
         }
         Ok(redirection)
@@ -85,19 +85,21 @@ impl Redirection {
     /// Sends the calls to the function itself again. A task may still be in the handler afterwards.
     ///
     /// # Errors
-    /// The kernel's. The redirection is then leaked, for it may still be in place: the handler must
-    /// stay for ever.
-    pub fn remove(mut self) -> Result<(), Errno> {
-        self.take_back()
+    /// The kernel's, with the redirection: it is still in place, so the handler must stay, and this may be
+    /// tried again.
+    pub fn remove(mut self) -> Result<(), (Self, Errno)> {
+        match self.take_back() {
+            Ok(()) => Ok(()),
+            Err(error) => Err((self, error)),
+        }
     }
 
     fn take_back(&mut self) -> Result<(), Errno> {
-        let Some(ops) = self.ops.take() else { return Ok(()) };
+        let Some(ops) = self.ops else { return Ok(()) };
         // SAFETY: registered with this handler.
         let result = unsafe { dynamos_shim_redirect_unregister(ops.as_ptr(), self.handler) };
-        Errno::check(result).inspect_err(|error| {
-            log::error(format_args!("a redirection could not be removed: {error}"));
-        })?;
+        Errno::check(result)?;
+        self.ops = None;
         // SAFETY: unregistered, and the kernel has waited for its own last use.
         unsafe { dynamos_shim_redirect_free(ops.as_ptr()) };
         Ok(())
@@ -106,8 +108,10 @@ impl Redirection {
 
 impl Drop for Redirection {
     fn drop(&mut self) {
-        // In the log. Who needs to know calls `remove`.
-        let _ = self.take_back();
+        // Leaked then, for it is still in place. Who needs to know calls `remove`.
+        if let Err(error) = self.take_back() {
+            log::error(format_args!("a redirection could not be removed: {error}"));
+        }
     }
 }
 

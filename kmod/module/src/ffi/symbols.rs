@@ -50,7 +50,8 @@ pub fn look_up_hidden_functions() -> Result<(), Errno> {
 /// module: queries are best sorted.
 ///
 /// # Errors
-/// [`Errno::ENOMEM`].
+/// [`Errno::ENOMEM`], or what the kernel's lookup fails with: a symbol that was not looked for is not one that there is
+/// not.
 pub fn find_all(queries: &[Query<'_>]) -> Result<Vec<Match>, Errno> {
     let mut capacity = queries.len() * 2;
     loop {
@@ -59,9 +60,9 @@ pub fn find_all(queries: &[Query<'_>]) -> Result<Vec<Match>, Errno> {
         let mut start = 0;
         for run in queries.chunk_by(|left, right| left.object == right.object) {
             match run.first() {
-                Some(first) if first.object == VMLINUX => found.in_vmlinux(run, start),
+                Some(first) if first.object == VMLINUX => found.in_vmlinux(run, start)?,
                 Some(first) if first.object == ANY => {
-                    found.in_vmlinux(run, start);
+                    found.in_vmlinux(run, start)?;
                     found.in_modules(core::ptr::null(), run, start)?;
                 }
                 Some(first) => found.in_modules(first.object.as_ptr(), run, start)?,
@@ -95,15 +96,17 @@ impl Found {
         }
     }
 
-    fn in_vmlinux(&mut self, queries: &[Query<'_>], start: usize) {
+    fn in_vmlinux(&mut self, queries: &[Query<'_>], start: usize) -> Result<(), Errno> {
         for (index, query) in queries.iter().enumerate() {
             let mut add = |address: c_ulong| self.add(start + index, address);
             let call = visit_match_with(&add);
             // SAFETY: `call` takes the closure given as context, which lives through the call.
-            unsafe {
+            let result = unsafe {
                 dynamos_shim_vmlinux_matches(query.name.as_ptr(), call, (&raw mut add).cast())
             };
+            Errno::check(result)?;
         }
+        Ok(())
     }
 
     /// In one module (a C string), or in all (null).
@@ -128,8 +131,8 @@ impl Found {
         };
         let call = visit_symbol_with(&add);
         // SAFETY: `call` takes the closure given as context, which lives through the call.
-        unsafe { dynamos_shim_module_symbols(module, call, (&raw mut add).cast()) };
-        Ok(())
+        let result = unsafe { dynamos_shim_module_symbols(module, call, (&raw mut add).cast()) };
+        Errno::check(result).map(drop)
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Load {
     pub seconds: Option<Duration>,
     pub stop_file: Option<PathBuf>,
     pub ready_file: Option<PathBuf>,
+    /// Each thread rests for this many times what its last file took.
+    pub rest: u32,
 }
 
 /// What was written.
@@ -79,6 +81,7 @@ impl Load {
             let name = format!("load-{thread}-{}", written.files);
             let content = content(&name);
             let path = self.dir.join(&name);
+            let start = Instant::now();
             write_file(&path, &content).with_context(|| format!("cannot write {name}"))?;
             written.files += 1;
             written.bytes += content.len() as u64;
@@ -96,6 +99,7 @@ impl Load {
             {
                 File::create(file).with_context(|| format!("cannot create {}", file.display()))?;
             }
+            std::thread::sleep(start.elapsed() * self.rest);
         }
         written.kept = kept.into();
         Ok(written)
@@ -166,6 +170,7 @@ mod tests {
             seconds: Some(Duration::ZERO),
             stop_file: None,
             ready_file: Some(temp.path().join("ready")),
+            rest: 0,
         };
         let written = load.run().unwrap();
         assert_eq!((written.files, written.kept.len()), (2, 2));

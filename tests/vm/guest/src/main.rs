@@ -174,6 +174,7 @@ fn main() -> anyhow::Result<()> {
                 seconds: until.seconds.map(Duration::from_secs),
                 stop_file: until.stop_file,
                 ready_file,
+                rest: 0,
             };
             let written = load.run()?;
             load::save(&written.kept, &sums.sums)?;

@@ -5,15 +5,17 @@
 //! and waits). N goes up until nothing failed any more.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use super::What;
-use super::kernel::{At, Subject};
+use super::kernel::{self, At, Subject};
 
 const DEBUG: &str = "/sys/kernel/debug";
 
@@ -28,6 +30,12 @@ pub enum Stage {
     Revert,
     /// Switching to it again.
     Enable,
+    /// Having another policy decide on each call.
+    Policy,
+    /// Switching to it while a task sleeps in edition 0: it waits, and goes on without.
+    Wait,
+    /// Going back to edition 0 while a task sleeps in the update's code: it waits, and drains.
+    Drain,
     /// Unloading the update.
     Unload,
     /// Unloading dynamos.ko.
@@ -50,12 +58,12 @@ struct Outcome {
 /// Goes through the stages and prints a JSON object. With `own` only the points below a function of dynamos.ko
 /// count, not those of the kernel's module loader around it.
 pub fn faults(what: &What, stages: &[Stage], own: bool) -> Result<()> {
-    let mut subject = what.subject()?;
+    let subject = what.subject()?;
     prepare()?;
     let mut shown = Vec::new();
     let (mut points, mut failures) = (0, 0);
     for stage in stages {
-        let outcome = go_through(&mut subject, *stage, own)?;
+        let outcome = go_through(&subject, *stage, own)?;
         for failure in &outcome.failures {
             eprintln!("{stage:?}: {failure}");
         }
@@ -94,37 +102,57 @@ fn set(file: &str, value: &str) -> Result<()> {
     std::fs::write(&path, value).with_context(|| format!("cannot set {}", path.display()))
 }
 
-fn go_through(subject: &mut Subject, stage: Stage, own: bool) -> Result<Outcome> {
+fn go_through(subject: &Subject, stage: Stage, own: bool) -> Result<Outcome> {
     let about_dynamos = matches!(stage, Stage::DynamosLoad | Stage::DynamosUnload);
     if !about_dynamos {
         reach(subject, None)?;
         subject.insert_dynamos().context("dynamos.ko")?;
-        mark(subject)?;
+        mark()?;
     }
+    let policies = Policies::new()?;
+    if stage == Stage::Policy {
+        reach(subject, Some(At::Active))?;
+        subject.write_policy(&policies.ours).context("the policy to begin with")?;
+    }
+    let sleeper = match stage {
+        Stage::Wait | Stage::Drain => {
+            before(subject, stage)?;
+            Some(Sleeper::start()?)
+        }
+        _ => None,
+    };
     only_below_dynamos(own && !about_dynamos)?;
     let mut outcome = Outcome::default();
     for number in 1.. {
         before(subject, stage).with_context(|| format!("{stage:?}: before point {number}"))?;
+        let was = matches!(stage, Stage::Policy).then(|| subject.policy()).transpose()?;
         let nth = Nth::arm(number)?;
-        let result = operate(subject, stage);
+        let result = operate(subject, stage, &policies);
         if !nth.disarm()? {
             ensure!(result.is_ok(), "{stage:?} fails without a fault: {result:?}");
             break;
         }
         outcome.points += 1;
-        if let Err(error) = judge(subject, stage, result, &mut outcome) {
+        let judged = match &was {
+            None => judge(subject, stage, result, &mut outcome),
+            Some(was) => judge_policy(subject, &policies, was, result, &mut outcome),
+        };
+        if let Err(error) = judged {
             outcome.failures.push(format!("point {number}: {result:?}, {error:#}"));
         }
     }
     only_below_dynamos(false)?;
     set("fail_function/inject", "")?;
+    sleeper.map(Sleeper::end).transpose()?;
+    if stage == Stage::Policy {
+        subject.write_policy(&policies.ours).context("the policy at the end")?;
+    }
     reach(subject, None)?;
-    subject.rebase()?;
     Ok(outcome)
 }
 
 /// Every function of dynamos.ko that may be made to fail, shall be.
-fn mark(subject: &mut Subject) -> Result<()> {
+fn mark() -> Result<()> {
     let list = std::fs::read_to_string(Path::new(DEBUG).join("error_injection/list"))
         .context("cannot read which functions may fail")?;
     let names = list.lines().filter_map(|line| line.split_whitespace().next());
@@ -134,7 +162,7 @@ fn mark(subject: &mut Subject) -> Result<()> {
         ours += 1;
     }
     ensure!(ours > 0, "no function of dynamos.ko may be made to fail");
-    subject.rebase()
+    Ok(())
 }
 
 /// Only what has dynamos.ko on the stack, or everything.
@@ -163,8 +191,8 @@ fn before(subject: &Subject, stage: Stage) -> Result<()> {
         match stage {
             Stage::DynamosLoad => None,
             Stage::Load | Stage::DynamosUnload => Some(At::Absent),
-            Stage::Revert => Some(At::Active),
-            Stage::Enable | Stage::Unload => Some(At::Reverted),
+            Stage::Revert | Stage::Policy | Stage::Drain => Some(At::Active),
+            Stage::Enable | Stage::Unload | Stage::Wait => Some(At::Reverted),
         },
     )
 }
@@ -182,19 +210,25 @@ fn reach(subject: &Subject, wanted: Option<At>) -> Result<()> {
                 (At::Absent, _) => subject.insert().context("load")?,
                 (At::Reverted, Some(At::Active)) => subject.enable(true).context("enable")?,
                 (At::Reverted, _) => subject.remove().context("unload")?,
-                (At::Active | At::Reverting, _) => subject.enable(false).context("revert")?,
+                (At::Draining, Some(At::Active)) => subject.enable(true).context("resume")?,
+                (At::Active | At::Reverting | At::Draining, _) => {
+                    subject.enable(false).context("revert")?
+                }
             },
         }
     }
     bail!("{wanted:?} is not reached; the update is {:?}", subject.at()?)
 }
 
-fn operate(subject: &Subject, stage: Stage) -> nix::Result<()> {
+fn operate(subject: &Subject, stage: Stage, policies: &Policies) -> nix::Result<()> {
     match stage {
         Stage::DynamosLoad => subject.insert_dynamos(),
         Stage::Load => subject.insert(),
         Stage::Revert => subject.enable(false),
         Stage::Enable => subject.enable(true),
+        Stage::Policy => subject.write_policy(&policies.others),
+        Stage::Wait => subject.switch("1 scope=system,wait_ms=40,on_timeout=force-new-calls"),
+        Stage::Drain => subject.switch("0 wait_ms=40,on_timeout=force-new-calls"),
         Stage::Unload => subject.remove(),
         Stage::DynamosUnload => subject.remove_dynamos(),
     }
@@ -213,7 +247,9 @@ fn judge(
         Stage::DynamosLoad => ((At::Absent, false), (At::Absent, true)),
         Stage::Load => ((At::Absent, true), (At::Active, true)),
         Stage::Revert => ((At::Active, true), (At::Reverted, true)),
-        Stage::Enable => ((At::Reverted, true), (At::Active, true)),
+        Stage::Enable | Stage::Wait => ((At::Reverted, true), (At::Active, true)),
+        Stage::Drain => ((At::Active, true), (At::Draining, true)),
+        Stage::Policy => ((At::Active, true), (At::Active, true)),
         Stage::Unload => ((At::Reverted, true), (At::Absent, true)),
         Stage::DynamosUnload => ((At::Absent, true), (At::Absent, false)),
     };
@@ -234,6 +270,75 @@ fn judge(
     );
     *counted += 1;
     Ok(())
+}
+
+/// Requests that are made before anything fails.
+struct Policies {
+    /// The calls of this process take the edition.
+    ours: Vec<u8>,
+    /// Those of all others do.
+    others: Vec<u8>,
+}
+
+impl Policies {
+    fn new() -> Result<Policies> {
+        let own = std::process::id();
+        let ours = kernel::policy(&format!("tgid == {own}"))?;
+        Ok(Policies { ours, others: kernel::policy(&format!("tgid != {own}"))? })
+    }
+}
+
+/// Which policy decides, and which one is shown; then the first one decides again.
+fn judge_policy(
+    subject: &Subject,
+    policies: &Policies,
+    was: &str,
+    result: nix::Result<()>,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let (shown, takes) = (subject.policy()?, kernel::behaves_as_updated()?);
+    subject.write_policy(&policies.ours).context("the policy cannot be set back")?;
+    let unchanged = result.is_err();
+    ensure!(
+        takes == unchanged && (shown == was) == unchanged,
+        "a call takes edition {}, and the policy is {shown:?}",
+        u8::from(takes)
+    );
+    *(if unchanged { &mut outcome.refused } else { &mut outcome.done }) += 1;
+    Ok(())
+}
+
+/// A task asleep in `pipe_read`, in the edition that was there when it began.
+struct Sleeper {
+    writer: std::io::PipeWriter,
+    thread: JoinHandle<std::io::Result<usize>>,
+}
+
+impl Sleeper {
+    fn start() -> Result<Sleeper> {
+        let (mut reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let _ = tell.send(nix::unistd::gettid());
+            reader.read(&mut [0])
+        });
+        let thread_id = told.recv().context("no sleeper")?;
+        let stack = format!("/proc/self/task/{thread_id}/stack");
+        for _ in 0..1000 {
+            if std::fs::read_to_string(&stack).is_ok_and(|stack| stack.contains("pipe_read")) {
+                return Ok(Sleeper { writer, thread });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("nobody sleeps in pipe_read")
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.writer.write_all(b"x").context("cannot wake the sleeper")?;
+        let read = self.thread.join().map_err(|_| anyhow::anyhow!("the sleeper panicked"))?;
+        ensure!(read.context("the sleeper cannot read")? == 1, "the sleeper read nothing");
+        Ok(())
+    }
 }
 
 /// Makes the N-th point of this task fail.

@@ -40,6 +40,8 @@ pub enum At {
     Active,
     /// The module is there, and no function is redirected.
     Reverted,
+    /// Calls take edition 0, and a task is still in the update's code.
+    Draining,
     /// Kept, because the kernel did not let go of a redirection; edition 0 runs.
     Reverting,
 }
@@ -57,12 +59,6 @@ impl Subject {
             before: redirected()?,
             functions,
         })
-    }
-
-    /// Takes what ftrace redirects now for what it redirects without the update.
-    pub fn rebase(&mut self) -> Result<()> {
-        self.before = redirected()?;
-        Ok(())
     }
 
     pub fn insert_dynamos(&self) -> nix::Result<()> {
@@ -83,18 +79,33 @@ impl Subject {
 
     /// Writes the `enabled` file.
     pub fn enable(&self, on: bool) -> nix::Result<()> {
-        let file = File::options().write(true).open(self.file("enabled"));
-        let written = file.and_then(|mut file| file.write_all(if on { b"1" } else { b"0" }));
+        self.switch(if on { "1" } else { "0" })
+    }
+
+    /// Writes the `enabled` file, with options.
+    pub fn switch(&self, text: &str) -> nix::Result<()> {
+        self.write("enabled", text.as_bytes())
+    }
+
+    fn write(&self, file: &str, bytes: &[u8]) -> nix::Result<()> {
+        let file = File::options().write(true).open(self.file(file));
+        let written = file.and_then(|mut file| file.write_all(bytes));
         written.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(Errno::EIO as i32)))
     }
 
     /// Sets the policy of all functions.
     pub fn set_policy(&self, text: &str) -> Result<()> {
-        let program = compile_text(text, &Nothing).with_context(|| format!("policy {text:?}"))?;
-        let request = Request { function: None, program: &program }.encode();
-        let file = File::options().write(true).open(self.file("policy"));
-        file.and_then(|mut file| file.write_all(&request))
-            .with_context(|| format!("cannot set the policy {text:?}"))
+        self.write_policy(&policy(text)?).with_context(|| format!("cannot set the policy {text:?}"))
+    }
+
+    /// Writes what [`policy`] made to the `policy` file.
+    pub fn write_policy(&self, request: &[u8]) -> nix::Result<()> {
+        self.write("policy", request)
+    }
+
+    /// What the `policy` file says.
+    pub fn policy(&self) -> Result<String> {
+        std::fs::read_to_string(self.file("policy")).context("cannot read the policy")
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -124,12 +135,21 @@ impl Subject {
             }
             (true, Some("active"), ours, true) if ours == self.functions => Ok(At::Active),
             (true, Some("reverted"), 0, false) => Ok(At::Reverted),
+            (true, Some("reverted (draining)"), ours, false) if ours == self.functions => {
+                Ok(At::Draining)
+            }
             (true, Some("reverting"), _, false) => Ok(At::Reverting),
             _ => {
                 bail!("neither as before nor active: (module, state, redirected, new) = {shown:?}")
             }
         }
     }
+}
+
+/// The request that gives all functions a policy.
+pub fn policy(text: &str) -> Result<Vec<u8>> {
+    let program = compile_text(text, &Nothing).with_context(|| format!("policy {text:?}"))?;
+    Ok(Request { function: None, program: &program }.encode())
 }
 
 /// What the policies of the test speak of: no cgroups, no arguments.
@@ -159,8 +179,11 @@ pub fn behaves_as_updated() -> Result<bool> {
     }
 }
 
+/// Without the functions of dynamos.ko: those are made to fail by way of ftrace.
 fn redirected() -> Result<String> {
-    std::fs::read_to_string(REDIRECTED).with_context(|| format!("cannot read {REDIRECTED}"))
+    let all =
+        std::fs::read_to_string(REDIRECTED).with_context(|| format!("cannot read {REDIRECTED}"))?;
+    Ok(all.split_inclusive('\n').filter(|line| !line.contains(" [dynamos] ")).collect())
 }
 
 /// Tries for a while: a reader of a module's files keeps it in use for a moment.

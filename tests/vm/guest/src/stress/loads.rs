@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -26,8 +26,9 @@ const PERIOD: usize = 65_521;
 /// What one connection or pipe carries before the next one is made.
 const EACH: usize = 1 << 20;
 
-/// Between two bursts: the machine has other things to do as well.
-const PAUSE: Duration = Duration::from_millis(2);
+/// A load rests for this many times what its last burst took: where a kernel watches itself in an emulator, a machine
+/// with all the work it can take has no time left for the grace periods that every switch waits for.
+const REST: u32 = 8;
 
 /// What one load did.
 #[derive(Debug, Default, Clone)]
@@ -144,16 +145,21 @@ fn wait_for(file: &File, what: PollFlags) -> anyhow::Result<()> {
     }
 }
 
+fn rest_after(start: Instant) {
+    std::thread::sleep(start.elapsed() * REST);
+}
+
 /// Gives the number of bytes written; closes the end.
 fn send(mut writer: File, table: &[u8], stop: &AtomicBool) -> anyhow::Result<u64> {
     let mut at = 0;
     while at < EACH && !stop.load(Ordering::Relaxed) {
         // 1 to 16 KiB, another size each time.
         let length = 1 + (at * 7) % 16_381;
+        let start = Instant::now();
         match writer.write(piece(table, at, length)) {
             Ok(written) => {
                 at += written;
-                std::thread::sleep(PAUSE);
+                rest_after(start);
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => wait_for(&writer, PollFlags::POLLOUT)?,
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -187,10 +193,11 @@ fn receive(mut reader: File, table: &[u8]) -> anyhow::Result<u64> {
 fn fork(stop: &AtomicBool) -> anyhow::Result<Tally> {
     let mut tally = Tally { name: "fork", ..Tally::default() };
     while !stop.load(Ordering::Relaxed) {
+        let start = Instant::now();
         let status = Command::new("/bin/busybox").arg("true").status().context("cannot fork")?;
         tally.operations += 1;
         tally.lost += u64::from(!status.success());
-        std::thread::sleep(4 * PAUSE);
+        rest_after(start);
     }
     Ok(tally)
 }
@@ -204,6 +211,7 @@ fn files(dir: PathBuf, stop_file: PathBuf) -> anyhow::Result<Tally> {
         seconds: None,
         stop_file: Some(stop_file),
         ready_file: None,
+        rest: REST,
     };
     let written = load.run()?;
     load::save(&written.kept, sums)?;
