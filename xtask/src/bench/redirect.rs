@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dynamos_vm::{Image, Vm, static_binary};
+use dynamos_vm::{Image, Vm, kernel_modules, static_binary};
 use kernel_trees::{Cache, Manifest};
 use serde_json::{Map, Value, json};
 
@@ -61,7 +61,8 @@ fn measure(version: &str) -> Result<(String, BTreeMap<String, f64>)> {
     let _ = std::fs::remove_dir_all(&scratch);
     std::fs::create_dir_all(&scratch)?;
     let update = update(&cache.source(kernel)?, version, &scratch)?;
-    let modules = modules(&cache.headers(kernel)?, &scratch)?;
+    let modules = scratch.join("modules");
+    kernel_modules(&cache.headers(kernel)?, &workspace().join("xtask/bench/redirect"), &modules)?;
 
     let script = "
         count() {
@@ -126,25 +127,4 @@ fn update(source: &Path, version: &str, scratch: &Path) -> Result<PathBuf> {
         .context("cannot start dynamos-diff")?;
     ensure!(status.success(), "dynamos-diff failed ({status})");
     Ok(update)
-}
-
-/// Builds the measuring module and the livepatch.
-fn modules(headers: &Path, scratch: &Path) -> Result<PathBuf> {
-    let directory = scratch.join("modules");
-    std::fs::create_dir_all(&directory)?;
-    for file in ["Kbuild", "callbench.c", "callpatch.c"] {
-        let from = workspace().join("xtask/bench/redirect").join(file);
-        std::fs::copy(&from, directory.join(file))
-            .with_context(|| format!("cannot copy {}", from.display()))?;
-    }
-    let output = Command::new("make")
-        .arg("-C")
-        .arg(headers)
-        .arg(format!("M={}", directory.display()))
-        .args(["CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"])
-        .output()
-        .context("cannot run make")?;
-    let log = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "the measuring modules do not build:\n{log}");
-    Ok(directory)
 }
