@@ -618,9 +618,14 @@ void dynamos_shim_synchronize_rcu_tasks(void)
 	synchronize_rcu_tasks();
 }
 
+/*
+ * A command may wait for minutes, and a machine must be able to suspend meanwhile. "Unsafe" says that a lock of the
+ * sysfs file that was written to is held: only others who write to it wait for that, and they are frozen too.
+ */
 int dynamos_shim_sleep_killable(u32 milliseconds)
 {
-	schedule_timeout_killable(msecs_to_jiffies(milliseconds));
+	__set_current_state(TASK_KILLABLE | TASK_FREEZABLE_UNSAFE);
+	schedule_timeout(msecs_to_jiffies(milliseconds));
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 MAY_FAIL(dynamos_shim_sleep_killable);

@@ -181,23 +181,28 @@ static int perf_open(struct perf_event_attr *attr, pid_t pid, int cpu)
 	return fd;
 }
 
+/* One counter for each CPU: inherited, it would have children read the function's name from the memory of their own. */
 static unsigned long long perf_probe(int exit, const char *function, char **command)
 {
 	size_t size;
-	unsigned long long count;
+	unsigned long long count, sum = 0;
 	struct perf_event_attr attr = {
 		.size = sizeof(attr),
 		.type = atoi(whole_file("/sys/bus/event_source/devices/kprobe/type", &size)),
 		.config = exit,
 		.kprobe_func = (unsigned long)function,
-		.inherit = 1,
 	};
-	int fd = perf_open(&attr, 0, -1);
+	int fds[CPUS], cpu;
 
+	for (cpu = 0; cpu < CPUS; cpu++)
+		fds[cpu] = perf_open(&attr, -1, cpu);
 	run(command);
-	if (read(fd, &count, sizeof(count)) != sizeof(count))
-		fail("the counter");
-	return count;
+	for (cpu = 0; cpu < CPUS; cpu++) {
+		if (read(fds[cpu], &count, sizeof(count)) != sizeof(count))
+			fail("the counter");
+		sum += count;
+	}
+	return sum;
 }
 
 /* From where to where a function is, by the symbol that follows. */
