@@ -230,8 +230,6 @@ fn shared_with_others(version: &'static str, release: &str) {
     // The first instruction behind the ftrace site, with and without an `endbr64` before that.
     let inside = if release.starts_with("6.1.") { 5 } else { 9 };
     let vm = guest(version, release)
-        // What the kernel says itself where a kprobe may not own the entry.
-        .allow("kprobe-ftrace")
         .script(format!(
             r#"{SAYS}{SHELL}
             load() {{ dynamos load /update/pipe; }}

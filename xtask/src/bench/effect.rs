@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use dynamos_vm::{Image, Vm, kernel_modules, static_binary};
+use dynamos_vm::{Image, Vm, kernel_modules, static_binary, static_c};
 use kernel_trees::{Cache, Manifest};
 use serde_json::{Map, Value, json};
 
@@ -77,30 +77,37 @@ fn measure(version: &str) -> Result<(String, BTreeMap<String, String>)> {
     let modules = scratch.join("modules");
     kernel_modules(&cache.headers(kernel)?, &workspace().join("xtask/bench/effect"), &modules)?;
 
+    let late = scratch.join("late");
+    static_c(&workspace().join("xtask/bench/effect/late.c"), &late)?;
+
     let script = format!(
         "
         ask() {{ guest-tool sleepers ask $1; }}
         guest-tool sleepers serve --count {SLEEPERS} --busy {BUSY} &
         while [ ! -S /run/sleepers ]; do usleep 20000; done
         ask asleep
+        # late NAME COMMAND…: what is late meanwhile, and for a second after.
+        late() {{
+            name=$1; shift
+            /bin/late >/run/late &
+            pid=$!
+            \"$@\"
+            sleep 1
+            kill $pid
+            wait $pid
+            result ${{name}}_late </run/late
+        }}
         insmod /update/dynamos.ko
+        late quiet sleep 1
         ask watch
-        ask late
-        sleep 2
-        ask late | result quiet_late
-        dynamos load /update
+        late dynamos dynamos load /update
         ask first | result dynamos_first
-        sleep 1
-        ask late | result dynamos_late
         sleep 4
         cat /sys/kernel/dynamos/dynamos_pipe/state | result dynamos_state
         dynamos unload dynamos_pipe --revert
         ask again
-        ask late
-        insmod /readpatch.ko
+        late livepatch insmod /readpatch.ko
         ask first | result livepatch_first
-        sleep 1
-        ask late | result livepatch_late
         sleep 4
         cat /sys/kernel/livepatch/readpatch/transition | result livepatch_transition
         dmesg | grep -E 'dynamos: |readpatch: ' | result log
@@ -110,6 +117,7 @@ fn measure(version: &str) -> Result<(String, BTreeMap<String, String>)> {
         .file(modules.join("readpatch.ko"), "/readpatch.ko")
         .file(static_binary("dynamos", "dynamos")?, "/bin/dynamos")
         .file(static_binary("guest-tool", "guest-tool")?, "/bin/guest-tool")
+        .file(late, "/bin/late")
         .file(update, "/update")
         .script(script)
         .cpus(1) // 6.1 does not bring up a second one when instructions are counted

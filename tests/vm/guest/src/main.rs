@@ -130,7 +130,7 @@ enum Sleepers {
         #[arg(long, default_value_t = 0)]
         busy: u32,
     },
-    /// Tell them: `asleep`, `feed`, `edition`, `watch`, `again`, `first`, `late` or `end`.
+    /// Tell them: `asleep`, `feed`, `edition`, `watch`, `again`, `first` or `end`.
     Ask {
         /// What.
         word: String,

@@ -34,8 +34,6 @@ struct Shared {
     stop: AtomicBool,
     /// Whether the busy threads look for edition 1.
     looking: AtomicBool,
-    /// By how many nanoseconds a task that must run at once was late, at most.
-    late: AtomicU64,
     /// When the watch saw the first call in edition 1, in nanoseconds of the monotonic clock.
     first: AtomicU64,
 }
@@ -46,8 +44,6 @@ struct Sleepers {
     threads: Vec<JoinHandle<()>>,
     /// Whether there are busy threads.
     busy: bool,
-    /// Whether somebody notes how late tasks are.
-    timed: bool,
     rounds: u64,
 }
 
@@ -61,7 +57,6 @@ pub fn serve(count: u32, busy: u32, socket: &Path) -> Result<()> {
         writers: vec![],
         threads: vec![],
         busy: busy > 0,
-        timed: false,
         rounds: 0,
     };
     for number in 0..count {
@@ -123,10 +118,9 @@ impl Sleepers {
                 self.shared.first.store(0, SeqCst);
                 Ok("watching".into())
             }
-            "late" => self.late(),
             "first" => self.first(),
             "end" => self.end(),
-            _ => bail!("asleep, feed, edition, watch, again, first, late or end"),
+            _ => bail!("asleep, feed, edition, watch, again, first or end"),
         }
     }
 
@@ -169,25 +163,6 @@ impl Sleepers {
         until("a call takes edition 1", || Ok(self.shared.first.load(SeqCst) != 0))?;
         let first = self.shared.first.load(SeqCst);
         Ok(format!("{}.{:09}", first / 1_000_000_000, first % 1_000_000_000))
-    }
-
-    /// Begins to note how late a task is that has the highest priority, or says it: the most since it was asked last.
-    fn late(&mut self) -> Result<String> {
-        if !self.timed {
-            let shared = self.shared.clone();
-            let (tell, told) = std::sync::mpsc::channel();
-            self.start(move || {
-                // An error is that nobody waits any more.
-                let _ = tell.send(nix::unistd::gettid());
-                note_lateness(&shared);
-            })?;
-            let task = told.recv().context("a thread died")?.to_string();
-            let set = std::process::Command::new("chrt").args(["-f", "-p", "99", &task]).output();
-            let set = set.context("cannot run chrt")?;
-            ensure!(set.status.success(), "chrt: {}", String::from_utf8_lossy(&set.stderr));
-            self.timed = true;
-        }
-        Ok(self.shared.late.swap(0, SeqCst).to_string())
     }
 
     /// Lets all of them leave.
@@ -262,7 +237,11 @@ fn probe(reader: &mut std::io::PipeReader) -> Result<u8> {
 /// Calls until edition 1 answers.
 fn watch(shared: &Shared) {
     let Ok((mut reader, _writer)) = std::io::pipe() else { return };
-    while !shared.stop.load(SeqCst) && !look(&mut reader, shared) {}
+    while !shared.stop.load(SeqCst) {
+        if look(&mut reader, shared) {
+            return;
+        }
+    }
 }
 
 /// Whether a call takes edition 1; the first that does is noted.
@@ -279,17 +258,6 @@ fn look(reader: &mut std::io::PipeReader, shared: &Shared) -> bool {
 fn now() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
     now.map_or(u64::MAX, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
-}
-
-/// Sleeps for short times, and notes how much later it comes to run.
-fn note_lateness(shared: &Shared) {
-    const SLEEP: Duration = Duration::from_micros(250);
-    while !shared.stop.load(SeqCst) {
-        let start = Instant::now();
-        std::thread::sleep(SLEEP);
-        let late = start.elapsed().saturating_sub(SLEEP).as_nanos();
-        shared.late.fetch_max(u64::try_from(late).unwrap_or(u64::MAX), SeqCst);
-    }
 }
 
 fn until(what: &str, mut reached: impl FnMut() -> Result<bool>) -> Result<()> {
