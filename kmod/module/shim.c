@@ -635,6 +635,19 @@ void dynamos_shim_sleep(u32 milliseconds)
 	msleep(milliseconds);
 }
 
+int dynamos_shim_hurry(void)
+{
+	int nice = task_nice(current);
+
+	set_user_nice(current, MIN_NICE);
+	return nice;
+}
+
+void dynamos_shim_hurry_no_more(int nice)
+{
+	set_user_nice(current, nice);
+}
+
 u64 dynamos_shim_now_ns(void)
 {
 	return ktime_get_ns();

@@ -188,7 +188,7 @@ fn begin(
         entry.policy = policy;
     }
     let result = work.start(id, &options);
-    if result.is_err() && work.update.state() != State::Reverting {
+    if result.is_err() && !work.is_left() {
         give_back_others(&mut work);
         return result;
     }

@@ -32,7 +32,6 @@ pub fn run() -> Result<Value> {
         println!("{release}");
         for (what, name) in [
             ("first_call_ms", "first call on the new edition"),
-            ("switch_ms", "the switch"),
             ("longest_delay_ms", "longest delay of another task meanwhile"),
         ] {
             let show = |who: &str| match figures.get(&format!("{who}_{what}")) {
@@ -136,12 +135,10 @@ fn figures(told: &BTreeMap<String, String>) -> Result<Map<String, Value>> {
     let line = |what: &str| {
         log.lines().find(|line| line.contains(what)).with_context(|| format!("no `{what}`: {log}"))
     };
-    // `… dynamos_pipe: 123 us from the beginning of the activation at 45.678 s to the switch`
-    let switched = line("the beginning of the activation")?;
-    let (took, rest) =
-        switched.split_once(" us from the beginning of the activation at ").context("the log")?;
-    let took: f64 = number(took.rsplit(' ').next())?;
-    let began: f64 = number(rest.split(' ').next())?;
+    // `… from the beginning of the activation at 45.678 s to the switch`
+    let began = line("the beginning of the activation at ")?;
+    let began = began.split("activation at ").nth(1).and_then(|rest| rest.split(' ').next());
+    let began: f64 = number(began)?;
     // `… readpatch: begins at 123 ns`
     let rival = line("readpatch: begins at ")?;
     let rival: f64 = number(rival.split("begins at ").nth(1).and_then(|n| n.split(' ').next()))?;
@@ -149,7 +146,6 @@ fn figures(told: &BTreeMap<String, String>) -> Result<Map<String, Value>> {
     let late = |name: &str| number(Some(said(name)?)).map(|nanoseconds| json!(nanoseconds / 1e6));
     let figures = [
         ("dynamos_first_call_ms", json!(first("dynamos_first")? - began * 1e3)),
-        ("dynamos_switch_ms", json!(took / 1e3)),
         ("dynamos_longest_delay_ms", late("dynamos_late")?),
         ("dynamos_complete", json!(said("dynamos_state")? == "active")),
         ("livepatch_first_call_ms", json!(first("livepatch_first")? - rival / 1e6)),
