@@ -658,9 +658,14 @@ void dynamos_shim_synchronize_rcu_tasks(void)
 	synchronize_rcu_tasks();
 }
 
+/*
+ * A command may wait for minutes, and a machine must be able to suspend meanwhile. "Unsafe" says that a lock of the
+ * sysfs file that was written to is held: only others who write to it wait for that, and they are frozen too.
+ */
 int dynamos_shim_sleep_killable(u32 milliseconds)
 {
-	schedule_timeout_killable(msecs_to_jiffies(milliseconds));
+	__set_current_state(TASK_KILLABLE | TASK_FREEZABLE_UNSAFE);
+	schedule_timeout(msecs_to_jiffies(milliseconds));
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 MAY_FAIL(dynamos_shim_sleep_killable);
@@ -668,6 +673,19 @@ MAY_FAIL(dynamos_shim_sleep_killable);
 void dynamos_shim_sleep(u32 milliseconds)
 {
 	msleep(milliseconds);
+}
+
+int dynamos_shim_hurry(void)
+{
+	int nice = task_nice(current);
+
+	set_user_nice(current, MIN_NICE);
+	return nice;
+}
+
+void dynamos_shim_hurry_no_more(int nice)
+{
+	set_user_nice(current, nice);
 }
 
 u64 dynamos_shim_now_ns(void)

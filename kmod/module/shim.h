@@ -114,6 +114,10 @@ int dynamos_shim_sleep_killable(u32 milliseconds);
 void dynamos_shim_sleep(u32 milliseconds);
 u64 dynamos_shim_now_ns(void);
 
+/* Has the caller run before all others that are not real-time tasks; gives what the other takes. */
+int dynamos_shim_hurry(void);
+void dynamos_shim_hurry_no_more(int nice);
+
 /* The update's jump entries and static call sites. */
 int dynamos_shim_jump_labels_coming(struct module *module, void *start, void *end);
 void dynamos_shim_jump_labels_going(struct module *module);

@@ -2,10 +2,12 @@
 
 mod builds;
 mod diff;
+mod effect;
 mod layouts;
 mod redirect;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
@@ -28,6 +30,8 @@ enum Name {
     Diff(diff::Arguments),
     /// Instructions that a redirected call takes, beside kernel livepatch.
     Redirect,
+    /// When an update of a function in which 1,000 tasks sleep takes effect, beside kernel livepatch.
+    Effect,
     /// Types and functions of two images with debug information, beside pahole.
     Layouts(layouts::Arguments),
     /// Two build directories of three sizes, beside reading them.
@@ -39,6 +43,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let results = match &arguments.name {
         Name::Diff(arguments) => diff::run(arguments)?,
         Name::Redirect => redirect::run()?,
+        Name::Effect => effect::run()?,
         Name::Layouts(arguments) => layouts::run(arguments)?,
         Name::Builds(arguments) => builds::run(arguments)?,
     };
@@ -47,6 +52,36 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
+}
+
+/// The kernels that guests run.
+const VERSIONS: [&str; 2] = ["6.1.192-1", "6.12.107"];
+
+/// An update in which `change` has been made to one file of the sources of a version.
+fn update(
+    source: &Path,
+    version: &str,
+    file: &str,
+    change: impl Fn(&str) -> String,
+    scratch: &Path,
+) -> Result<PathBuf> {
+    let old = std::fs::read_to_string(source.join(file))?;
+    let new = change(&old);
+    ensure!(old != new, "{file} of {version} does not have what is to be changed");
+    let diff = similar::TextDiff::from_lines(&old, &new);
+    let patch = scratch.join("change.patch");
+    let names = (format!("a/{file}"), format!("b/{file}"));
+    std::fs::write(&patch, diff.unified_diff().header(&names.0, &names.1).to_string())?;
+    let update = scratch.join("update");
+    let status = Command::new(build_tool()?)
+        .arg(format!("deb:{version}"))
+        .arg(&patch)
+        .args(["--quiet", "-o"])
+        .arg(&update)
+        .status()
+        .context("cannot start dynamos-diff")?;
+    ensure!(status.success(), "dynamos-diff failed ({status})");
+    Ok(update)
 }
 
 /// Builds the tool as users have it.

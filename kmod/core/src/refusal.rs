@@ -221,6 +221,14 @@ impl fmt::Display for Refusal<'_> {
 }
 
 impl Refusal<'_> {
+    /// The same, where not everything could be undone.
+    pub(crate) fn left(mut self) -> Self {
+        if let Refusal::Failed { undone, .. } = &mut self {
+            *undone = false;
+        }
+        self
+    }
+
     /// The refusals where several updates replace a function.
     fn fmt_stacking(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Refusal::*;

@@ -66,6 +66,8 @@ pub(crate) struct KernelLayer {
     /// Whether the editions have run, and the record wants their code kept: nothing it needs is taken away.
     keep: bool,
     switch: Switch,
+    /// From the beginning of an activation to the switch: busy tasks do not hold it up.
+    hurry: Option<wait::Hurry>,
     pub(crate) replacing: Replacing,
 }
 
@@ -125,6 +127,7 @@ impl KernelLayer {
             before: Vec::new(),
             keep: false,
             switch: Switch::default(),
+            hurry: None,
             replacing: Replacing::new(record.functions().len() as usize)?,
         })
     }
@@ -189,6 +192,19 @@ impl KernelLayer {
     /// What the last switch took.
     pub(crate) fn last_switch(&self) -> Switch {
         self.switch
+    }
+
+    /// Has what comes next done soon, until the switch.
+    pub(crate) fn hurry(&mut self) {
+        self.hurry = Some(wait::Hurry::begin());
+    }
+
+    /// The switch is made, or given up.
+    pub(crate) fn be_calm(&mut self) {
+        if self.hurry.take().is_some() {
+            // What is left makes calls cheaper; the first calls need not wait for it.
+            wait::pause(Duration::from_millis(1));
+        }
     }
 
     /// Says which object's module is about to begin.
@@ -561,6 +577,7 @@ impl Layer for KernelLayer {
         self.switch = switch;
         let flipped = flipped.ok_or(to_core(KernelErrno::EBUSY))?;
         self.keep |= flipped && active && !self.record.pinned().is_empty();
+        self.be_calm();
         Ok(flipped)
     }
 
@@ -605,6 +622,9 @@ impl Layer for KernelLayer {
     }
 
     fn progress(&mut self, state: State, blockers: &Blockers) {
+        if state != State::Transitioning {
+            self.be_calm();
+        }
         updates::show_progress(self.id, state, blockers);
     }
 

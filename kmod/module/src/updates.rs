@@ -195,7 +195,7 @@ fn begin(
         entry.policy = policy;
     }
     let result = work.start(id, &options);
-    if result.is_err() && work.update.state() != State::Reverting {
+    if result.is_err() && !work.is_left() {
         give_back_others(&mut work);
         return result;
     }
@@ -239,7 +239,10 @@ fn operate(id: UpdateId, act: impl FnOnce(&mut Work) -> Result<(), Refused>) -> 
         let entry = state.registry.entry_mut(id).ok_or(Errno::ENOENT)?;
         // A look is over soon.
         if entry.work.is_some() || !entry.looked_at {
-            break (entry.record, entry.work.take());
+            let work = entry.work.take();
+            // From here on a command waits with it.
+            entry.held &= work.is_none();
+            break (entry.record, work);
         }
         drop(state);
         wait::sleep(A_MOMENT)?;

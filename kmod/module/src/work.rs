@@ -49,7 +49,12 @@ impl Work {
         Self { update, layer, proposed, loaded, signal: false }
     }
 
-    /// Matches and activates. On failure nothing of it is left in the kernel, unless the update is `Reverting`.
+    /// Whether something of it is still in the kernel after an activation that failed.
+    pub(crate) fn is_left(&self) -> bool {
+        matches!(self.update.state(), State::Reverting | State::Draining)
+    }
+
+    /// Matches and activates. On failure nothing of it is left in the kernel, unless [`Work::is_left`].
     pub(crate) fn start(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
         let result = self.try_start(id, options);
         if result.is_err() && matches!(self.update.state(), State::Loading | State::Registered) {
@@ -101,7 +106,9 @@ impl Work {
         }
         let how = Switching { fresh: self.layer.is_fresh(), ..self.how(options) };
         let began = wait::now();
+        self.layer.hurry();
         let result = self.update.activate(&mut self.layer, addresses, &writable, how);
+        self.layer.be_calm();
         self.follow(id);
         result?;
         let switched = self.layer.last_switch().at.saturating_sub(began);
@@ -215,7 +222,7 @@ impl Work {
         self.update = update;
         let ready = self.layer.hold().and_then(|()| self.layer.forget_references());
         let result = ready.map_err(Refused::Kernel).and_then(|()| self.start(id, options));
-        if result.is_err() && self.update.state() != State::Reverting {
+        if result.is_err() && !self.is_left() {
             self.be_reverted(id);
         }
         result
@@ -240,7 +247,7 @@ impl Work {
         self.layer.set_coming(Some(object));
         let result = self.begin_anew(id, &options);
         self.layer.set_coming(None);
-        if result.is_err() && self.update.state() != State::Reverting {
+        if result.is_err() && !self.is_left() {
             self.await_again(id)?;
         }
         result
@@ -259,7 +266,7 @@ impl Work {
         }
         let options = self.loaded;
         let result = self.begin_anew(id, &options);
-        if result.is_err() && self.update.state() != State::Reverting {
+        if result.is_err() && !self.is_left() {
             self.await_again(id)?;
         }
         result

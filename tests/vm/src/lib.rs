@@ -38,5 +38,5 @@ pub use error::Error;
 pub use image::Image;
 pub use interrupt::stop_all;
 pub use report::Report;
-pub use tools::static_binary;
+pub use tools::{kernel_modules, static_binary, static_c};
 pub use vm::{Outcome, Vm};

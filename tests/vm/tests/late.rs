@@ -48,6 +48,11 @@ fn follows_its_module(version: &str, release: &str) {
             says old disks
             says enable dynamos enable dynamos_loop
             says held rmmod loop
+            # By force it goes all the same, and the update waits for it.
+            says forced rmmod -f loop
+            says forced_state state
+            load-module loop
+            says forced_disks disks
             dynamos revert dynamos_loop
             rmmod loop
             says again dynamos enable dynamos_loop
@@ -90,6 +95,9 @@ fn follows_its_module(version: &str, release: &str) {
         ("old", "8 loop"),
         ("enable", "status 0\ndynamos_loop is active"),
         ("held", "status 1\n"),
+        ("forced", "status 0"),
+        ("forced_state", "status 0\nwaiting for module loop"),
+        ("forced_disks", "8 late"),
         ("again", "status 0\ndynamos_loop is waiting for module loop"),
         ("third", "8 late"),
         ("policy", "status 3\n"),

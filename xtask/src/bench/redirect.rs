@@ -1,20 +1,21 @@
 //! `cargo xtask bench redirect`: what a redirected call costs, beside kernel livepatch in the same guest.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dynamos_vm::{Image, Vm, static_binary};
+use dynamos_vm::{Image, Vm, kernel_modules, static_binary};
 use kernel_trees::{Cache, Manifest};
 use serde_json::{Map, Value, json};
 
+use super::{VERSIONS, update};
 use crate::{setup, workspace};
 
 /// Calls that `callbench.c` makes for each figure.
 const CALLS: f64 = 1000.0;
-const VERSIONS: [&str; 2] = ["6.1.192-1", "6.12.107"];
+/// What the function answers, and what it is to answer.
+const OLD: &str = "\treturn (MSEC_PER_SEC / HZ) * j;\n";
+const NEW: &str = "\treturn (MSEC_PER_SEC / HZ) * j + 1;\n";
 
 /// Measures on both kernels, prints the table and gives the figures:
 /// `{"kernels": {RELEASE: {"plain_instructions_per_call": …}}}`.
@@ -60,8 +61,11 @@ fn measure(version: &str) -> Result<(String, BTreeMap<String, f64>)> {
     let scratch = workspace().join("target/bench").join(&image.release);
     let _ = std::fs::remove_dir_all(&scratch);
     std::fs::create_dir_all(&scratch)?;
-    let update = update(&cache.source(kernel)?, version, &scratch)?;
-    let modules = modules(&cache.headers(kernel)?, &scratch)?;
+    // As the livepatch does.
+    let change = |text: &str| text.replacen(OLD, NEW, 1);
+    let update = update(&cache.source(kernel)?, version, "kernel/time/time.c", change, &scratch)?;
+    let modules = scratch.join("modules");
+    kernel_modules(&cache.headers(kernel)?, &workspace().join("xtask/bench/redirect"), &modules)?;
 
     let script = "
         count() {
@@ -100,51 +104,4 @@ fn measure(version: &str) -> Result<(String, BTreeMap<String, f64>)> {
     }
     ensure!(costs.len() == 5, "the guest gave {} of 5 figures", costs.len());
     Ok((image.release, costs))
-}
-
-/// An update that changes `jiffies_to_msecs` as the livepatch does.
-fn update(source: &Path, version: &str, scratch: &Path) -> Result<PathBuf> {
-    const FILE: &str = "kernel/time/time.c";
-    const OLD: &str = "\treturn (MSEC_PER_SEC / HZ) * j;\n";
-    const NEW: &str = "\treturn (MSEC_PER_SEC / HZ) * j + 1;\n";
-    let old = std::fs::read_to_string(source.join(FILE))?;
-    ensure!(old.contains(OLD), "{FILE} of {version} does not have the line to change");
-    let new = old.replacen(OLD, NEW, 1);
-    let diff = similar::TextDiff::from_lines(&old, &new);
-    let patch = scratch.join("change.patch");
-    let names = (format!("a/{FILE}"), format!("b/{FILE}"));
-    std::fs::write(&patch, diff.unified_diff().header(&names.0, &names.1).to_string())?;
-    let mut build = crate::cargo(&["build", "--release", "--quiet", "--bin", "dynamos-diff"]);
-    ensure!(build.status().context("cannot start cargo")?.success(), "dynamos-diff does not build");
-    let update = scratch.join("update");
-    let status = Command::new(workspace().join("target/release/dynamos-diff"))
-        .arg(format!("deb:{version}"))
-        .arg(&patch)
-        .args(["--quiet", "-o"])
-        .arg(&update)
-        .status()
-        .context("cannot start dynamos-diff")?;
-    ensure!(status.success(), "dynamos-diff failed ({status})");
-    Ok(update)
-}
-
-/// Builds the measuring module and the livepatch.
-fn modules(headers: &Path, scratch: &Path) -> Result<PathBuf> {
-    let directory = scratch.join("modules");
-    std::fs::create_dir_all(&directory)?;
-    for file in ["Kbuild", "callbench.c", "callpatch.c"] {
-        let from = workspace().join("xtask/bench/redirect").join(file);
-        std::fs::copy(&from, directory.join(file))
-            .with_context(|| format!("cannot copy {}", from.display()))?;
-    }
-    let output = Command::new("make")
-        .arg("-C")
-        .arg(headers)
-        .arg(format!("M={}", directory.display()))
-        .args(["CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"])
-        .output()
-        .context("cannot run make")?;
-    let log = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "the measuring modules do not build:\n{log}");
-    Ok(directory)
 }

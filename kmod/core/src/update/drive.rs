@@ -125,9 +125,15 @@ impl<'a> Update<'a> {
         self.check(&how)?;
         self.scope = how.scope;
         self.enter(layer, State::Transitioning);
-        let result = self.redirect(layer, addresses, writable);
-        match result.and_then(|()| self.switch_on(layer, how)) {
+        let result = self.redirect(layer, addresses, writable, how);
+        let result = result.and_then(|switched| match switched {
+            true => Ok(self.be_switched(layer)),
+            false => self.switch_on(layer, how),
+        });
+        match result {
             Ok(()) => Ok(()),
+            // Tasks may be in the update's code, which cannot be given up.
+            Err(refusal) if self.state != State::Transitioning => Err(refusal),
             Err(refusal) => match self.give_up(layer) {
                 Ok(()) => Err(refusal),
                 Err(left) => {
@@ -197,15 +203,23 @@ impl<'a> Update<'a> {
         Ok(())
     }
 
-    /// All steps of an activation up to the switch.
+    /// All steps of an activation up to the switch; `true`: with it.
     fn redirect(
         &mut self,
         layer: &mut dyn Layer,
         addresses: &[u64],
         writable: &[Range],
-    ) -> Result<(), Refusal<'a>> {
+        how: Switching,
+    ) -> Result<bool, Refusal<'a>> {
         self.write_relocations(layer, addresses, writable)?;
         self.try_step(Step::LateSections, || layer.late_sections())?;
+        if let Some(index) = self.only_function()
+            && how.scope == Scope::Function
+            && !layer.replaces_others()
+        {
+            self.redirect_switched(layer, index, how)?;
+            return Ok(true);
+        }
         for (index, function) in (0u32..).zip(self.record.functions().iter()) {
             if function.flags & function_flags::REPLACE != 0 {
                 self.try_step(Step::Redirected(index), || layer.register_redirect(index))?;
@@ -214,7 +228,16 @@ impl<'a> Update<'a> {
         if layer.replaces_others() {
             self.try_step(Step::OthersReady, || layer.ready_others())?;
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// The function that is replaced, if it is the only one.
+    fn only_function(&self) -> Option<u32> {
+        let functions = (0u32..).zip(self.record.functions().iter());
+        let mut replaced =
+            functions.filter(|(_, function)| function.flags & function_flags::REPLACE != 0);
+        let (index, _) = replaced.next()?;
+        replaced.next().is_none().then_some(index)
     }
 
     fn write_relocations(

@@ -213,7 +213,7 @@ pub trait Layer: Memory {
     fn late_sections(&mut self) -> Result<(), Errno>;
     /// Undoes [`Layer::late_sections`].
     fn undo_late_sections(&mut self);
-    /// Installs the transition handler of a function (by index).
+    /// Installs the transition handler of a function (by index). Before a failure calls may have come by it.
     fn register_redirect(&mut self, function: u32) -> Result<(), Errno>;
     /// Puts the other handler in place.
     fn modify_redirect(&mut self, function: u32, handler: Handler) -> Result<(), Errno>;

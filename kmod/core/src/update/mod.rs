@@ -8,8 +8,8 @@
 //!                                       given up              held
 //! ```
 //!
-//! `Loading` and `Registered` lead to `Gone` if refused; `Transitioning` to `Reverting` if it cannot be undone at once, and a
-//! `revert` goes on with that. [`State::may_become`] has every arrow.
+//! `Loading` and `Registered` lead to `Gone` if refused; `Transitioning` to `Reverting` or `Draining` if it cannot be undone at
+//! once, and a `revert` goes on with that. [`State::may_become`] has every arrow.
 //!
 //! `Loading` leads to `Waiting` where a module is not loaded yet; when it is, everything begins anew with `Loading`.
 //! Edition 0 runs in all of them but `Active` and, until the switch, `Reverting`.
@@ -65,7 +65,7 @@ impl State {
             (Loading, Waiting | Registered | Gone)
                 | (Waiting, Registered | Gone)
                 | (Registered, Transitioning | Gone)
-                | (Transitioning, Active | Registered | Reverting)
+                | (Transitioning, Active | Registered | Reverting | Draining)
                 | (Active, Reverting)
                 | (Reverting, Active | Draining | Reverted)
                 | (Draining, Active | Reverting | Reverted)

@@ -60,6 +60,11 @@ impl<'a> Update<'a> {
 
     /// Gives up a revert that is held: the editions take all calls again.
     pub fn resume(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+        let redirected = |step: &Step| matches!(step, Step::Redirected(_));
+        // One that only writes handlers has no redirections.
+        if self.replaces() && !self.steps.done().iter().any(redirected) {
+            return Err(self.wrong_state(State::Active)); // It is an activation that failed.
+        }
         match self.state {
             State::Draining => {
                 layer.flip_now(true).map_err(|errno| self.failed(Step::Flipped, errno))?;
@@ -69,6 +74,12 @@ impl<'a> Update<'a> {
         }
         self.be_active(layer);
         Ok(())
+    }
+
+    /// Whether it replaces a function.
+    fn replaces(&self) -> bool {
+        let mut functions = self.record.functions().iter();
+        functions.any(|function| function.flags & function_flags::REPLACE != 0)
     }
 
     /// Makes the editions run, which everything is ready for. Held, the state stays what it was.
@@ -112,6 +123,41 @@ impl<'a> Update<'a> {
             layer.others_leave();
         }
         Ok(())
+    }
+
+    /// Redirects one function straight to its edition, before whatever the kernel waits for until it says that it has.
+    ///
+    /// If it fails, calls may have come by for a moment: they are waited for. With those that do not leave in time the
+    /// update stays `Draining`, or `Reverting` if they could not be sent to edition 0.
+    pub(super) fn redirect_switched(
+        &mut self,
+        layer: &mut dyn Layer,
+        function: u32,
+        how: Switching,
+    ) -> Result<(), Refusal<'a>> {
+        layer.flip_now(true).map_err(|errno| self.failed(Step::Flipped, errno))?;
+        let step = Step::Redirected(function);
+        let Err(refusal) = self.try_step(step, || layer.register_redirect(function)) else {
+            return Ok(());
+        };
+        let left = match layer.flip_now(false) {
+            Ok(()) if matches!(self.wait(layer, Until::Drained, &how), Waited::Quiet) => {
+                return Err(refusal);
+            }
+            Ok(()) => State::Draining,
+            Err(_) => State::Reverting,
+        };
+        self.scope = Scope::Function;
+        self.steps.note(Step::Flipped);
+        self.enter(layer, left);
+        Err(refusal.left())
+    }
+
+    /// Takes note that the only function is redirected to its edition.
+    pub(super) fn be_switched(&mut self, layer: &mut dyn Layer) {
+        self.scope = Scope::Function;
+        self.steps.note(Step::Flipped);
+        self.be_active(layer);
     }
 
     /// Makes edition 0 run, and waits until nobody is in the update's code: `true`. `false` if that is held.

@@ -2,7 +2,9 @@
 
 use dynamos_abi::{NONE, Slot};
 
-use super::tests::{ADDRESSES, HOW, Sim, WRITABLE, activated, builder, kernel, record, sim};
+use super::tests::{
+    ADDRESSES, FUNCTIONS, HOW, Sim, WRITABLE, activated, builder, kernel, record, sim,
+};
 use super::*;
 use crate::budget::Budget;
 use crate::testing::with_record;
@@ -169,7 +171,7 @@ fn sleepers_are_woken_at_every_try_but_only_if_asked() {
 
 #[test]
 fn an_update_that_writes_handlers_is_switched_as_a_whole_or_not_at_all() {
-    let mut build = builder();
+    let mut build = builder(FUNCTIONS);
     let slot = Slot { symbol: 0, offset: 0, before: 0, after: NONE, clone: NONE };
     build.0.slots.push(slot);
     with_record(&build.finish("update"), |record| {

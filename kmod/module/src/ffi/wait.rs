@@ -60,7 +60,32 @@ pub fn now() -> Duration {
     Duration::from_nanos(unsafe { dynamos_shim_now_ns() })
 }
 
+/// While this lives, its task runs before all others that are not real-time tasks. For short work that many wait for.
+///
+/// Dropped by the task that made it.
+#[must_use]
+pub struct Hurry {
+    nice: c_int,
+}
+
+impl Hurry {
+    /// Begins.
+    pub fn begin() -> Self {
+        // SAFETY: changes the caller's own priority.
+        Self { nice: unsafe { dynamos_shim_hurry() } }
+    }
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        // SAFETY: changes the caller's own priority.
+        unsafe { dynamos_shim_hurry_no_more(self.nice) }
+    }
+}
+
 unsafe extern "C" {
+    fn dynamos_shim_hurry() -> c_int;
+    fn dynamos_shim_hurry_no_more(nice: c_int);
     fn dynamos_shim_synchronize_rcu();
     fn dynamos_shim_synchronize_rcu_tasks();
     fn dynamos_shim_synchronize_rcu_tasks_rude();

@@ -6,6 +6,7 @@ mod pipe;
 mod seccomp;
 mod sleepers;
 mod stress;
+mod yields;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -71,6 +72,11 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         times: u32,
     },
+    /// How often calls of `sched_yield` let another thread have the CPU, which does the same.
+    Yields {
+        /// How many calls to make.
+        times: u32,
+    },
     /// Run a program as another user, without any other group.
     AsUser {
         /// The user's and the group's number.
@@ -130,7 +136,7 @@ enum Sleepers {
         #[arg(long, default_value_t = 0)]
         busy: u32,
     },
-    /// Tell them: `asleep`, `feed`, `edition`, `watch`, `first` or `end`.
+    /// Tell them: `asleep`, `feed`, `edition`, `watch`, `again`, `first` or `end`.
     Ask {
         /// What.
         word: String,
@@ -162,6 +168,7 @@ fn main() -> anyhow::Result<()> {
         Command::PipeEdition { size, made, times } => {
             println!("{}", pipe::edition(size, made, times)?);
         }
+        Command::Yields { times } => println!("{}", yields::switches(times)?),
         Command::AsUser { id, program } => pipe::as_user(id, &program)?,
         Command::SeccompVictim { scratch } => seccomp::victim(&scratch)?,
         Command::Kbytes { symbol, length, module } => {

@@ -32,6 +32,8 @@ struct Shared {
     /// Bytes that went through the busy threads.
     busy: AtomicU64,
     stop: AtomicBool,
+    /// Whether the busy threads look for edition 1.
+    looking: AtomicBool,
     /// When the watch saw the first call in edition 1, in nanoseconds of the monotonic clock.
     first: AtomicU64,
 }
@@ -40,6 +42,8 @@ struct Sleepers {
     shared: Arc<Shared>,
     writers: Vec<std::io::PipeWriter>,
     threads: Vec<JoinHandle<()>>,
+    /// Whether there are busy threads.
+    busy: bool,
     rounds: u64,
 }
 
@@ -48,8 +52,13 @@ pub fn serve(count: u32, busy: u32, socket: &Path) -> Result<()> {
     let files = u64::from(count) * 2 + u64::from(busy) * 2 + 100;
     setrlimit(Resource::RLIMIT_NOFILE, files, files).context("cannot have so many files")?;
     let shared = Arc::new(Shared::default());
-    let mut sleepers =
-        Sleepers { shared: shared.clone(), writers: vec![], threads: vec![], rounds: 0 };
+    let mut sleepers = Sleepers {
+        shared: shared.clone(),
+        writers: vec![],
+        threads: vec![],
+        busy: busy > 0,
+        rounds: 0,
+    };
     for number in 0..count {
         let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
         sleepers.writers.push(writer);
@@ -98,13 +107,20 @@ impl Sleepers {
             "feed" => self.feed(),
             "edition" => Ok(edition()?.to_string()),
             "watch" => {
+                self.shared.looking.store(true, SeqCst);
                 let shared = self.shared.clone();
-                self.start(move || watch(&shared))?;
+                if !self.busy {
+                    self.start(move || watch(&shared))?;
+                }
+                Ok("watching".into())
+            }
+            "again" => {
+                self.shared.first.store(0, SeqCst);
                 Ok("watching".into())
             }
             "first" => self.first(),
             "end" => self.end(),
-            _ => bail!("asleep, feed, edition, watch, first or end"),
+            _ => bail!("asleep, feed, edition, watch, again, first or end"),
         }
     }
 
@@ -198,6 +214,9 @@ fn keep_busy(number: u32, shared: &Shared) {
             shared.damaged.fetch_add(1, SeqCst);
         }
         shared.busy.fetch_add(MESSAGE as u64, SeqCst);
+        if shared.looking.load(SeqCst) && shared.first.load(SeqCst) == 0 {
+            look(&mut reader, shared);
+        }
     }
 }
 
@@ -219,14 +238,26 @@ fn probe(reader: &mut std::io::PipeReader) -> Result<u8> {
 fn watch(shared: &Shared) {
     let Ok((mut reader, _writer)) = std::io::pipe() else { return };
     while !shared.stop.load(SeqCst) {
-        if matches!(probe(&mut reader), Ok(1)) {
-            if let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) {
-                let nanoseconds = now.tv_sec() * 1_000_000_000 + now.tv_nsec();
-                shared.first.store(nanoseconds.unsigned_abs(), SeqCst);
-            }
+        if look(&mut reader, shared) {
             return;
         }
     }
+}
+
+/// Whether a call takes edition 1; the first that does is noted.
+fn look(reader: &mut std::io::PipeReader, shared: &Shared) -> bool {
+    let found = matches!(probe(reader), Ok(1));
+    if found {
+        // Whoever comes later is not noted.
+        let _ = shared.first.compare_exchange(0, now(), SeqCst, SeqCst);
+    }
+    found
+}
+
+/// Nanoseconds of the monotonic clock, which the kernel's log of a switch has too.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    now.map_or(u64::MAX, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn until(what: &str, mut reached: impl FnMut() -> Result<bool>) -> Result<()> {
