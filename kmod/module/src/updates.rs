@@ -361,7 +361,10 @@ pub(crate) fn unregister(handle: Handle) {
 /// Its code goes when this returns. So it does not before nothing leads there, be it never: nobody but the one who
 /// unloads waits for it, and calls take edition 0 from the end of the first wait on.
 fn see_off(id: UpdateId, work: &mut Work) {
-    let mut options = Options { on_timeout: OnTimeout::ForceNewCalls, ..Options::default() };
+    // Handlers cannot be taken back from some calls only.
+    let all = !work.update.record().slots().is_empty();
+    let on_timeout = if all { OnTimeout::RollBack } else { OnTimeout::ForceNewCalls };
+    let mut options = Options { on_timeout, ..Options::default() };
     let mut tries = 0_u32;
     while !matches!(
         work.update.state(),

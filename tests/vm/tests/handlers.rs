@@ -165,11 +165,11 @@ fn handlers_change(version: &str, release: &str) {
 }
 
 #[test]
-fn handlers_change_on_6_12() {
+fn a_table_in_use_has_other_handlers_on_6_12() {
     handlers_change("6.12.107", "6.12.107+deb12-amd64");
 }
 
 #[test]
-fn handlers_change_on_6_1() {
+fn a_table_in_use_has_other_handlers_on_6_1() {
     handlers_change("6.1.192-1", "6.1.0-55-amd64");
 }
