@@ -127,7 +127,10 @@ impl<'a> Update<'a> {
         self.enter(layer, State::Transitioning);
         let result = self.redirect(layer, addresses, writable, how);
         let result = result.and_then(|switched| match switched {
-            true => Ok(self.be_switched(layer)),
+            true => {
+                self.be_switched(layer);
+                Ok(())
+            }
             false => self.switch_on(layer, how),
         });
         match result {
