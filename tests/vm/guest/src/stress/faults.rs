@@ -158,7 +158,12 @@ fn go_through(subject: &Subject, stage: Stage, own: bool) -> Result<Outcome> {
     }
     only_below_dynamos(false)?;
     set("fail_function/inject", "\n")?;
-    sleeper.map(Sleeper::end).transpose()?;
+    if let Some(sleeper) = sleeper {
+        sleeper.end()?;
+        // What has drained goes on by itself.
+        let drained = stage != Stage::Drain || subject.becomes("reverted")?;
+        ensure!(drained, "it does not go on when the sleeper has left");
+    }
     if stage == Stage::Policy {
         subject.write_policy(&policies.ours).context("the policy at the end")?;
     }
