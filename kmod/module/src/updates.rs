@@ -459,6 +459,8 @@ fn forget(id: UpdateId) {
 /// Notes where an update is, for whoever reads its files.
 pub(crate) fn show_progress(id: UpdateId, state: State, blockers: &Blockers) {
     if let Some(entry) = STATE.lock().registry.entry_mut(id) {
+        // It has gone on.
+        entry.held &= entry.state == state;
         entry.state = state;
         entry.blockers = *blockers;
     }

@@ -69,8 +69,8 @@ fn machine(image: &Image, update: &Path) -> Result<Vm, Error> {
         .memory(1536)
         // Every report, not the first one only.
         .append("kasan_multi_shot")
-        // On a busy host the timer is late, which the kernel takes for a broken one.
-        .append("no_timer_check")
+        // On a busy host the timer is late, which the kernel takes for a broken one, or for a CPU that is stuck.
+        .append("no_timer_check watchdog_thresh=60")
         // The update changes it, so it must be there; in the debug kernel it is built in.
         .module("ext4")
         .file(static_binary("guest-tool", "guest-tool")?, "/bin/guest-tool")

@@ -94,7 +94,22 @@ fn prepare() -> Result<()> {
     ] {
         set(file, value)?;
     }
+    // What kmemleak allocates for itself, at every allocation, is no point of the operation.
+    let (start, end) = (address("kmemleak_open")?, address("kmemleak_write")?);
+    for attribute in ["failslab", "fail_page_alloc"] {
+        set(&format!("{attribute}/reject-end"), &format!("{end:#x}"))?;
+        set(&format!("{attribute}/reject-start"), &format!("{start:#x}"))?;
+    }
     Ok(())
+}
+
+/// Where a function of the kernel is. The static functions of one source file lie side by side.
+fn address(name: &str) -> Result<u64> {
+    let symbols = std::fs::read_to_string("/proc/kallsyms").context("no kallsyms")?;
+    let line = symbols.lines().find(|line| line.split_whitespace().nth(2) == Some(name));
+    let address = line.and_then(|line| line.split_whitespace().next());
+    let address = address.with_context(|| format!("the kernel has no {name}"))?;
+    u64::from_str_radix(address, 16).with_context(|| format!("an address: {address:?}"))
 }
 
 fn set(file: &str, value: &str) -> Result<()> {
@@ -142,8 +157,13 @@ fn go_through(subject: &Subject, stage: Stage, own: bool) -> Result<Outcome> {
         }
     }
     only_below_dynamos(false)?;
-    set("fail_function/inject", "")?;
-    sleeper.map(Sleeper::end).transpose()?;
+    set("fail_function/inject", "\n")?;
+    if let Some(sleeper) = sleeper {
+        sleeper.end()?;
+        // What has drained goes on by itself.
+        let drained = stage != Stage::Drain || subject.becomes("reverted")?;
+        ensure!(drained, "it does not go on when the sleeper has left");
+    }
     if stage == Stage::Policy {
         subject.write_policy(&policies.ours).context("the policy at the end")?;
     }

@@ -108,6 +108,18 @@ impl Subject {
         std::fs::read_to_string(self.file("policy")).context("cannot read the policy")
     }
 
+    /// Waits for a state, for half a minute.
+    pub fn becomes(&self, wanted: &str) -> Result<bool> {
+        for _ in 0..600 {
+            let state = std::fs::read_to_string(self.file("state")).context("no state")?;
+            if state.trim() == wanted {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(false)
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
         Path::new("/sys/kernel/dynamos").join(&self.name).join(name)
     }
