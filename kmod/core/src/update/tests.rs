@@ -232,7 +232,7 @@ pub(super) fn record() -> Vec<u8> {
 }
 
 /// The same, of so many of the functions.
-fn record_of(replaced: u32) -> Vec<u8> {
+pub(super) fn record_of(replaced: u32) -> Vec<u8> {
     let mut build = Build::new();
     let name = build.0.str("ext4");
     build.0.objects.push(Object { name });
@@ -268,7 +268,7 @@ pub(super) fn sim() -> Sim {
     sim_of(FUNCTIONS)
 }
 
-fn sim_of(replaced: u32) -> Sim {
+pub(super) fn sim_of(replaced: u32) -> Sim {
     Sim { memory: kernel(), redirects: vec![None; replaced as usize], ..Sim::default() }
 }
 
@@ -378,42 +378,6 @@ fn every_operation_may_fail_and_any_two() {
             }
         }
     }
-}
-
-/// What waits for nobody is in effect as soon as ftrace has it.
-#[test]
-fn one_function_alone_is_switched_when_it_is_redirected() {
-    let bytes = record_of(1);
-    with_record(&bytes, |record| {
-        let how = Switching { scope: Scope::Function, ..HOW };
-        let begun = |sim: &mut Sim| {
-            let mut update = Update::new(record).unwrap();
-            update.pin(sim).unwrap();
-            update.prepare(sim, &kernel(), &mut Budget::new(10_000)).unwrap();
-            let outcome = update.activate(sim, &ADDRESSES, &WRITABLE, how);
-            (update, outcome)
-        };
-        let mut sim = sim_of(1);
-        let (_, outcome) = begun(&mut sim);
-        outcome.unwrap();
-        assert!(sim.is_fully_active());
-
-        // 2 pins, 1 write, late, the flip; then the registration. Nobody came by, or whoever did has left.
-        let mut sim = Sim { fail: BTreeSet::from([6]), ..sim_of(1) };
-        let (update, outcome) = begun(&mut sim);
-        assert!(outcome.unwrap_err().to_string().contains("`pipe_0` failed with EBUSY: "));
-        assert_eq!((update.state(), sim.active, sim.inside), (State::Registered, false, false));
-
-        // Or stays.
-        let mut sim = Sim { fail: BTreeSet::from([6]), blocked: 1000, ..sim_of(1) };
-        let (mut update, outcome) = begun(&mut sim);
-        assert!(outcome.unwrap_err().to_string().ends_with("revert again to finish what is left"));
-        assert_eq!((update.state(), update.is_held()), (State::Draining, true));
-        assert!(matches!(update.resume(&mut sim), Err(Refusal::WrongState { .. })));
-        sim.blocked = 0;
-        update.go_on(&mut sim, how).unwrap();
-        assert!(update.state() == State::Reverted && sim.is_pristine());
-    });
 }
 
 proptest! {
