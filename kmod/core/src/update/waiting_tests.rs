@@ -230,16 +230,18 @@ fn one_function_alone_is_switched_when_it_is_redirected() {
         outcome.unwrap();
         assert!(sim.is_fully_active());
 
-        // 2 pins, 1 write, late, the flip; then the registration. Nobody came by, or whoever did has left.
+        // 2 pins, 1 write, late, the flip; then the registration. Nobody came by: nobody is waited for.
         let mut sim = sim_of(1);
-        sim.fail = BTreeSet::from([6]);
+        (sim.fail, sim.blocked) = (BTreeSet::from([6]), 1000);
         let (update, outcome) = begun(&mut sim);
         assert!(outcome.unwrap_err().to_string().contains("`pipe_0` failed with EBUSY: "));
         assert_eq!((update.state(), sim.active, sim.inside), (State::Registered, false, false));
 
-        // Or stays.
+        assert_eq!(sim.waited, 0);
+
+        // Somebody did, and stays.
         let mut sim = sim_of(1);
-        (sim.fail, sim.blocked) = (BTreeSet::from([6]), 1000);
+        (sim.fail, sim.blocked, sim.late_failure) = (BTreeSet::from([6]), 1000, true);
         let (mut update, outcome) = begun(&mut sim);
         assert!(outcome.unwrap_err().to_string().ends_with("revert again to finish what is left"));
         assert_eq!((update.state(), update.is_held()), (State::Draining, true));
