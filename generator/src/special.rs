@@ -63,6 +63,8 @@ fn classify(name: &str) -> Option<Table> {
         ".smp_locks" | ".parainstructions" | "__mcount_loc" => Entries(1),
         _ if name.starts_with("__mcount_loc") => Entries(1),
         _ if stays.iter().any(|prefix| name.starts_with(prefix)) => StaysBehind,
+        // A variable, alone in its section so that the linker puts the classes in order.
+        _ if name.ends_with("_sched_class") => StaysBehind,
         _ if name.starts_with(".discard.") => Entries(1),
         _ => return None,
     })

@@ -7,6 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{SAYS, backport, diff, machine};
+use dynamos_vm::static_c;
 
 /// CVE-2026-89603: a process that is held at the entry of a system call escapes the seccomp filter it then gets.
 #[test]
@@ -18,7 +19,12 @@ fn a_fix_of_seccomp_begins_in_one_cgroup() {
     let plan = diff("deb:6.12.107", patch.to_str().unwrap(), &update).unwrap();
     assert_eq!(plan.scope.unwrap().scope, "function");
 
+    let probe = scratch.path().join("probe");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/probe/probe.c");
+    static_c(source.as_ref(), &probe).unwrap();
+
     let outcome = machine("6.12.107+deb12-amd64", &[&update])
+        .file(&probe, "/bin/probe")
         .script(format!(
             r#"{SAYS}
             mkdir -p /run/cgroup
@@ -28,6 +34,9 @@ fn a_fix_of_seccomp_begins_in_one_cgroup() {
             outside() {{ guest-tool seccomp-race; }}
             policy() {{ dynamos policy dynamos_common "$@" >/dev/null; }}
 
+            # One function alone is switched before it is redirected; who has it already is told all the same.
+            says busy probe fexit syscall_trace_enter dynamos load /update/seccomp
+            says nothing ls /sys/kernel/dynamos
             says stock_inside inside
             says load dynamos load /update/seccomp --default 0
             says loaded_inside inside
@@ -55,6 +64,8 @@ fn a_fix_of_seccomp_begins_in_one_cgroup() {
         .run()
         .unwrap();
     for (name, says) in [
+        ("busy", "something else has changed this function"),
+        ("nothing", "status 0\nabi\nrefusals\nversion"),
         ("stock_inside", "bypassed"),
         ("load", "status 0\n"),
         ("loaded_inside", "bypassed"),

@@ -370,7 +370,7 @@ fn machine_changes(version: &'static str, release: &str) {
                 usleep 100000
             done &
             plugger=$!
-            for round in 1 2 3 4; do
+            for round in 1 2; do
                 scope=$([ $((round % 2)) = 0 ] && echo function || echo system)
                 dynamos load /update/pipe --scope $scope --timeout 60 >/dev/null
                 edition
@@ -396,18 +396,20 @@ fn machine_changes(version: &'static str, release: &str) {
             says woken edition
             says busy ask end
             dynamos unload dynamos_pipe --revert >/dev/null
-            # Half way: held, and a command that waits.
+            # Half way: held, and then a command that waits. Freezing wakes the sleepers, so either may come to its end.
             serve --count 3
             says held dynamos load /update/pipe --scope system --timeout 0 --on-timeout hold
             says suspend_held suspend processors
-            says held_state state
-            says held_edition edition
-            dynamos enable dynamos_pipe --scope system --timeout 120 >/run/waiter 2>&1 &
-            waiter=$!
-            while state | grep -q held; do usleep 20000; done
-            says suspend_waiter suspend processors
-            says waiter_state state
             says end ask end
+            becomes active
+            says held_edition edition
+            dynamos unload dynamos_pipe --revert >/dev/null
+            serve --count 3
+            dynamos load /update/pipe --scope system --timeout 120 >/run/waiter 2>&1 &
+            waiter=$!
+            until dynamos status 2>/dev/null | grep -q 'waits for'; do usleep 20000; done
+            says suspend_waiter suspend processors
+            says end_waiter ask end
             wait $waiter && says waiter cat /run/waiter
             says waiter_edition edition
 
@@ -436,7 +438,7 @@ fn machine_changes(version: &'static str, release: &str) {
     check(
         &outcome,
         &[
-            ("rounds", "110110110110"),
+            ("rounds", "110110"),
             ("one_cpu", "status 0\n"),
             ("two_cpus", "status 0\n1"),
             ("suspend_freezer", "status 0"),
@@ -448,12 +450,11 @@ fn machine_changes(version: &'static str, release: &str) {
             ("busy", " intact, 0 damaged"),
             ("held", "is loaded, but waits"),
             ("suspend_held", "status 0"),
-            ("held_state", "loading (held)"),
-            ("held_edition", "status 0\n0"),
-            ("suspend_waiter", "status 0"),
-            ("waiter_state", "status 0\nloading"),
             ("end", " intact, 0 damaged"),
-            ("waiter", "dynamos_pipe is active"),
+            ("held_edition", "status 0\n1"),
+            ("suspend_waiter", "status 0"),
+            ("end_waiter", " intact, 0 damaged"),
+            ("waiter", "dynamos_pipe is loaded"),
             ("waiter_edition", "status 0\n1"),
             ("locked_policy", "status 0\n"),
             ("locked_revert", "status 0\n"),
@@ -466,7 +467,7 @@ fn machine_changes(version: &'static str, release: &str) {
             ("locked_left", "status 0\n0"),
         ],
     );
-    assert!(outcome.results["hotplugs"].parse::<u32>().unwrap() > 3);
+    assert!(outcome.results["hotplugs"].parse::<u32>().unwrap() > 1);
     assert!(outcome.console.contains("reboot: Restarting system"), "{}", outcome.console);
 }
 

@@ -126,12 +126,12 @@ impl<'a> Update<'a> {
         self.scope = how.scope;
         self.enter(layer, State::Transitioning);
         let result = self.redirect(layer, addresses, writable, how);
-        let result = result.and_then(|switched| match switched {
-            true => {
-                self.be_switched(layer);
-                Ok(())
+        let result = result.and_then(|switched| {
+            if !switched {
+                return self.switch_on(layer, how);
             }
-            false => self.switch_on(layer, how),
+            self.be_switched(layer);
+            Ok(())
         });
         match result {
             Ok(()) => Ok(()),

@@ -13,6 +13,9 @@ use crate::resolve::function_name;
 pub struct Errno(pub i32);
 
 impl Errno {
+    /// Of [`Layer::register_redirect`]: it failed after calls may have come by.
+    pub const AGAIN: Self = Self(11);
+
     /// What to do about it, for a refusal.
     pub(crate) fn advice(self, step: Step) -> &'static str {
         match (self.0, step) {
@@ -26,7 +29,9 @@ impl Errno {
                 ": a table of operations does not hold what it should: something else has changed its handlers"
             }
             (19 | 2 | 3, Step::TargetPinned(_)) => ": load the module first",
-            (19, Step::Redirected(_)) => ": ftrace is switched off; set kernel.ftrace_enabled to 1",
+            (11 | 19, Step::Redirected(_)) => {
+                ": ftrace is switched off; set kernel.ftrace_enabled to 1"
+            }
             _ => "",
         }
     }
@@ -213,7 +218,8 @@ pub trait Layer: Memory {
     fn late_sections(&mut self) -> Result<(), Errno>;
     /// Undoes [`Layer::late_sections`].
     fn undo_late_sections(&mut self);
-    /// Installs the transition handler of a function (by index). Before a failure calls may have come by it.
+    /// Installs the transition handler of a function (by index). Before the failure [`Errno::AGAIN`] calls may have come
+    /// by it, and be in what it leads to; before others none has.
     fn register_redirect(&mut self, function: u32) -> Result<(), Errno>;
     /// Puts the other handler in place.
     fn modify_redirect(&mut self, function: u32, handler: Handler) -> Result<(), Errno>;

@@ -127,8 +127,8 @@ impl<'a> Update<'a> {
 
     /// Redirects one function straight to its edition, before whatever the kernel waits for until it says that it has.
     ///
-    /// If it fails, calls may have come by for a moment: they are waited for. With those that do not leave in time the
-    /// update stays `Draining`, or `Reverting` if they could not be sent to edition 0.
+    /// If it fails after calls may have come by, they are waited for. With those that do not leave in time the update
+    /// stays `Draining`, or `Reverting` if they could not be sent to edition 0.
     pub(super) fn redirect_switched(
         &mut self,
         layer: &mut dyn Layer,
@@ -140,8 +140,11 @@ impl<'a> Update<'a> {
         let Err(refusal) = self.try_step(step, || layer.register_redirect(function)) else {
             return Ok(());
         };
+        let came_by = matches!(refusal, Refusal::Failed { errno: Errno::AGAIN, .. });
         let left = match layer.flip_now(false) {
-            Ok(()) if matches!(self.wait(layer, Until::Drained, &how), Waited::Quiet) => {
+            Ok(())
+                if !came_by || matches!(self.wait(layer, Until::Drained, &how), Waited::Quiet) =>
+            {
                 return Err(refusal);
             }
             Ok(()) => State::Draining,

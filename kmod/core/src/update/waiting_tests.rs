@@ -1,9 +1,12 @@
 //! Scopes, and what happens at the end of the time limit.
 
+use std::collections::BTreeSet;
+
 use dynamos_abi::{NONE, Slot};
 
 use super::tests::{
-    ADDRESSES, FUNCTIONS, HOW, Sim, WRITABLE, activated, builder, kernel, record, sim,
+    ADDRESSES, FUNCTIONS, HOW, Sim, WRITABLE, activated, builder, kernel, record, record_of, sim,
+    sim_of,
 };
 use super::*;
 use crate::budget::Budget;
@@ -239,4 +242,42 @@ fn whoever_interrupts_a_wait_gets_what_was_before() {
             assert!(sim.is_fully_active());
         });
     }
+}
+
+/// What waits for nobody is in effect as soon as ftrace has it.
+#[test]
+fn one_function_alone_is_switched_when_it_is_redirected() {
+    let bytes = record_of(1);
+    with_record(&bytes, |record| {
+        let how = Switching { scope: Scope::Function, ..HOW };
+        let begun = |sim: &mut Sim| {
+            let mut update = ready(sim, record);
+            let outcome = update.activate(sim, &ADDRESSES, &WRITABLE, how);
+            (update, outcome)
+        };
+        let mut sim = sim_of(1);
+        let (_, outcome) = begun(&mut sim);
+        outcome.unwrap();
+        assert!(sim.is_fully_active());
+
+        // 2 pins, 1 write, late, the flip; then the registration. Nobody came by: nobody is waited for.
+        let mut sim = sim_of(1);
+        (sim.fail, sim.blocked) = (BTreeSet::from([6]), 1000);
+        let (update, outcome) = begun(&mut sim);
+        assert!(outcome.unwrap_err().to_string().contains("`pipe_0` failed with EBUSY: "));
+        assert_eq!((update.state(), sim.active, sim.inside), (State::Registered, false, false));
+
+        assert_eq!(sim.waited, 0);
+
+        // Somebody did, and stays.
+        let mut sim = sim_of(1);
+        (sim.fail, sim.blocked, sim.late_failure) = (BTreeSet::from([6]), 1000, true);
+        let (mut update, outcome) = begun(&mut sim);
+        assert!(outcome.unwrap_err().to_string().ends_with("revert again to finish what is left"));
+        assert_eq!((update.state(), update.is_held()), (State::Draining, true));
+        assert!(matches!(update.resume(&mut sim), Err(Refusal::WrongState { .. })));
+        sim.blocked = 0;
+        update.go_on(&mut sim, how).unwrap();
+        assert!(update.state() == State::Reverted && sim.is_pristine());
+    });
 }

@@ -16,6 +16,8 @@ impl Errno {
     pub const EINTR: Self = Self(4);
     /// Input or output failed: what was written does not read back.
     pub const EIO: Self = Self(5);
+    /// Something changed meanwhile.
+    pub const EAGAIN: Self = Self(11);
     /// Out of memory.
     pub const ENOMEM: Self = Self(12);
     /// Address not mapped, or not where it may be.
@@ -55,6 +57,7 @@ impl Errno {
             Self::ENOENT => "ENOENT",
             Self::EINTR => "EINTR",
             Self::EIO => "EIO",
+            Self::EAGAIN => "EAGAIN",
             Self::ENOMEM => "ENOMEM",
             Self::EFAULT => "EFAULT",
             Self::EBUSY => "EBUSY",

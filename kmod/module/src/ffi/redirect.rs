@@ -35,7 +35,8 @@ impl Redirection {
     /// # Errors
     /// [`Errno::EINVAL`]: no `__fentry__` site. [`Errno::EBUSY`]: someone else, such as livepatch or a
     /// kprobe that changes the instruction pointer, has redirected it already. [`Errno::ENODEV`]:
-    /// ftrace is switched off by `kernel.ftrace_enabled`.
+    /// ftrace is switched off by `kernel.ftrace_enabled`. [`Errno::EAGAIN`]: it was, just then, and calls may have gone
+    /// to the handler before.
     ///
     /// # Safety
     /// `handler` is code made for this function: it is entered with the return address of the site
@@ -55,7 +56,7 @@ impl Redirection {
         // SAFETY: reads a variable.
         if unsafe { dynamos_shim_ftrace_enabled() } == 0 {
             redirection.remove().map_err(|(_, error)| error)?;
-            return Err(Errno::ENODEV);
+            return Err(Errno::EAGAIN);
         }
         Ok(redirection)
     }

@@ -72,7 +72,7 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         times: u32,
     },
-    /// How often calls of `sched_yield` let another thread have the CPU, which does the same.
+    /// How many milliseconds of virtual run time calls of `sched_yield` cost while another thread does the same.
     Yields {
         /// How many calls to make.
         times: u32,
@@ -168,7 +168,7 @@ fn main() -> anyhow::Result<()> {
         Command::PipeEdition { size, made, times } => {
             println!("{}", pipe::edition(size, made, times)?);
         }
-        Command::Yields { times } => println!("{}", yields::switches(times)?),
+        Command::Yields { times } => println!("{}", yields::cost(times)?),
         Command::AsUser { id, program } => pipe::as_user(id, &program)?,
         Command::SeccompVictim { scratch } => seccomp::victim(&scratch)?,
         Command::Kbytes { symbol, length, module } => {

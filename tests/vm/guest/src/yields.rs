@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use anyhow::{Context, Result, ensure};
 
-/// How often the CPU went to somebody else in `times` calls of `sched_yield` while another thread does the same.
-pub fn switches(times: u32) -> Result<u64> {
+/// What `times` calls of `sched_yield` cost while another thread does the same: how many milliseconds this thread's
+/// virtual run time has gone on.
+pub fn cost(times: u32) -> Result<u64> {
     let stop = Arc::new(AtomicBool::new(false));
     let other = {
         let stop = stop.clone();
@@ -16,19 +17,21 @@ pub fn switches(times: u32) -> Result<u64> {
             }
         })
     };
-    let before = so_far()?;
+    let before = virtual_time()?;
     for _ in 0..times {
         std::thread::yield_now();
     }
-    let switches = so_far()? - before;
+    let cost = virtual_time()?.saturating_sub(before);
     stop.store(true, SeqCst);
     ensure!(other.join().is_ok(), "a thread died");
-    Ok(switches)
+    Ok(cost)
 }
 
-/// How often this thread could have gone on and did not.
-fn so_far() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/thread-self/status").context("no status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
-    line.context("no switches are counted")?.trim().parse().context("not a number")
+/// `se.vruntime : 1234.567890`, in milliseconds.
+fn virtual_time() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/sched").context("no scheduling data")?;
+    let line = text.lines().find(|line| line.starts_with("se.vruntime"));
+    let value = line.and_then(|line| line.split(':').nth(1)).context("no virtual run time")?;
+    let whole = value.trim().split('.').next().unwrap_or_default();
+    whole.parse().with_context(|| format!("{value:?} is not a number"))
 }
