@@ -221,6 +221,10 @@ impl Work {
         STATE.lock().registry.manager.restart(id, &record)?;
         self.update = update;
         let ready = self.layer.hold().and_then(|()| self.layer.forget_references());
+        if ready.is_err() {
+            // Nothing is pinned yet; it must not stay `Loading`, from where nobody could begin again.
+            let _ = self.update.discard(&mut self.layer);
+        }
         let result = ready.map_err(Refused::Kernel).and_then(|()| self.start(id, options));
         if result.is_err() && !self.is_left() {
             self.be_reverted(id);
