@@ -7,14 +7,14 @@ use anyhow::{Context, Result};
 use dynamos_abi::symbol_flags;
 
 use crate::closure::{self, Closure};
+use crate::describe::{describe, possible_anchors, tells};
 use crate::package::{HANDLERS, handler_addrs};
 use crate::plan::{Refusal, SymbolPlan};
 use crate::record::{Fixup, Match, RecordBuilder, SymbolKey};
 use crate::running::Running;
-use crate::sites::{Body, Reference, Referent, sites};
+use crate::sites::Referent;
 use crate::slots::SlotInput;
-use crate::special::patches;
-use crate::unit::{Place, Unit};
+use crate::unit::Unit;
 
 /// One object with what the differ found out about it.
 #[derive(Debug)]
@@ -455,94 +455,6 @@ impl Recorder<'_> {
     fn refuse(&mut self, name: &str, reason: &str, remedy: &str) {
         self.assembly.refusals.push(Refusal::new(name, reason, remedy));
     }
-}
-
-/// Names of the symbols whose addresses the match of a function gives, its own included.
-fn tells(found: &Match) -> impl Iterator<Item = String> + '_ {
-    use dynamos_abi::SiteKind::{Abs32, Abs32S, Abs64, Pc32, Pc64};
-    let own = std::iter::once(found.name.clone());
-    own.chain(found.sites.iter().filter_map(|site| match (&site.referent, site.kind) {
-        (Some(Referent::Symbol(name)), Abs64 | Abs32 | Abs32S | Pc32 | Pc64) => Some(name.clone()),
-        _ => None,
-    }))
-}
-
-/// Every function of the object that can be matched and found by its name.
-fn possible_anchors(unit: &UnitInput, index: usize) -> Vec<Match> {
-    unit.pre
-        .symbols
-        .iter()
-        .filter(|symbol| symbol.function && symbol.size > 0 && !symbol.name.contains(".cold"))
-        // The kernel rewrites a static call's trampoline whenever the target changes.
-        .filter(|symbol| !symbol.name.starts_with("__SCT__"))
-        .filter(|symbol| {
-            symbol
-                .section
-                .and_then(|section| unit.pre.sections.get(section))
-                .is_some_and(|section| !section.is_init())
-        })
-        .filter_map(|symbol| describe(unit, index, &symbol.name).ok())
-        .collect()
-}
-
-/// A function of the `pre` build with its sites.
-fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
-    let pre = &unit.pre;
-    let symbol =
-        pre.symbol(pre.find(name).with_context(|| format!("V1 has no function {name}"))?)?;
-    let section = symbol.section.context("an undefined function has no body")?;
-    let (start, end) = (symbol.value, symbol.value + symbol.size);
-    let bytes = pre.bytes(symbol)?;
-    let mut references = Vec::new();
-    for field in pre.fields_in_place(section, start, end)? {
-        let (referent, into) = match &field.place {
-            Place::Elsewhere(name, offset) => (Referent::Symbol(name.clone()), *offset),
-            Place::In(index, into) => {
-                (Referent::Symbol(pre.symbol(*index)?.name.clone()), *into as i64)
-            }
-            Place::Raw(section, at) => nameless(pre, *section, *at)?,
-        };
-        references.push(Reference {
-            offset: field.offset as u32,
-            kind: field.kind,
-            referent,
-            addend: into - field.bias,
-        });
-    }
-    let fentry = references
-        .iter()
-        .find(|reference| reference.referent == Referent::Symbol("__fentry__".into()))
-        .and_then(|reference| reference.offset.checked_sub(1));
-    let special = patches(pre, section, start, end)?;
-    let body = Body { name, bytes, references, special };
-    Ok(Match {
-        name: name.into(),
-        owner: unit.owner.clone(),
-        unit: index,
-        bytes: bytes.to_vec(),
-        sites: sites(&body)?,
-        fentry,
-        fragment: false,
-        watched: false,
-        replaced: None,
-        adapts: false,
-        parameters: String::new(),
-    })
-}
-
-/// Nameless bytes: strings are compared, other sections' bytes are only known by where they are.
-fn nameless(unit: &Unit, section_index: usize, at: u64) -> Result<(Referent, i64)> {
-    let section = unit.section(section_index)?;
-    if !section.is_writable() && !section.is_code() && !section.is_init() {
-        let (start, end) = closure::constant(section, at);
-        let comparable = !section.relocations.iter().any(|r| (start..end).contains(&r.offset));
-        let bytes = section.bytes.get(start as usize..end as usize).unwrap_or(&[]);
-        if comparable && start == at && !bytes.is_empty() && bytes.len() <= 4096 {
-            let place = format!("{}+{at:#x}", section.name);
-            return Ok((Referent::Content(place, bytes.to_vec()), 0));
-        }
-    }
-    Ok((Referent::Nameless(section.name.clone(), at), 0))
 }
 
 /// The symbol of the running kernel that a site speaks of, and what is known of it.

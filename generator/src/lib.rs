@@ -13,6 +13,7 @@ mod candidates;
 mod changes;
 mod clones;
 mod closure;
+mod describe;
 pub mod explain;
 pub mod fixes;
 mod input;

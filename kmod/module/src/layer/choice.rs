@@ -1,0 +1,146 @@
+//! Which edition the calls of a function take: where its redirection leads, and the policies.
+
+use alloc::vec::Vec;
+
+use dynamos_abi::function_flags;
+use dynamos_abi::policy as place;
+use dynamos_core::policy::{Program, Request};
+use dynamos_core::{Errno, Handler};
+
+use super::{INVALID, KernelLayer};
+use crate::ffi::modules::Module;
+use crate::ffi::redirect::Redirection;
+use crate::ffi::{log, policy, wait};
+use crate::names::{as_c_str, c_string};
+use crate::policies::{self, Change, Policies, Rule};
+use crate::refused::{Refused, to_core};
+
+impl KernelLayer {
+    /// Where the calls of a function go. While a switch is under way, those that a policy or the update's own
+    /// adaptation handler is for stay with edition 0: not all of them are to take the edition, and none may while it
+    /// is being left.
+    pub(crate) fn handler(&self, index: u32, handler: Handler, rule: Rule) -> Result<u64, Errno> {
+        let (function, _) = self.function(index)?;
+        let adapts = function.flags & function_flags::ADAPTS != 0;
+        let address = |index: u32| self.addresses.get(index as usize).copied().ok_or(INVALID);
+        let (under, leaving) = (self.replacing.under(index), self.replacing.is_leaving());
+        match (handler, rule) {
+            (Handler::Transition, Rule::Always) if !adapts && under.is_some() => {
+                self.choice_place(index)
+            }
+            (Handler::Transition, _) if under.is_some() => under.ok_or(INVALID),
+            (Handler::Transition, _) if leaving && (adapts || rule != Rule::Always) => {
+                self.choice_place(index)
+            }
+            (Handler::Transition, Rule::Always) if !adapts => address(function.transition),
+            (Handler::Steady, Rule::Always) => address(function.steady),
+            (Handler::Steady, Rule::Slot(slot)) => Ok(slot),
+            (Handler::Transition, _) | (Handler::Steady, Rule::Never) => {
+                Ok(address(function.policy)? + place::LEAVE)
+            }
+        }
+    }
+
+    /// Sends the calls of a function elsewhere.
+    pub(crate) fn redirect(&mut self, function: u32, to: u64) -> Result<(), Errno> {
+        let slot = self.redirects.get_mut(function as usize).and_then(Option::as_mut);
+        let redirection = slot.ok_or(INVALID)?;
+        if redirection.handler() == to {
+            return Ok(());
+        }
+        // SAFETY: as for the handler that was installed; the code of a policy is the function's own too.
+        unsafe { redirection.replace(to) }.map_err(to_core)
+    }
+
+    /// Whether a function is sent where it is not while a switch is under way.
+    fn strays(&self, function: u32) -> Option<u64> {
+        let redirection = self.redirects.get(function as usize)?.as_ref()?;
+        let wanted =
+            self.handler(function, Handler::Transition, self.policies.rule(function)).ok()?;
+        (redirection.handler() != wanted).then_some(wanted)
+    }
+
+    /// Sends those back that [`KernelLayer::strays`] finds: a policy was set while they had no steady handler.
+    pub(super) fn gather_strays(&mut self) -> Result<(), Errno> {
+        for function in 0..self.record.functions().len() {
+            if let Some(wanted) = self.strays(function) {
+                self.redirect(function, wanted)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether both editions of every function may run at a time, because policies decide on each call.
+    pub(crate) fn lets_editions_mix(&self) -> bool {
+        self.policies.let_editions_mix(&self.record)
+    }
+
+    /// Sets policies. `live`: the editions run, so that it takes effect now. On failure nothing has changed.
+    pub(crate) fn set_policy(
+        &mut self,
+        request: &Request<'_>,
+        program: &Program,
+        live: bool,
+    ) -> Result<(), Refused> {
+        self.replacing.freshen();
+        // While reverted, the update has no hold of its own.
+        let name = c_string(self.record.name())?;
+        let found;
+        let module = match &self.own {
+            Some(own) => own,
+            None => {
+                found = Module::find(as_c_str(&name)?)?;
+                &found
+            }
+        };
+        let in_use = |function: u32| {
+            let goes_to = self.redirects.get(function as usize).and_then(Option::as_ref);
+            let ruled = match self.policies.rule(function) {
+                Rule::Slot(slot) => slot,
+                Rule::Always | Rule::Never => 0,
+            };
+            [goes_to.map_or(0, Redirection::handler), ruled]
+        };
+        let facts = policy::facts()?;
+        let (record, addresses) = (&self.record, self.addresses);
+        let changes =
+            policies::prepare(record, request, program, addresses, module, &facts, in_use)?;
+        let sources = Policies::sources(&changes, program)?;
+        if live {
+            let result = self.put_in_force(&changes);
+            // Whoever is in a slot leaves it before it is written again.
+            wait::synchronize_rcu_tasks_rude();
+            wait::synchronize_rcu_tasks();
+            result.map_err(|error| {
+                Refused::policy(format_args!("a function cannot be redirected ({error})"))
+            })?;
+        }
+        self.policies.adopt(&changes, sources);
+        Ok(())
+    }
+
+    /// Redirects the functions, all of them or none.
+    fn put_in_force(&mut self, changes: &[Change]) -> Result<(), Errno> {
+        for (done, change) in changes.iter().enumerate() {
+            let to = self.handler(change.function, Handler::Steady, change.rule)?;
+            let Err(error) = self.redirect(change.function, to) else { continue };
+            for change in changes.iter().take(done) {
+                let rule = self.policies.rule(change.function);
+                let back = self.handler(change.function, Handler::Steady, rule)?;
+                if let Err(error) = self.redirect(change.function, back) {
+                    log::error(format_args!(
+                        "{}: a function keeps a policy that was refused: {error}",
+                        self.record.name()
+                    ));
+                }
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Writes the policies in force to `text`, which is [`Policies::room`].
+    pub(crate) fn write_policies(&self, text: &mut Vec<u8>) {
+        self.policies.write(&self.record, text);
+    }
+}
