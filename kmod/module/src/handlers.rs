@@ -73,7 +73,8 @@ pub(crate) fn thunks() -> Result<Vec<Range>, Errno> {
     let mut ranges = Vec::new();
     for found in symbols::find_all(&queries)? {
         let Some((_, size)) = THUNKS.get(found.query) else { continue };
-        ranges.try_push(Range { start: found.address, end: found.address.saturating_add(*size) })?;
+        ranges
+            .try_push(Range { start: found.address, end: found.address.saturating_add(*size) })?;
     }
     Ok(ranges)
 }

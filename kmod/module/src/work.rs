@@ -20,7 +20,7 @@ use crate::refused::Refused;
 
 /// Why an update that writes handlers has no policies.
 pub(crate) const CALLS_SHARE_HANDLERS: &str =
-    "the update writes handlers into tables of operations, which all calls share: it takes all of them or none";
+    "the update writes handlers into tables of operations: all calls share them";
 
 /// How long to wait before a revert that must come to its end is tried again.
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);

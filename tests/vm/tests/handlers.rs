@@ -154,8 +154,8 @@ fn handlers_change(version: &str, release: &str) {
     assert!(results["held"].contains("can't unload module 'ext4'"));
     for (name, why) in [
         ("scope", "its scope is `system`"),
-        ("default", "which all calls share"),
-        ("policy", "which all calls share"),
+        ("default", "all calls share them"),
+        ("policy", "all calls share them"),
         ("force", "cannot be forced on new calls only"),
         ("blocked", "sleeps in show_vfsmnt"),
     ] {
