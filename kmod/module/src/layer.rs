@@ -7,7 +7,7 @@ use core::fmt;
 use core::ops::ControlFlow;
 use core::time::Duration;
 
-use dynamos_abi::{Function, Record, function_flags};
+use dynamos_abi::{Function, Record};
 use dynamos_core::{
     Blockers, Errno, Handler, Layer, Memory, Place, Range, Resolved, State, UpdateId, Word,
 };
@@ -455,9 +455,12 @@ impl Layer for KernelLayer {
 
     fn flip_now(&mut self, active: bool) -> Result<(), Errno> {
         self.gather_strays()?;
-        // SAFETY: only a module that has not begun has slots here, so nobody reads them.
-        if !self.words.is_empty() && !(active && unsafe { self.open_words()?.write(true) }) {
-            return Err(to_core(KernelErrno::EBUSY));
+        if !self.words.is_empty() {
+            let words = self.open_words()?;
+            // SAFETY: only a module that has not begun has slots here, so nobody reads them.
+            if !active || !unsafe { words.write(true) } {
+                return Err(to_core(KernelErrno::EBUSY));
+            }
         }
         // Sequentially consistent, so before whatever the look at a stack reads: a task that has read the flag before
         // this is in its handler, or further, until that look, and one that reads it later finds this.
