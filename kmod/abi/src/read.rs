@@ -174,6 +174,12 @@ impl<'a> Record<'a> {
         self.functions
     }
 
+    /// The functions that are replaced, with their indices.
+    pub fn replaced(&self) -> impl Iterator<Item = (u32, Function)> + use<'a> {
+        let replaced = |function: &Function| function.flags & function_flags::REPLACE != 0;
+        (0u32..).zip(self.functions.iter()).filter(move |(_, function)| replaced(function))
+    }
+
     /// The sites of all functions.
     pub fn sites(&self) -> Table<'a, Site> {
         self.sites

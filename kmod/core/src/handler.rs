@@ -1,12 +1,13 @@
 //! Whether a redirection handler is what it should be.
 
+use crate::insn::ENDBR;
 use crate::update::Handler;
 
 /// The longest handler.
 pub const HANDLER_LEN: usize = 48;
 
 /// `endbr64`, and the NOP that the kernel puts in its place where nothing jumps (`apply_seal_endbr`).
-const ENTRIES: [&[u8]; 2] = [&[0xf3, 0x0f, 0x1e, 0xfa], &[0x66, 0x0f, 0x1f, 0x00]];
+const ENTRIES: [&[u8]; 2] = [&ENDBR, &[0x66, 0x0f, 0x1f, 0x00]];
 /// `add $8, %rsp`.
 const DROP: &[u8] = &[0x48, 0x83, 0xc4, 0x08];
 /// `cmpb $0, …(%rip)`, before the displacement.
@@ -68,7 +69,7 @@ type Part<'a> = (&'a [u8], Option<(u64, u64)>);
 pub fn choice(at: u64, flag: u64, on: u64, off: u64, into: &mut [u8; HANDLER_LEN]) -> Option<()> {
     // endbr64; cmpb $0, flag(%rip); je off; jmp on
     let parts: [Part<'_>; 5] = [
-        (&[0xf3, 0x0f, 0x1e, 0xfa], None),
+        (&ENDBR, None),
         (COMPARE, Some((flag, 1))),
         (&[0x00], None),
         (&[0x0f, 0x84], Some((off, 0))),

@@ -3,6 +3,8 @@
 //! The kernel's NOP optimiser works on whole instructions (`optimize_nops` in `arch/x86/kernel/alternative.c`),
 //! so a `0x90` inside an immediate must not be taken for one.
 
+/// `endbr64`. Where indirect branches are tracked, one to anything else traps.
+pub const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 /// `int3`.
 pub const INT3: u8 = 0xcc;
 /// `call rel32`.

@@ -6,7 +6,7 @@ mod stacks_tests;
 
 use alloc::vec::Vec;
 
-use dynamos_abi::{Record, function_flags};
+use dynamos_abi::Record;
 
 pub use stacks::Leaving;
 
@@ -97,12 +97,12 @@ impl Manager {
         over: Over,
     ) -> Result<(), Refusal<'a>> {
         let replaced = || {
-            (0u32..)
-                .zip(record.functions().iter().zip(&resolved.functions))
-                .filter(|(_, (function, _))| function.flags & function_flags::REPLACE != 0)
+            record
+                .replaced()
+                .filter_map(|(index, _)| Some((index, resolved.functions.get(index as usize)?)))
         };
         if over == Over::Nothing {
-            for (index, (_, address)) in replaced() {
+            for (index, address) in replaced() {
                 let taken = self.updates.iter().find(|entry| {
                     entry.id != id && entry.holds() && entry.replaces.binary_search(address).is_ok()
                 });
@@ -113,7 +113,7 @@ impl Manager {
             }
         }
         let mut replaces = Vec::new();
-        for (_, (_, address)) in replaced() {
+        for (_, address) in replaced() {
             replaces.try_reserve(1).map_err(|_| Refusal::OutOfMemory)?;
             replaces.push(*address);
         }
@@ -240,6 +240,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::testing::{Build, with_record};
     use State::*;
+    use dynamos_abi::function_flags;
 
     pub(super) fn update(name: &str, functions: &[&str], pinned: &str) -> Vec<u8> {
         let mut build = Build::new();

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use dynamos_abi::{NONE, Record, Slot, symbol_flags};
 
+use crate::insn::ENDBR;
 use crate::matching::Memory;
 use crate::refusal::Refusal;
 use crate::resolve::{Resolved, names_of};
@@ -24,8 +25,6 @@ pub struct Word {
 
 /// Bytes of a slot.
 const SIZE: usize = 8;
-/// `endbr64`. Where indirect branches are tracked, a call by a pointer to anything else traps.
-const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
 /// The words of a record's slots. Each must hold what V1 has there, and what is to stand there must be fit to be called.
 pub fn words<'a>(

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use dynamos_abi::policy as place;
-use dynamos_abi::{Function, Record, function_flags};
+use dynamos_abi::{Record, function_flags};
 use dynamos_core::{HANDLER_LEN, Handler, Range, adaptation_of, is_handler, is_leave};
 
 use crate::ffi::errno::Errno;
@@ -53,10 +53,9 @@ pub(crate) fn check_addresses(
             && kernel_memory::read(address + place::LEAVE, &mut code).is_ok()
             && is_leave(&code)
     };
-    let replaced = |function: &Function| function.flags & function_flags::REPLACE != 0;
     addresses.len() == record.addr_count() as usize
         && addresses.iter().all(|address| ranges.kind_of(*address, 0).is_some())
-        && record.functions().iter().filter(replaced).all(|function| {
+        && record.replaced().all(|(_, function)| {
             text(function.clone).is_some_and(|clone| {
                 let adapts = function.flags & function_flags::ADAPTS != 0;
                 leads(function.transition, Handler::Transition, false, clone)

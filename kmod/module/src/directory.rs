@@ -92,12 +92,12 @@ fn word(state: State, held: bool) -> &'static str {
 fn replaced<'r>(
     record: &'r Record<'static>,
 ) -> impl Iterator<Item = (&'static str, &'static str)> + 'r {
-    policies::replaced(record).filter_map(|(_, function)| policies::names(record, &function))
+    record.replaced().filter_map(|(_, function)| policies::names(record, &function))
 }
 
 /// `OBJECT FUNCTION (NAME:TYPE …)` a line, without the last where they are not known; whole lines, as above.
 fn parameters(record: &Record<'static>, out: &mut SliceWriter<'_>) -> fmt::Result {
-    for (_, function) in policies::replaced(record) {
+    for (_, function) in record.replaced() {
         let (object, name) = policies::names(record, &function).unwrap_or_default();
         let types = record.str(function.parameters);
         let line = FixedText::<1200>::new(format_args!("{object} {name} {types}\n"));

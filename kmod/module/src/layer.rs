@@ -23,7 +23,7 @@ use crate::ffi::{kernel_memory, log, wait};
 use crate::handlers::{self, Opened};
 use crate::late::{LateTables, Placeholders};
 use crate::names::{as_c_str, c_string};
-use crate::policies::{self, Policies};
+use crate::policies::Policies;
 use crate::refused::to_core;
 use crate::replacing::Replacing;
 use crate::updates;
@@ -239,7 +239,7 @@ impl KernelLayer {
             symbol.map(|symbol| symbol.object) == self.coming
         };
         self.coming.is_some()
-            && policies::replaced(&self.record).all(|(_, function)| comes(function.symbol))
+            && self.record.replaced().all(|(_, function)| comes(function.symbol))
             && self.record.slots().iter().all(|slot| comes(slot.symbol))
     }
 

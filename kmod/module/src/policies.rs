@@ -68,7 +68,7 @@ impl Policies {
 
     /// Whether of every function that is replaced both editions may run at a time.
     pub(crate) fn let_editions_mix(&self, record: &Record<'_>) -> bool {
-        let mut all = replaced(record).peekable();
+        let mut all = record.replaced().peekable();
         all.peek().is_some()
             && all.all(|(index, function)| {
                 function.flags & function_flags::ADAPTS != 0 || self.rule(index) != Rule::Always
@@ -112,13 +112,13 @@ impl Policies {
             let adapts = function.flags & function_flags::ADAPTS != 0;
             self.0.get(index as usize).map(|policy| Shown { policy, adapts })
         };
-        let first = replaced(record).next().and_then(shown);
-        let all_same = replaced(record).all(|entry| shown(entry) == first);
+        let first = record.replaced().next().and_then(shown);
+        let all_same = record.replaced().all(|entry| shown(entry) == first);
         if let Some(first) = first.filter(|_| all_same) {
             add(FixedText::<1200>::new(format_args!("* {first}\n")).as_bytes());
             return;
         }
-        for (index, function) in replaced(record) {
+        for (index, function) in record.replaced() {
             let (object, name) = names(record, &function).unwrap_or_default();
             let Some(policy) = shown((index, function)) else { continue };
             let line = FixedText::<1800>::new(format_args!("{object} {name} {policy}\n"));
@@ -184,7 +184,7 @@ pub(crate) fn prepare(
 
 fn select(record: &Record<'static>, request: &Request<'_>) -> Result<Vec<Change>, Errno> {
     let mut changes = Vec::new();
-    for (function, entry) in replaced(record) {
+    for (function, entry) in record.replaced() {
         let (object, name) = names(record, &entry).unwrap_or_default();
         if request.selects(object, name) {
             changes.try_push(Change { function, rule: Rule::Always })?;
@@ -210,12 +210,6 @@ fn check_arguments(
             field.name()
         ))),
     }
-}
-
-/// The functions that are replaced, with their numbers in the record.
-pub(crate) fn replaced<'r>(record: &Record<'r>) -> impl Iterator<Item = (u32, Function)> + use<'r> {
-    let replaced = |function: &Function| function.flags & function_flags::REPLACE != 0;
-    (0u32..).zip(record.functions().iter()).filter(move |(_, function)| replaced(function))
 }
 
 /// The names of a function's object and of itself.

@@ -16,7 +16,7 @@ use crate::ffi::update::ActiveFlag;
 use crate::ffi::{log, wait};
 use crate::layer::{INVALID, KernelLayer};
 use crate::module::STATE;
-use crate::policies::{self, Rule};
+use crate::policies::Rule;
 use crate::refused::to_core;
 use crate::work::Work;
 
@@ -113,9 +113,9 @@ impl KernelLayer {
         for (at, (_, work)) in self.replacing.others.iter().enumerate() {
             let layer = &work.layer;
             self.left_on_activation.also(layer.text(), Place::Other)?;
-            for (index, _) in policies::replaced(&self.record) {
+            for (index, _) in self.record.replaced() {
                 let address = self.functions.get(index as usize);
-                let mut theirs = policies::replaced(&layer.record).map(|(theirs, _)| theirs);
+                let mut theirs = layer.record.replaced().map(|(theirs, _)| theirs);
                 let Some(function) = theirs.find(|theirs| {
                     layer.functions.get(*theirs as usize) == address
                         && layer.has_redirection(*theirs)

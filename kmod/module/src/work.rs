@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use dynamos_abi::{Record, function_flags};
+use dynamos_abi::Record;
 use dynamos_core::policy::{Program, Request};
 use dynamos_core::{
     Budget, Limits, OnTimeout, Options, Over, Refusal, Scope, State, Switching, Update, UpdateId,
@@ -411,12 +411,10 @@ impl Work {
 
 /// Functions that are always on some stack which the check of all stacks does not see.
 fn refuse_always_active(record: &Record<'static>) -> Result<(), Refused> {
-    for function in record.functions().iter() {
+    for (_, function) in record.replaced() {
         let Some(symbol) = record.symbols().get(function.symbol) else { continue };
         let name = record.str(symbol.name);
-        if function.flags & function_flags::REPLACE != 0
-            && ALWAYS_ACTIVE.iter().any(|always| printable(always) == name)
-        {
+        if ALWAYS_ACTIVE.iter().any(|always| printable(always) == name) {
             return Err(Refused::AlwaysRuns(name));
         }
     }

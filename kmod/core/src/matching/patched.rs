@@ -5,13 +5,10 @@
 use dynamos_abi::{Site, SiteKind};
 
 use super::{Matcher, Mismatch, Sink, Sites, Span, What, symbol_of};
-use crate::insn::{self, CALL, CS, INT3, JMP8, JMP32, RET};
+use crate::insn::{self, CALL, CS, ENDBR, INT3, JMP8, JMP32, RET};
 
 /// `lfence`.
 const LFENCE: [u8; 3] = [0x0f, 0xae, 0xe8];
-
-/// `endbr64`.
-const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
 /// What `gen_endbr_poison` (`arch/x86/include/asm/ibt.h`) makes of an `endbr64` that nothing may jump to:
 /// `osp nopl (%rax)` in 6.1 and 6.12, `nopl -42(%rax)` since 6.16.

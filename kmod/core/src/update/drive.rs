@@ -1,6 +1,6 @@
 //! Takes an update through its states. What a step did to the kernel is noted, and undone in reverse order.
 
-use dynamos_abi::{Record, function_flags};
+use dynamos_abi::Record;
 
 use super::{Blockers, Errno, Layer, OnTimeout, Scope, State, Step, Steps, Switching};
 use crate::budget::Budget;
@@ -223,10 +223,8 @@ impl<'a> Update<'a> {
             self.redirect_switched(layer, index, how)?;
             return Ok(true);
         }
-        for (index, function) in (0u32..).zip(self.record.functions().iter()) {
-            if function.flags & function_flags::REPLACE != 0 {
-                self.try_step(Step::Redirected(index), || layer.register_redirect(index))?;
-            }
+        for (index, _) in self.record.replaced() {
+            self.try_step(Step::Redirected(index), || layer.register_redirect(index))?;
         }
         if layer.replaces_others() {
             self.try_step(Step::OthersReady, || layer.ready_others())?;
@@ -236,9 +234,7 @@ impl<'a> Update<'a> {
 
     /// The function that is replaced, if it is the only one.
     fn only_function(&self) -> Option<u32> {
-        let functions = (0u32..).zip(self.record.functions().iter());
-        let mut replaced =
-            functions.filter(|(_, function)| function.flags & function_flags::REPLACE != 0);
+        let mut replaced = self.record.replaced();
         let (index, _) = replaced.next()?;
         replaced.next().is_none().then_some(index)
     }

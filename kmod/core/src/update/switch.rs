@@ -1,7 +1,5 @@
 //! The switch from one edition to the other and back: what is waited for, for how long, and what happens then.
 
-use dynamos_abi::function_flags;
-
 use super::{
     Blockers, Errno, Handler, Layer, Limits, OnTimeout, Scope, State, Step, Switching, Update,
 };
@@ -62,7 +60,7 @@ impl<'a> Update<'a> {
     pub fn resume(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
         let redirected = |step: &Step| matches!(step, Step::Redirected(_));
         // One that only writes handlers has no redirections.
-        if self.replaces() && !self.steps.done().iter().any(redirected) {
+        if self.record.replaced().next().is_some() && !self.steps.done().iter().any(redirected) {
             return Err(self.wrong_state(State::Active)); // It is an activation that failed.
         }
         match self.state {
@@ -74,12 +72,6 @@ impl<'a> Update<'a> {
         }
         self.be_active(layer);
         Ok(())
-    }
-
-    /// Whether it replaces a function.
-    fn replaces(&self) -> bool {
-        let mut functions = self.record.functions().iter();
-        functions.any(|function| function.flags & function_flags::REPLACE != 0)
     }
 
     /// Makes the editions run, which everything is ready for. Held, the state stays what it was.
@@ -290,10 +282,9 @@ impl<'a> Update<'a> {
     /// Gives functions their steady handler. One that stays in transition is slower and nothing else, so a
     /// failure is only logged.
     fn settle(&mut self, layer: &mut dyn Layer) {
-        for (index, function) in (0u32..).zip(self.record.functions().iter()) {
+        for (index, _) in self.record.replaced() {
             let step = Step::Steady(index);
-            let replaced = function.flags & function_flags::REPLACE != 0;
-            if !replaced || self.steps.done().contains(&step) {
+            if self.steps.done().contains(&step) {
                 continue;
             }
             let steady = || layer.modify_redirect(index, Handler::Steady);

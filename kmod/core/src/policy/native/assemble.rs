@@ -2,6 +2,7 @@
 //! every one of them with iced-x86.
 
 use super::NativeError;
+use crate::insn::ENDBR;
 use crate::policy::program::IntegerType;
 
 /// 64 bits; 32 otherwise, which clear the upper half.
@@ -128,7 +129,7 @@ impl<'a> Assembler<'a> {
     }
 
     pub(super) fn endbr64(&mut self) {
-        self.bytes(&[0xf3, 0x0f, 0x1e, 0xfa]);
+        self.bytes(&ENDBR);
     }
 
     /// `mov gs:offset, register`
