@@ -231,7 +231,7 @@ impl Recorder<'_> {
             let [steady, transition, policy] = handler_addrs(self.handlers, self.number);
             self.number += 1;
             let addrs = [self.base + clone, transition, steady, policy];
-            self.replaced(index, unit, name, addrs, *adapts, &mut matches)?;
+            self.replaced(index, unit, name, addrs, *adapts, &mut matches);
         }
         self.watched(index, unit, &mut matches);
         let anchors = self.anchors(index, unit, closure, &matches)?;
@@ -247,11 +247,7 @@ impl Recorder<'_> {
         }
         for need in &closure.needs {
             self.check(unit, &need.name)?;
-            let key = SymbolKey {
-                name: need.name.clone(),
-                owner: Some(unit.owner.clone()),
-                unit: Some(index),
-            };
+            let key = own_key(&need.name, index, unit);
             let shift = |fixup: &Fixup| Fixup { base: fixup.base + self.base, ..fixup.clone() };
             let fixups: Vec<Fixup> = need.fixups.iter().map(shift).collect();
             let mut flags = if need.function { symbol_flags::FUNCTION } else { 0 };
@@ -274,47 +270,37 @@ impl Recorder<'_> {
             match section(&name).filter(|section| section.is_init()) {
                 Some(section) if section.name.contains(".exit") => {
                     let reason =
-                        "reads a handler that differs, and runs only while its module ends"
-                            .to_owned();
-                    self.refuse(&name, &reason, "change the fix so that it leaves the handler");
+                        "reads a handler that differs, and runs only while its module ends";
+                    self.refuse(&name, reason, "change the fix so that it leaves the handler");
                     continue;
                 }
                 Some(_) => continue,
                 None => {}
             }
-            if let Some(known) = matches.iter().position(|found| found.name == name) {
-                // It is replaced; so are its fragments.
-                let parts = matches.iter_mut().skip(known);
-                let of = format!("{name}.cold");
-                parts
-                    .filter(|found| found.name == name || found.name.starts_with(&of))
-                    .for_each(|found| found.watched = true);
-                continue;
+            // Else it is replaced, and there already.
+            if matches.iter().all(|found| found.name != name) {
+                matches.extend(self.described(index, unit, &name));
+                self.fragments(index, unit, &name, matches);
             }
-            match describe(unit, index, &name) {
-                Ok(found) => matches.push(Match { watched: true, ..found }),
-                Err(error) => {
-                    self.refuse(
-                        &name,
-                        &format!("{error:#}"),
-                        "report this as a bug of dynamos-diff",
-                    );
-                    continue;
-                }
-            }
-            let first = matches.len();
-            self.fragments(index, unit, &name, matches);
-            matches.iter_mut().skip(first).for_each(|found| found.watched = true);
+            let part = format!("{name}.cold");
+            let parts = |found: &&mut Match| found.name == name || found.name.starts_with(&part);
+            matches.iter_mut().filter(parts).for_each(|found| found.watched = true);
         }
+    }
+
+    /// A function of V1 with its sites; refused if it cannot be matched.
+    fn described(&mut self, index: usize, unit: &UnitInput, name: &str) -> Option<Match> {
+        let found = describe(unit, index, name);
+        found
+            .map_err(|error| {
+                self.refuse(name, &format!("{error:#}"), "report this as a bug of dynamos-diff");
+            })
+            .ok()
     }
 
     /// Says which handlers are to be written.
     fn slots(&mut self, index: usize, unit: &UnitInput, closure: &Closure) -> Result<()> {
-        let key = |name: &str| SymbolKey {
-            name: name.to_owned(),
-            owner: Some(unit.owner.clone()),
-            unit: Some(index),
-        };
+        let key = |name: &str| own_key(name, index, unit);
         for slot in &unit.slots {
             let table = key(&slot.table);
             let before = slot.before.as_ref().map(|name| key(name));
@@ -359,29 +345,21 @@ impl Recorder<'_> {
         addrs: [u32; 4],
         adapts: bool,
         matches: &mut Vec<Match>,
-    ) -> Result<()> {
-        match describe(unit, index, name) {
-            Ok(mut found) => {
-                if found.fentry.is_none() {
-                    self.refuse(
-                        name,
-                        "has no ftrace site (notrace, noinstr or inlined everywhere), so calls of it cannot be \
-                         redirected",
-                        "change its callers instead",
-                    );
-                    return Ok(());
-                }
-                found.replaced = Some(addrs);
-                found.adapts = adapts;
-                found.parameters = unit.parameters.get(&found.name).cloned().unwrap_or_default();
-                matches.push(found);
+    ) {
+        if let Some(found) = self.described(index, unit, name) {
+            if found.fentry.is_none() {
+                self.refuse(
+                    name,
+                    "has no ftrace site (notrace, noinstr or inlined everywhere), so calls of it cannot be \
+                     redirected",
+                    "change its callers instead",
+                );
+                return;
             }
-            Err(error) => {
-                self.refuse(name, &format!("{error:#}"), "report this as a bug of dynamos-diff")
-            }
+            let parameters = unit.parameters.get(&found.name).cloned().unwrap_or_default();
+            matches.push(Match { replaced: Some(addrs), adapts, parameters, ..found });
         }
         self.fragments(index, unit, name, matches);
-        Ok(())
     }
 
     /// The parts of a function that the compiler moved away.
@@ -397,16 +375,8 @@ impl Recorder<'_> {
             .map(|symbol| symbol.name.clone())
             .collect();
         for fragment in fragments {
-            match describe(unit, index, &fragment) {
-                Ok(found) => matches.push(Match { fragment: true, ..found }),
-                Err(error) => {
-                    self.refuse(
-                        &fragment,
-                        &format!("{error:#}"),
-                        "report this as a bug of dynamos-diff",
-                    );
-                }
-            }
+            let found = self.described(index, unit, &fragment);
+            matches.extend(found.map(|found| Match { fragment: true, ..found }));
         }
     }
 
@@ -457,6 +427,11 @@ impl Recorder<'_> {
     }
 }
 
+/// A symbol that is the unit's own, or that this unit alone speaks of.
+fn own_key(name: &str, index: usize, unit: &UnitInput) -> SymbolKey {
+    SymbolKey { name: name.to_owned(), owner: Some(unit.owner.clone()), unit: Some(index) }
+}
+
 /// The symbol of the running kernel that a site speaks of, and what is known of it.
 fn symbol_key(
     referent: &Referent,
@@ -464,18 +439,18 @@ fn symbol_key(
     unit: &UnitInput,
     exported: &BTreeSet<String>,
 ) -> (SymbolKey, u32) {
-    let own = |name: String| SymbolKey { name, owner: Some(unit.owner.clone()), unit: Some(index) };
+    let own = |name: &str| own_key(name, index, unit);
     match referent {
         Referent::Symbol(name) if exported.contains(name) => {
             (SymbolKey { name: name.clone(), owner: None, unit: None }, symbol_flags::EXPORTED)
         }
         Referent::Symbol(name) => {
             let per_cpu = if is_per_cpu(&unit.pre, name) { symbol_flags::PER_CPU } else { 0 };
-            (own(name.clone()), per_cpu)
+            (own(name), per_cpu)
         }
-        Referent::Content(place, _) => (own(place.clone()), symbol_flags::ANONYMOUS),
+        Referent::Content(place, _) => (own(place), symbol_flags::ANONYMOUS),
         Referent::Nameless(section, at) => {
-            (own(format!("{section}+{at:#x}")), symbol_flags::ANONYMOUS)
+            (own(&format!("{section}+{at:#x}")), symbol_flags::ANONYMOUS)
         }
     }
 }
