@@ -27,6 +27,8 @@ pub struct Readers {
     pub readers: Vec<ReaderPlan>,
     /// Why the slots must not be changed under them.
     pub obstacles: Vec<String>,
+    /// V1's objects that hold one, as the distribution builds them.
+    pub objects: BTreeMap<String, Vec<u8>>,
 }
 
 /// Finds them. `source` is the variable's own.
@@ -71,7 +73,11 @@ pub fn find(kbuild: &Kbuild, root: &Path, source: &Path, slots: &Slots) -> Resul
             slots.slots.iter().any(|s| s.member == member && (s.old.is_none() || s.new.is_none()))
         };
         found.obstacles.extend(obstacles(&command.source, &uses, &members, &null));
-        found.readers.extend(compiled(command, &owner, &uses.handled)?);
+        if !uses.handled.is_empty() {
+            let bytes = crate::build::v1(command)?;
+            found.readers.extend(holders(command, &bytes, &owner, &uses.handled)?);
+            found.objects.insert(command.object.clone(), bytes);
+        }
     }
     // A handler that nobody reads is one whose readers were not seen.
     for member in &wanted.members {
@@ -128,8 +134,9 @@ fn obstacles(
 }
 
 /// The functions of V1's object that hold a reader's code.
-fn compiled(
+fn holders(
     command: &CompileCommand,
+    bytes: &[u8],
     owner: &str,
     handled: &BTreeSet<Handled>,
 ) -> Result<Vec<ReaderPlan>> {
@@ -137,11 +144,7 @@ fn compiled(
     for handled in handled {
         by_function.entry(&handled.function).or_default().insert(&handled.member);
     }
-    if by_function.is_empty() {
-        return Ok(Vec::new());
-    }
-    let bytes = crate::build::v1(command)?;
-    let object = Object::parse(&bytes, &command.object)?;
+    let object = Object::parse(bytes, &command.object)?;
     let mut rows = Vec::new();
     for (reader, members) in by_function {
         for function in object.holders(reader)? {

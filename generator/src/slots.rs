@@ -73,14 +73,14 @@ pub fn matter(judged: &Judged, plan: &Plan) -> bool {
 pub fn judge(kbuild: &Kbuild, root: &Path, judged: &mut Judged, plan: &mut Plan) -> Result<()> {
     let tables = std::mem::take(&mut judged.slots);
     for table in &tables {
-        let Readers { readers, mut obstacles } =
+        let Readers { readers, mut obstacles, objects } =
             readers::find(kbuild, root, Path::new(&table.source), &table.slots)?;
         obstacles.extend(unreachable(table, &readers, &judged.units));
         if obstacles.is_empty() {
             plan.refusals.retain(|refusal| refusal.name != table.name);
             add(table, &mut judged.units)?;
             for reader in &readers {
-                watch(kbuild, reader, &mut judged.units)?;
+                watch(reader, &objects, &mut judged.units)?;
             }
         } else {
             let why = obstacles.join("; ");
@@ -143,13 +143,17 @@ pub(crate) fn add(table: &Table, units: &mut [UnitInput]) -> Result<()> {
 }
 
 /// Has the update watch a reader.
-fn watch(kbuild: &Kbuild, reader: &ReaderPlan, units: &mut Vec<UnitInput>) -> Result<()> {
+fn watch(
+    reader: &ReaderPlan,
+    objects: &BTreeMap<String, Vec<u8>>,
+    units: &mut Vec<UnitInput>,
+) -> Result<()> {
     let at = match units.iter().position(|unit| unit.object == reader.object) {
         Some(at) => at,
         None => {
-            let commands = kbuild.compile_commands(&[reader.object.as_str()])?;
-            let command = commands.first().context("an object that is not built")?;
-            units.push(unchanged(command, &reader.owner)?);
+            let bytes =
+                objects.get(&reader.object).context("a reader of an object nobody built")?;
+            units.push(unchanged(&reader.object, bytes, &reader.owner)?);
             units.len() - 1
         }
     };
@@ -160,13 +164,12 @@ fn watch(kbuild: &Kbuild, reader: &ReaderPlan, units: &mut Vec<UnitInput>) -> Re
 }
 
 /// An object of which nothing is replaced.
-fn unchanged(command: &CompileCommand, owner: &str) -> Result<UnitInput> {
-    let bytes = crate::build::v1(command)?;
-    let (pre, v2) = (Unit::parse(&bytes, &command.object)?, Unit::parse(&bytes, &command.object)?);
+fn unchanged(object: &str, bytes: &[u8], owner: &str) -> Result<UnitInput> {
+    let (pre, v2) = (Unit::parse(bytes, object)?, Unit::parse(bytes, object)?);
     let named = pre.symbols.iter().filter(|symbol| symbol.named && symbol.section.is_some());
     let known = named.map(|symbol| (symbol.name.clone(), symbol.name.clone())).collect();
     Ok(UnitInput {
-        object: command.object.clone(),
+        object: object.to_owned(),
         owner: owner.to_owned(),
         pre,
         v2,
