@@ -6,11 +6,13 @@ mod effect;
 mod layouts;
 mod redirect;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
+use dynamos_vm::{Image, kernel_modules};
+use kernel_trees::{Cache, Kernel, Manifest};
 
 use crate::{cargo, workspace};
 
@@ -57,31 +59,57 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// The kernels that guests run.
 const VERSIONS: [&str; 2] = ["6.1.192-1", "6.12.107"];
 
-/// An update in which `change` has been made to one file of the sources of a version.
-fn update(
-    source: &Path,
-    version: &str,
-    file: &str,
-    change: impl Fn(&str) -> String,
-    scratch: &Path,
-) -> Result<PathBuf> {
-    let old = std::fs::read_to_string(source.join(file))?;
-    let new = change(&old);
-    ensure!(old != new, "{file} of {version} does not have what is to be changed");
-    let diff = similar::TextDiff::from_lines(&old, &new);
-    let patch = scratch.join("change.patch");
-    let names = (format!("a/{file}"), format!("b/{file}"));
-    std::fs::write(&patch, diff.unified_diff().header(&names.0, &names.1).to_string())?;
-    let update = scratch.join("update");
-    let status = Command::new(build_tool()?)
-        .arg(format!("deb:{version}"))
-        .arg(&patch)
-        .args(["--quiet", "-o"])
-        .arg(&update)
-        .status()
-        .context("cannot start dynamos-diff")?;
-    ensure!(status.success(), "dynamos-diff failed ({status})");
-    Ok(update)
+/// A stock kernel, and an empty place for what is made for it.
+struct Guest {
+    cache: Cache,
+    kernel: Kernel,
+    image: Image,
+    scratch: PathBuf,
+}
+
+impl Guest {
+    /// The kernel `version`, for the bench `name`.
+    fn new(version: &str, name: &str) -> Result<Guest> {
+        let kernel = Manifest::builtin()?.find(version)?.clone();
+        let progress = std::sync::Arc::new(kernel_trees::Stderr::default());
+        let cache = Cache::open(None)?.with_progress(progress);
+        let image = cache.image(&kernel)?;
+        let image = Image::in_root(&image.dir, &image.release);
+        let scratch = workspace().join("target/bench").join(name).join(&image.release);
+        let _ = std::fs::remove_dir_all(&scratch);
+        std::fs::create_dir_all(&scratch)?;
+        Ok(Guest { cache, kernel, image, scratch })
+    }
+
+    /// Builds the modules in the bench's directory; where they are.
+    fn modules(&self, name: &str) -> Result<PathBuf> {
+        let modules = self.scratch.join("modules");
+        let sources = workspace().join("xtask/bench").join(name);
+        kernel_modules(&self.cache.headers(&self.kernel)?, &sources, &modules)?;
+        Ok(modules)
+    }
+
+    /// An update in which `change` has been made to one file of its sources.
+    fn update(&self, file: &str, change: impl Fn(&str) -> String) -> Result<PathBuf> {
+        let (scratch, version) = (&self.scratch, &self.kernel.version);
+        let old = std::fs::read_to_string(self.cache.source(&self.kernel)?.join(file))?;
+        let new = change(&old);
+        ensure!(old != new, "{file} of {version} does not have what is to be changed");
+        let diff = similar::TextDiff::from_lines(&old, &new);
+        let patch = scratch.join("change.patch");
+        let names = (format!("a/{file}"), format!("b/{file}"));
+        std::fs::write(&patch, diff.unified_diff().header(&names.0, &names.1).to_string())?;
+        let update = scratch.join("update");
+        let status = Command::new(build_tool()?)
+            .arg(format!("deb:{version}"))
+            .arg(&patch)
+            .args(["--quiet", "-o"])
+            .arg(&update)
+            .status()
+            .context("cannot start dynamos-diff")?;
+        ensure!(status.success(), "dynamos-diff failed ({status})");
+        Ok(update)
+    }
 }
 
 /// Builds the tool as users have it.

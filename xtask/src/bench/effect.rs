@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use dynamos_vm::{Image, Vm, kernel_modules, static_binary, static_c};
-use kernel_trees::{Cache, Manifest};
+use dynamos_vm::{Vm, static_binary, static_c};
 use serde_json::{Map, Value, json};
 
-use super::{VERSIONS, update};
+use super::{Guest, VERSIONS};
 use crate::{setup, workspace};
 
 const SLEEPERS: u32 = 1000;
@@ -64,14 +63,7 @@ pub fn run() -> Result<Value> {
 
 /// The release, and what the guest told.
 fn measure(version: &str, cmdline: &str) -> Result<(String, BTreeMap<String, String>)> {
-    let manifest = Manifest::builtin()?;
-    let kernel = manifest.find(version)?;
-    let cache =
-        Cache::open(None)?.with_progress(std::sync::Arc::new(kernel_trees::Stderr::default()));
-    let image = cache.image(kernel)?;
-    let scratch = workspace().join("target/bench/effect").join(&image.release);
-    let _ = std::fs::remove_dir_all(&scratch);
-    std::fs::create_dir_all(&scratch)?;
+    let guest = Guest::new(version, "effect")?;
     // A read of nothing is an error: so a call tells which edition it took.
     let change = |text: &str| match text.split_once("\npipe_read(struct kiocb") {
         Some((before, after)) => {
@@ -80,11 +72,10 @@ fn measure(version: &str, cmdline: &str) -> Result<(String, BTreeMap<String, Str
         }
         None => text.into(),
     };
-    let update = update(&cache.source(kernel)?, version, "fs/pipe.c", change, &scratch)?;
-    let modules = scratch.join("modules");
-    kernel_modules(&cache.headers(kernel)?, &workspace().join("xtask/bench/effect"), &modules)?;
+    let update = guest.update("fs/pipe.c", change)?;
+    let modules = guest.modules("effect")?;
 
-    let late = scratch.join("late");
+    let late = guest.scratch.join("late");
     static_c(&workspace().join("xtask/bench/effect/late.c"), &late)?;
 
     let script = format!(
@@ -120,7 +111,7 @@ fn measure(version: &str, cmdline: &str) -> Result<(String, BTreeMap<String, Str
         dmesg | grep -E 'dynamos: |readpatch: ' | result log
         "
     );
-    let outcome = Vm::new(&Image::in_root(&image.dir, &image.release))
+    let outcome = Vm::new(&guest.image)
         .file(modules.join("readpatch.ko"), "/readpatch.ko")
         .file(static_binary("dynamos", "dynamos")?, "/bin/dynamos")
         .file(static_binary("guest-tool", "guest-tool")?, "/bin/guest-tool")
@@ -132,7 +123,7 @@ fn measure(version: &str, cmdline: &str) -> Result<(String, BTreeMap<String, Str
         .append(cmdline)
         .timeout(Duration::from_secs(3600))
         .run()?;
-    Ok((image.release, outcome.results))
+    Ok((guest.image.release, outcome.results))
 }
 
 /// What was told, in milliseconds from the beginning of each activation.

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dynamos_vm::{Image, Vm, kernel_modules, static_binary};
-use kernel_trees::{Cache, Manifest};
+use dynamos_vm::{Vm, static_binary};
 use serde_json::{Map, Value, json};
 
-use super::{VERSIONS, update};
-use crate::{setup, workspace};
+use super::{Guest, VERSIONS};
+use crate::setup;
 
 /// Calls that `callbench.c` makes for each figure.
 const CALLS: f64 = 1000.0;
@@ -53,19 +52,11 @@ pub fn run() -> Result<Value> {
 
 /// The release and, for each state of the function, the instructions a call takes.
 fn measure(version: &str) -> Result<(String, BTreeMap<String, f64>)> {
-    let manifest = Manifest::builtin()?;
-    let kernel = manifest.find(version)?;
-    let cache =
-        Cache::open(None)?.with_progress(std::sync::Arc::new(kernel_trees::Stderr::default()));
-    let image = cache.image(kernel)?;
-    let scratch = workspace().join("target/bench").join(&image.release);
-    let _ = std::fs::remove_dir_all(&scratch);
-    std::fs::create_dir_all(&scratch)?;
+    let guest = Guest::new(version, "redirect")?;
     // As the livepatch does.
     let change = |text: &str| text.replacen(OLD, NEW, 1);
-    let update = update(&cache.source(kernel)?, version, "kernel/time/time.c", change, &scratch)?;
-    let modules = scratch.join("modules");
-    kernel_modules(&cache.headers(kernel)?, &workspace().join("xtask/bench/redirect"), &modules)?;
+    let update = guest.update("kernel/time/time.c", change)?;
+    let modules = guest.modules("redirect")?;
 
     let script = "
         count() {
@@ -87,7 +78,7 @@ fn measure(version: &str) -> Result<(String, BTreeMap<String, f64>)> {
         count policy
         dynamos unload dynamos_time --revert
         count reverted";
-    let outcome = Vm::new(&Image::in_root(&image.dir, &image.release))
+    let outcome = Vm::new(&guest.image)
         .file(modules.join("callbench.ko"), "/callbench.ko")
         .file(modules.join("callpatch.ko"), "/callpatch.ko")
         .file(static_binary("dynamos", "dynamos")?, "/bin/dynamos")
@@ -103,5 +94,5 @@ fn measure(version: &str) -> Result<(String, BTreeMap<String, f64>)> {
         costs.insert(what.clone(), cycles / CALLS);
     }
     ensure!(costs.len() == 5, "the guest gave {} of 5 figures", costs.len());
-    Ok((image.release, costs))
+    Ok((guest.image.release, costs))
 }
