@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{SAYS, cache, diff, edit, greater_pipe_fcntl, image, kernel, machine};
+use common::{
+    SAYS, cache, diff, edit, greater_pipe_fcntl, image, kernel, machine, refusing_pipe_read,
+};
 use dynamos_vm::{Error, Outcome, Vm, kernel_modules, static_c};
 
 /// `edition`: which of `pipe_fcntl` three calls take; `ask`: what `pipe_read`'s sleepers are told.
@@ -57,11 +59,7 @@ fn make(version: &str) -> PathBuf {
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
     let patch = directory.join("pipe.patch");
-    let change = |text: &str| {
-        let (before, after) = text.split_once("\npipe_read(struct kiocb").unwrap();
-        let after = after.replacen("return 0;", "return -EINVAL;", 1);
-        greater_pipe_fcntl(&format!("{before}\npipe_read(struct kiocb{after}"))
-    };
+    let change = |text: &str| greater_pipe_fcntl(&refusing_pipe_read(text));
     edit(version, "fs/pipe.c", change, &patch);
     let update = directory.join("pipe");
     let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{SAYS, edit, machine};
+use common::{SAYS, edit, machine, named};
 
 /// ext4's table for mounted file systems, a constant: one handler is new, one goes, and one is a function that is there.
 /// No line moves: ext4 hands some line numbers on.
@@ -42,13 +42,7 @@ fn handlers_change(version: &str, release: &str) {
         let patch = scratch.path().join(format!("{name}.patch"));
         edit(version, "fs/ext4/super.c", change, &patch);
         let update = scratch.path().join(name);
-        let mut request = common::asked(
-            dynamos_generator::Spec::parse(&format!("deb:{version}"), None).unwrap(),
-            dynamos_generator::Spec::parse(patch.to_str().unwrap(), None).unwrap(),
-            &update,
-        );
-        request.name = Some(format!("dynamos_{name}"));
-        (common::request(request).unwrap(), update)
+        (named(&format!("dynamos_{name}"), version, &patch, &update), update)
     };
     let (plan, ops) = made("ops", &other_handlers);
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{SAYS, diff, edit, machine};
+use common::{SAYS, diff, edit, machine, refusing_pipe_read};
 
 /// `becomes STATE`: waits for it.
 const SHELL: &str = r#"
@@ -45,12 +45,7 @@ fn make_update(version: &str) -> PathBuf {
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
     let patch = directory.join("pipe.patch");
-    let refuse_nothing = |text: &str| {
-        let (before, after) = text.split_once("\npipe_read(struct kiocb").unwrap();
-        let after = after.replacen("return 0;", "return -EINVAL;", 1);
-        format!("{before}\npipe_read(struct kiocb{after}")
-    };
-    edit(version, "fs/pipe.c", refuse_nothing, &patch);
+    edit(version, "fs/pipe.c", refusing_pipe_read, &patch);
     let update = directory.join("pipe");
     let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);

@@ -6,8 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{SAYS, asked, edit, greater_pipe_fcntl, machine, request};
-use dynamos_generator::{Request, Spec};
+use common::{SAYS, edit, greater_pipe_fcntl, machine, named, refusing_pipe_read};
 
 const SHELL: &str = r#"
 ask() { guest-tool sleepers ask "$1"; }
@@ -30,20 +29,14 @@ fn made(version: &str, name: &str, change: impl Fn(&str) -> String) -> PathBuf {
     let (patch, output) = (directory.join(format!("{name}.patch")), directory.join(name));
     let _ = std::fs::remove_dir_all(&output);
     edit(version, "fs/pipe.c", change, &patch);
-    let v1 = Spec::parse(&format!("deb:{version}"), None).unwrap();
-    let v2 = Spec::parse(patch.to_str().unwrap(), None).unwrap();
-    let plan = request(Request { name: Some(name.into()), ..asked(v1, v2, &output) }).unwrap();
+    let plan = named(name, version, &patch, &output);
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
     output
 }
 
 /// `a` replaces `pipe_fcntl` and `pipe_read`, `b` only `pipe_fcntl`.
 fn takes_the_place(version: &str, release: &str) {
-    let a = made(version, "a", |text| {
-        let (before, after) = text.split_once("\npipe_read(struct kiocb").unwrap();
-        let after = after.replacen("return 0;", "return -EINVAL;", 1);
-        greater_pipe_fcntl(&format!("{before}\npipe_read(struct kiocb{after}"))
-    });
+    let a = made(version, "a", |text| greater_pipe_fcntl(&refusing_pipe_read(text)));
     let b = made(version, "b", greater_pipe_fcntl);
     let outcome = machine(release, &[&a, &b])
         .script(format!(

@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{backport, diff, machine};
-use dynamos_generator::{Plan, Request, Spec};
+use common::{backport, diff, machine, named};
+use dynamos_generator::Plan;
 
 /// Names of the functions with a verdict.
 fn with_verdict(plan: &Plan, verdict: &str) -> Vec<String> {
@@ -111,10 +111,7 @@ fn two_updates_at_once() {
         let patch = scratch.path().join(format!("{name}.patch"));
         backport("6.12.107", "6.12.111", file, &patch);
         let output = scratch.path().join(name);
-        let (v1, v2) = (Spec::Deb("6.12.107".into()), Spec::Patch(patch));
-        let name_it = Request { name: Some(name.into()), ..common::asked(v1, v2, &output) };
-        let plan = common::request(name_it);
-        assert_eq!(plan.unwrap().name, name);
+        assert_eq!(named(name, "6.12.107", &patch, &output).name, name);
         output
     };
     let seccomp = made("fix_seccomp", "kernel/entry/common.c");

@@ -47,6 +47,13 @@ pub fn diff(v1: &str, v2: &str, output: &Path) -> anyhow::Result<Plan> {
     request(asked(Spec::parse(v1, None)?, Spec::parse(v2, None)?, output))
 }
 
+/// The same, of `deb:VERSION` and a patch, for an update of this name.
+pub fn named(name: &str, version: &str, patch: &Path, output: &Path) -> Plan {
+    let v1 = Spec::parse(&format!("deb:{version}"), None).unwrap();
+    let v2 = Spec::parse(patch.to_str().unwrap(), None).unwrap();
+    request(Request { name: Some(name.into()), ..asked(v1, v2, output) }).unwrap()
+}
+
 /// What `dynamos-diff` is asked for without options.
 pub fn asked(v1: Spec, v2: Spec, output: &Path) -> Request {
     Request {
@@ -84,6 +91,13 @@ pub fn greater_pipe_fcntl(text: &str) -> String {
     let (before, after) = text.split_once("long pipe_fcntl(").unwrap();
     let after = after.replacen("\treturn ret;\n", "\treturn ret + 1;\n", 1);
     format!("{before}long pipe_fcntl({after}")
+}
+
+/// `pipe_read` of `fs/pipe.c` refuses a read of nothing: which edition a call takes can be seen, also by who sleeps in it.
+pub fn refusing_pipe_read(text: &str) -> String {
+    let (before, after) = text.split_once("\npipe_read(struct kiocb").unwrap();
+    let after = after.replacen("return 0;", "return -EINVAL;", 1);
+    format!("{before}\npipe_read(struct kiocb{after}")
 }
 
 /// A patch that takes one file of the sources `from` to that of the sources `to`.
