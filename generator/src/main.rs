@@ -48,6 +48,10 @@ struct Cli {
     /// Compare and report, but do not build a module.
     #[arg(long)]
     report_only: bool,
+    /// Compile both sides of every object for the report on a whole release too (hours), where it would compare what the
+    /// distribution built.
+    #[arg(long, requires = "report_only")]
+    compile: bool,
     /// Of built files compare only this.
     #[arg(long, value_enum, value_name = "WHAT")]
     only: Option<Only>,
@@ -102,6 +106,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         name: cli.name,
         output: cli.output.unwrap_or_default(),
         report_only: cli.report_only,
+        compile: cli.compile,
         only: cli.only,
         max_objects: cli.max_objects.unwrap_or(if cli.report_only { usize::MAX } else { 64 }),
         jobs: cli.jobs,
