@@ -52,6 +52,9 @@ struct Cli {
     /// distribution built.
     #[arg(long, requires = "report_only")]
     compile: bool,
+    /// Compare only what is in this part of the kernel: `vmlinux`, or a module. May be given several times.
+    #[arg(long, value_name = "NAME", conflicts_with = "explain")]
+    part: Vec<String>,
     /// Of built files compare only this.
     #[arg(long, value_enum, value_name = "WHAT")]
     only: Option<Only>,
@@ -107,6 +110,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         output: cli.output.unwrap_or_default(),
         report_only: cli.report_only,
         compile: cli.compile,
+        parts: cli.part,
         only: cli.only,
         max_objects: cli.max_objects.unwrap_or(if cli.report_only { usize::MAX } else { 64 }),
         jobs: cli.jobs,

@@ -38,6 +38,8 @@ pub struct Request {
     pub report_only: bool,
     /// Compile both sides of a whole release, too.
     pub compile: bool,
+    /// The parts of the kernel (`vmlinux`, modules) to compare; all if there are none.
+    pub parts: Vec<String>,
     /// What to compare of built files, if not all.
     pub only: Option<crate::binaries::Only>,
     /// The most objects to compare because of a changed header.
@@ -55,7 +57,7 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     }
     anyhow::ensure!(
         request.only.is_none(),
-        "--only is for built files; sources are always compared as a whole"
+        "--only is for built files; of sources, --part names what to compare"
     );
     // Opening the cache may take a while: it removes what killed runs left.
     reporter.phase("provide", "providing both kernels");
@@ -84,7 +86,14 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
         &format!("finding the objects of {} changed files", input.changes.len()),
     )?;
     let kbuild = v1.kbuild()?;
-    let found = candidates::find(&kbuild, &input, request.max_objects)?;
+    let mut found = candidates::find(&kbuild, &input, request.max_objects)?;
+    let all = found.objects.len();
+    found.only_of(&request.parts)?;
+    if !request.parts.is_empty() {
+        let parts = request.parts.join(", ");
+        plan.notes
+            .push(format!("only {parts} was compared, and nothing else that the changes reach"));
+    }
     plan.ignored.clone_from(&found.ignored);
     plan.refusals.clone_from(&found.refusals);
     let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
@@ -94,7 +103,7 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
             true => None,
             false => {
                 let sides = [&request.v1, &request.v2];
-                Shipped::open(sides, found.objects.len(), request.cache.as_deref(), reporter)?
+                Shipped::open(sides, all, request.cache.as_deref(), reporter)?
             }
         };
         (Judged::default(), job.report(&found, shipped, &cache, &diff, reporter, &mut plan)?)

@@ -108,6 +108,9 @@ impl Comparer<'_, '_> {
             return Ok(());
         }
         let (Some(x), Some(y)) = (extent(self.a, sx, ox), extent(self.b, sy, oy)) else {
+            if self.between((sx, ox), (sy, oy)) {
+                return Ok(());
+            }
             return Err(Difference::new(
                 Cause::Unclear,
                 format!(

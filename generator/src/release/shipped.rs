@@ -127,7 +127,8 @@ impl Shipped {
         }
         plan.notes.push(format!(
             "{} parts of the kernel were compared as the distribution built them, each side with its own \
-             configuration and compiler; a change of a type is told of the first part that has it",
+             configuration and compiler; a change of a type is told of the first part that has it, and its users are not \
+             looked for",
             parts.len()
         ));
         Ok(missing)
@@ -195,7 +196,11 @@ fn module(
     new: &Object<'_>,
     plan: &mut Plan,
 ) -> Result<()> {
-    let comparison = Pair::compare(old, new)?;
+    let mut comparison = Pair::compare(old, new)?;
+    comparison.data.retain(|data| !is_for_the_loader(&data.name));
+    comparison.retyped.retain(|variable| {
+        !is_for_the_loader(&variable.name) && !variable.name.starts_with("__UNIQUE_ID_")
+    });
     for (source, comparison) in comparison.by_unit(old, new)? {
         if GENERATED.iter().any(|end| source.ends_with(end)) {
             continue;
@@ -213,6 +218,12 @@ fn module(
         }
     }
     Ok(())
+}
+
+/// Whether a name is of what ties modules together by version, and follows from what is compared.
+fn is_for_the_loader(name: &str) -> bool {
+    const PREFIXES: [&str; 3] = ["__crc_", "__kstrtab", "____versions"];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn linked(
