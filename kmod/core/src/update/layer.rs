@@ -2,9 +2,9 @@
 
 use core::fmt;
 
-use dynamos_abi::Record;
+use dynamos_abi::{HookKind, Record};
 
-use super::{State, Step};
+use super::{Returned, State, Step};
 use crate::matching::Memory;
 use crate::resolve::function_name;
 
@@ -248,6 +248,10 @@ pub trait Layer: Memory {
     /// Wakes the tasks that sleep in what is being left, so that they come out of it: to be called again, for some may
     /// not be asleep yet.
     fn wake_blockers(&mut self, activating: bool);
+    /// Runs a hook of the update in a thread of its own. None is running.
+    fn begin_hook(&mut self, hook: HookKind) -> Result<(), Errno>;
+    /// Waits so long for the hook that runs. When it has returned its thread has left the update's code.
+    fn hook_returned(&mut self, ms: u32) -> Returned;
     /// Sleeps; `false` if somebody interrupted it.
     fn wait(&mut self, ms: u32) -> bool;
     /// Waits until no task is in a handler that was removed (`synchronize_rcu_tasks`).
