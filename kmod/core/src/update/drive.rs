@@ -148,7 +148,7 @@ impl<'a> Update<'a> {
             Ok(())
         });
         match result {
-            Ok(()) if self.state == State::Active => self.be_on(layer, how),
+            Ok(()) if self.state == State::Active => self.be_on(layer, how, false),
             Ok(()) => Ok(()),
             // Tasks may be in the update's code, which cannot be given up.
             Err(refusal) if self.state != State::Transitioning => Err(refusal),
@@ -227,7 +227,7 @@ impl<'a> Update<'a> {
             Ok(true) => {}
             Ok(false) => return Ok(()),
             Err(refusal) if self.state == State::Active && !self.on => {
-                self.be_on(layer, how)?;
+                self.be_on(layer, how, true)?;
                 return Err(refusal);
             }
             Err(refusal) => return Err(refusal),
