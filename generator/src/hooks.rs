@@ -67,7 +67,9 @@ pub fn tell(hooks: &[(String, BTreeMap<HookKind, String>)], plan: &mut Plan) {
             if at > 0 {
                 plan.refusals.push(Refusal::new(
                     name,
-                    format!("is in {object} and in another object: an update has one hook of a kind"),
+                    format!(
+                        "is in {object} and in another object: an update has one hook of a kind"
+                    ),
                     "do in one of them what both do",
                 ));
             }

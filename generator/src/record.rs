@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use dynamos_abi::{
-    Function, Hook, HookKind, NONE, Object, RecordWriter, Relocation, RelocationKind, Site, Slot, Symbol,
-    function_flags, symbol_flags,
+    Function, Hook, HookKind, NONE, Object, RecordWriter, Relocation, RelocationKind, Site, Slot,
+    Symbol, function_flags, symbol_flags,
 };
 
 use crate::sites::{Referent, SiteDraft};

@@ -285,7 +285,8 @@ fn hooks_go_along_and_are_in_the_record() {
     assert!(hooks[0].is_some() && hooks[3].is_some() && hooks[0] != hooks[3]);
     assert_eq!((hooks[1], hooks[2]), (None, None));
     // One that the compiler left out is not silently left out of the update.
-    let unused = new.replace("__attribute__((used)) int dynamos_after_off", "int dynamos_after_off");
+    let unused =
+        new.replace("__attribute__((used)) int dynamos_after_off", "int dynamos_after_off");
     let (_, plan) = assembled(&[("a", old, &unused)], "old __fentry__");
     assert!(plan.refusals.iter().any(|refusal| refusal.reason.contains("left it out")));
 }

@@ -4,8 +4,8 @@ use core::marker::PhantomData;
 
 use crate::entry::{Field, symbol_flags};
 use crate::{
-    ABI, Alternative, Bytes, Function, Hook, HookKind, MAGIC, MAX_RECORD, NONE, Object, Relocation, RelocationKind,
-    Site, SiteKind, Slot, Str, Symbol, function_flags,
+    ABI, Alternative, Bytes, Function, Hook, HookKind, MAGIC, MAX_RECORD, NONE, Object, Relocation,
+    RelocationKind, Site, SiteKind, Slot, Str, Symbol, function_flags,
 };
 
 /// Why a block of bytes is no record that this side understands.

@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 
 use crate::entry::Field;
 use crate::{
-    ABI, Bytes, Function, Hook, MAGIC, Object, Record, RecordError, Relocation, Site, Slot, Str, Symbol,
+    ABI, Bytes, Function, Hook, MAGIC, Object, Record, RecordError, Relocation, Site, Slot, Str,
+    Symbol,
 };
 
 /// Collects a record's entries and encodes them.

@@ -50,8 +50,7 @@ fn made(version: &str, name: &str, hooks: &str) -> (PathBuf, dynamos_generator::
     std::fs::create_dir_all(&directory).unwrap();
     let patch = directory.join("pipe.patch");
     let name = "long pipe_fcntl(";
-    let hooked =
-        |text: &str| greater_pipe_fcntl(text).replacen(name, &format!("{hooks}{name}"), 1);
+    let hooked = |text: &str| greater_pipe_fcntl(text).replacen(name, &format!("{hooks}{name}"), 1);
     edit(version, "fs/pipe.c", hooked, &patch);
     let update = directory.join("pipe");
     let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();

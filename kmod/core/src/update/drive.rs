@@ -3,9 +3,7 @@
 use dynamos_abi::{HookKind, Record};
 
 use super::hooks::is_held;
-use super::{
-    Blockers, Errno, Layer, Limits, OnTimeout, Scope, State, Step, Steps, Switching,
-};
+use super::{Blockers, Errno, Layer, Limits, OnTimeout, Scope, State, Step, Steps, Switching};
 use crate::budget::Budget;
 use crate::candidates::Names;
 use crate::refusal::{Name, Refusal};
@@ -177,11 +175,7 @@ impl<'a> Update<'a> {
 
     /// Gives up an activation that is held: edition 0 runs, as it did all the time. A refusal with `undone: false`
     /// leaves the update `Reverting`.
-    pub fn give_up(
-        &mut self,
-        layer: &mut dyn Layer,
-        limits: &Limits,
-    ) -> Result<(), Refusal<'a>> {
+    pub fn give_up(&mut self, layer: &mut dyn Layer, limits: &Limits) -> Result<(), Refusal<'a>> {
         self.expect(State::Transitioning, State::Registered)?;
         let pins = self.steps.done.iter().filter(|step| matches!(step, Step::TargetPinned(_)));
         let pins = pins.count();

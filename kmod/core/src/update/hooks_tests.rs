@@ -139,7 +139,10 @@ fn before_on_refuses_and_nothing_has_changed() {
     with(Hooks { answers, ..Hooks::all() }, |sim, mut update| {
         let refused = on(sim, &mut update, HOW).unwrap_err();
         assert_eq!(refused, "hook `dynamos_before_on` of the update answers -16 (EBUSY)");
-        assert_eq!((update.state(), sim.hooks.ran.as_slice()), (State::Registered, &[BeforeOn][..]));
+        assert_eq!(
+            (update.state(), sim.hooks.ran.as_slice()),
+            (State::Registered, &[BeforeOn][..])
+        );
         assert!(!sim.states.contains(&State::Active));
         update.discard(sim).unwrap();
         assert!(sim.is_pristine());
@@ -363,8 +366,7 @@ fn every_operation_may_fail_beside_every_hook() {
         {
             for blocked in [0, 1000] {
                 let hooks = hooks(BTreeSet::from(HookKind::ALL), odd, behaviour);
-                let kernel =
-                    || Sim { blocked, hooks: hooks.clone(), ..sim_of(replaced) };
+                let kernel = || Sim { blocked, hooks: hooks.clone(), ..sim_of(replaced) };
                 let mut whole = kernel();
                 live(&mut whole, how);
                 for fail in 1..=whole.operations + 4 {

@@ -73,11 +73,7 @@ impl<'a> Update<'a> {
 
     /// Gives up a revert that is held: the editions take all calls again. Where a hook was the reason for the revert it
     /// cannot be given up.
-    pub fn resume(
-        &mut self,
-        layer: &mut dyn Layer,
-        how: Switching,
-    ) -> Result<(), Refusal<'a>> {
+    pub fn resume(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
         if self.must {
             return Err(self.wrong_state(State::Active));
         }

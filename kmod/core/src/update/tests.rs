@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use dynamos_abi::{HookKind, Object, Relocation, RelocationKind, function_flags::REPLACE, symbol_flags};
+use dynamos_abi::{
+    HookKind, Object, Relocation, RelocationKind, function_flags::REPLACE, symbol_flags,
+};
 use proptest::prelude::*;
 
 use super::hooks_tests::Hooks;
