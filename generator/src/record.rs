@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use dynamos_abi::{
-    Function, NONE, Object, RecordWriter, Relocation, RelocationKind, Site, Slot, Symbol,
-    function_flags, symbol_flags,
+    Function, Hook, HookKind, NONE, Object, RecordWriter, Relocation, RelocationKind, Site, Slot,
+    Symbol, function_flags, symbol_flags,
 };
 
 use crate::sites::{Referent, SiteDraft};
@@ -225,6 +225,11 @@ impl RecordBuilder {
         let (before, after) = (function(before), function(after));
         let clone = clone.unwrap_or(NONE);
         self.writer.slots.push(Slot { symbol, offset, before, after, clone });
+    }
+
+    /// Adds a hook: an address of the update.
+    pub fn hook(&mut self, kind: HookKind, function: u32) {
+        self.writer.hooks.push(Hook { kind: kind as u32, function });
     }
 
     /// Encodes the record.

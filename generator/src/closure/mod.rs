@@ -6,6 +6,7 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
+use dynamos_abi::HookKind;
 use object::elf;
 
 use crate::clones::{
@@ -26,6 +27,8 @@ pub struct Known<'a> {
     pub known: &'a BTreeMap<String, String>,
     /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
     pub adaptations: &'a BTreeMap<String, String>,
+    /// Functions that are called when the update is switched, by V2's name.
+    pub hooks: &'a BTreeMap<HookKind, String>,
     /// Changed constants that go along although the running kernel has an edition of them, by V2's name.
     pub along: &'a BTreeSet<String>,
     /// New functions whose addresses the update writes into tables of operations, by V2's name.
@@ -66,6 +69,8 @@ pub struct Closure {
     pub clone_addrs: Vec<u32>,
     /// Address index (within this object) of each function that is to be a handler.
     pub handler_addrs: BTreeMap<String, u32>,
+    /// Address index (within this object) of each hook.
+    pub hook_addrs: BTreeMap<HookKind, u32>,
     /// What it uses of the running kernel. Address indices are within this object.
     pub needs: Vec<Need>,
     /// Exported symbols it uses.
@@ -92,6 +97,7 @@ pub fn close(context: &Known<'_>) -> Result<Closure> {
         builder.replace(name, v1_name)?;
     }
     builder.handlers()?;
+    builder.hooks()?;
     builder.wanted()?;
     while let Some(work) = builder.queue.pop() {
         builder.relocate(work)?;
@@ -156,6 +162,23 @@ impl Builder<'_> {
             }
             let addr = self.closure.object.addr(Target::Piece(piece), offset as i64);
             self.closure.handler_addrs.insert(name.clone(), addr as u32);
+        }
+        Ok(())
+    }
+
+    /// Copies the hooks, which are called by their addresses as well.
+    fn hooks(&mut self) -> Result<()> {
+        for (kind, name) in self.context.hooks {
+            let index = self
+                .context
+                .unit
+                .find(name)
+                .with_context(|| format!("V2 has no function {name}"))?;
+            let piece = self.code(index)?;
+            let offset = self.offset_in_piece(index)?;
+            self.closure.added.insert(name.clone());
+            let addr = self.closure.object.addr(Target::Piece(piece), offset as i64);
+            self.closure.hook_addrs.insert(*kind, addr as u32);
         }
         Ok(())
     }

@@ -163,6 +163,51 @@ entry! {
     }
 }
 
+/// When a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum HookKind {
+    /// Before calls move to the update's editions.
+    BeforeOn = 1,
+    /// Once they have.
+    AfterOn = 2,
+    /// Before calls move back to edition 0.
+    BeforeOff = 3,
+    /// Once nobody is in the update's editions any more.
+    AfterOff = 4,
+}
+
+impl HookKind {
+    /// All of them, in the order in which an update's life has them.
+    pub const ALL: [HookKind; 4] =
+        [HookKind::BeforeOn, HookKind::AfterOn, HookKind::BeforeOff, HookKind::AfterOff];
+
+    /// The kind with the number `raw`.
+    pub fn from_raw(raw: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u32 == raw)
+    }
+
+    /// What the function is called in V2's source.
+    pub const fn name(self) -> &'static str {
+        match self {
+            HookKind::BeforeOn => "dynamos_before_on",
+            HookKind::AfterOn => "dynamos_after_on",
+            HookKind::BeforeOff => "dynamos_before_off",
+            HookKind::AfterOff => "dynamos_after_off",
+        }
+    }
+}
+
+entry! {
+    /// A function of the update that is called when the update is switched.
+    Hook {
+        /// See [`HookKind`]; there is one of a kind at most.
+        kind: u32,
+        /// Address of the function: `int (*)(void)`.
+        function: u32,
+    }
+}
+
 /// What a site is, and so what the kernel may have made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -4,8 +4,8 @@ use core::marker::PhantomData;
 
 use crate::entry::{Field, symbol_flags};
 use crate::{
-    ABI, Alternative, Bytes, Function, MAGIC, MAX_RECORD, NONE, Object, Relocation, RelocationKind,
-    Site, SiteKind, Slot, Str, Symbol, function_flags,
+    ABI, Alternative, Bytes, Function, Hook, HookKind, MAGIC, MAX_RECORD, NONE, Object, Relocation,
+    RelocationKind, Site, SiteKind, Slot, Str, Symbol, function_flags,
 };
 
 /// Why a block of bytes is no record that this side understands.
@@ -97,6 +97,7 @@ pub struct Record<'a> {
     sites: Table<'a, Site>,
     relocations: Table<'a, Relocation>,
     slots: Table<'a, Slot>,
+    hooks: Table<'a, Hook>,
 }
 
 impl<'a> Record<'a> {
@@ -134,6 +135,7 @@ impl<'a> Record<'a> {
             sites: table(whole, &mut cursor, "sites")?,
             relocations: table(whole, &mut cursor, "relocations")?,
             slots: table(whole, &mut cursor, "slots")?,
+            hooks: table(whole, &mut cursor, "hooks")?,
         };
         record.check()?;
         Ok(record)
@@ -200,6 +202,17 @@ impl<'a> Record<'a> {
         self.slots
     }
 
+    /// The hooks: at most one of each kind.
+    pub fn hooks(&self) -> Table<'a, Hook> {
+        self.hooks
+    }
+
+    /// Address of the hook of this kind.
+    pub fn hook(&self, kind: HookKind) -> Option<u32> {
+        let mut hooks = self.hooks.iter();
+        hooks.find(|hook| hook.kind == kind as u32).map(|hook| hook.function)
+    }
+
     /// The text of a string.
     pub fn str(&self, string: Str) -> &'a str {
         let start = string.offset as usize;
@@ -261,6 +274,17 @@ impl<'a> Record<'a> {
         }
         for slot in self.slots.iter() {
             self.check_slot(&slot)?;
+        }
+        // Not more than there are kinds: so the look for others of a kind below is short.
+        if self.hooks.len() as usize > HookKind::ALL.len() {
+            return Err(RecordError::Value("number of hooks"));
+        }
+        for hook in self.hooks.iter() {
+            within(hook.function, self.addr_count, "hook function")?;
+            let kind = HookKind::from_raw(hook.kind).ok_or(RecordError::Value("hook kind"))?;
+            if self.hooks.iter().filter(|other| other.kind == kind as u32).count() > 1 {
+                return Err(RecordError::Value("two hooks of a kind"));
+            }
         }
         Ok(())
     }

@@ -42,5 +42,5 @@ pub use sort::{sort, sort_by_key};
 pub use stack::{Touch, activations, first_touch, normalise};
 pub use update::{
     Blocked, Blockers, Errno, Handler, Layer, Limits, OnTimeout, Options, OptionsError, Over,
-    Place, Scope, State, Step, Steps, Switching, Update,
+    Place, Returned, Scope, State, Step, Steps, Switching, Update,
 };

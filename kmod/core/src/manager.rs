@@ -158,6 +158,25 @@ impl Manager {
         Ok(())
     }
 
+    /// Moves an update on to where one operation has taken it, by way of what lies between: where a hook says no, that
+    /// is more than one step. `has_run`: its editions have.
+    pub fn follow(
+        &mut self,
+        id: UpdateId,
+        to: State,
+        has_run: bool,
+    ) -> Result<(), Refusal<'static>> {
+        let entry = self.entry(id)?;
+        if has_run && entry.state == State::Transitioning && to != State::Active {
+            self.advance(id, State::Active)?;
+        }
+        let entry = self.entry(id)?;
+        if entry.state == State::Active && !matches!(to, State::Active | State::Reverting) {
+            self.advance(id, State::Reverting)?;
+        }
+        if self.entry(id)?.state == to { Ok(()) } else { self.advance(id, to) }
+    }
+
     /// Begins anew with an update that was reverted: it is `Loading`, and is to be matched again.
     ///
     /// Not so where its code must stay: something may still be running it, which must not be written to.
@@ -324,6 +343,30 @@ pub(crate) mod tests {
             let refusal = Manager::new().admit(record, "6.1.0-55-amd64").unwrap_err();
             assert!(matches!(refusal, Refusal::BadName { .. }));
         });
+    }
+
+    #[test]
+    fn what_an_operation_went_through_is_followed() {
+        let pinned = update("fix", &["f"], "its address escapes");
+        for (from, to, has_run, unloads) in [
+            (&[Transitioning][..], Reverted, true, false),
+            (&[Transitioning], Draining, true, false),
+            (&[Transitioning], Registered, false, true),
+            (&[Transitioning], Reverting, false, false),
+            (&[Transitioning, Active], Reverted, true, false),
+            (&[Transitioning, Active, Reverting], Reverted, true, false),
+            (&[Transitioning, Active, Reverting], Active, true, false),
+        ] {
+            let mut manager = Manager::new();
+            let id = add(&mut manager, &pinned, &[0x100]).unwrap();
+            advance(&mut manager, id, from);
+            manager.follow(id, to, has_run).unwrap();
+            assert_eq!(manager.state(id), Some(to), "{from:?}");
+            // Code that has run is not forgotten to have.
+            with_record(&pinned, |record| {
+                assert_eq!(manager.may_unload(id, record).is_ok(), unloads, "{from:?} to {to}");
+            });
+        }
     }
 
     #[test]

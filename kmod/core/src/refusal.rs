@@ -4,6 +4,8 @@
 
 use core::fmt;
 
+use dynamos_abi::HookKind;
+
 use crate::matching::{Mismatch, What};
 use crate::update::{Blocked, Errno, State, Step};
 
@@ -88,6 +90,12 @@ pub enum Refusal<'a> {
     HandlersNeedSystem,
     /// An update that has written handlers cannot be replaced by another.
     HasHandlers { update: Name },
+    /// Updates with hooks neither take the place of others nor leave at another's switch.
+    HasHooks { update: Name },
+    /// A hook of the update says no.
+    HookRefused { hook: HookKind, result: i32 },
+    /// A hook of the update has not returned.
+    HookRuns { hook: HookKind, waited_ms: u32, interrupted: bool },
     /// The record contradicts itself.
     Record(&'static str),
     /// The record asks for more work than an honest one.
@@ -215,7 +223,7 @@ impl fmt::Display for Refusal<'_> {
                 }
                 Ok(())
             }
-            _ => self.fmt_stacking(f),
+            _ => self.fmt_hooks(f),
         }
     }
 }
@@ -227,6 +235,33 @@ impl Refusal<'_> {
             *undone = false;
         }
         self
+    }
+
+    /// What hooks say.
+    fn fmt_hooks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Refusal::*;
+        match self {
+            HasHooks { update } => write!(
+                f,
+                "update `{update}` has hooks, which are for a switch of its own alone: revert what is there, then \
+                 load the other"
+            ),
+            HookRefused { hook, result } => {
+                write!(f, "hook `{}` of the update answers {result}", hook.name())?;
+                match result.checked_neg() {
+                    Some(errno @ 1..=4095) => write!(f, " ({})", Errno(errno)),
+                    _ => Ok(()),
+                }
+            }
+            HookRuns { hook, waited_ms, interrupted } => write!(
+                f,
+                "{} after {waited_ms} ms: hook `{}` has not returned; until it does the update's code stays, and \
+                 then it is settled by itself",
+                ended(*interrupted),
+                hook.name(),
+            ),
+            _ => self.fmt_stacking(f),
+        }
     }
 
     /// The refusals where several updates replace a function.

@@ -37,11 +37,17 @@ enum Waited<'a> {
 }
 
 impl<'a> Update<'a> {
-    /// Whether it waits for tasks to leave: [`Update::go_on`] looks whether they have.
+    /// Whether it waits for tasks to leave, or for a hook to return: [`Update::go_on`] looks whether they have.
     pub fn is_held(&self) -> bool {
         match self.state {
             State::Transitioning | State::Draining => true,
-            State::Reverting => self.steps.last() == Some(Step::Flipped),
+            // `after_off` may not have begun, for want of memory.
+            State::Reverting => {
+                self.running.is_some()
+                    || self.is_flipped()
+                    || matches!(self.steps.last(), Some(Step::Hook(_)))
+            }
+            State::Active => self.running.is_some(),
             _ => false,
         }
     }
@@ -50,14 +56,33 @@ impl<'a> Update<'a> {
     pub fn go_on(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
         self.check(&how)?;
         match self.state {
-            State::Transitioning => self.switch_on(layer, how),
+            State::Transitioning => {
+                self.switch_on(layer, how)?;
+                if self.state == State::Active { self.be_on(layer, how, false) } else { Ok(()) }
+            }
+            State::Active if self.running.is_some() => self.stay_on(layer, how),
             State::Reverting | State::Draining => self.revert(layer, how),
             _ => Err(self.wrong_state(State::Active)),
         }
     }
 
-    /// Gives up a revert that is held: the editions take all calls again.
-    pub fn resume(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+    /// Whether the editions run, or tasks may still be in them.
+    fn is_flipped(&self) -> bool {
+        self.steps.done().contains(&Step::Flipped)
+    }
+
+    /// Gives up a revert that is held: the editions take all calls again. Where a hook was the reason for the revert it
+    /// cannot be given up.
+    pub fn resume(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
+        if self.must {
+            return Err(self.wrong_state(State::Active));
+        }
+        self.take_calls(layer)?;
+        if self.on || self.running.is_some() { Ok(()) } else { self.be_on(layer, how, true) }
+    }
+
+    /// The editions take all calls again.
+    fn take_calls(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
         let redirected = |step: &Step| matches!(step, Step::Redirected(_));
         // One that only writes handlers has no redirections.
         if self.record.replaced().next().is_some() && !self.steps.done().iter().any(redirected) {
@@ -67,7 +92,7 @@ impl<'a> Update<'a> {
             State::Draining => {
                 layer.flip_now(true).map_err(|errno| self.failed(Step::Flipped, errno))?;
             }
-            State::Reverting if self.is_held() => {}
+            State::Reverting if self.is_flipped() => {}
             _ => return Err(self.wrong_state(State::Active)),
         }
         self.be_active(layer);
@@ -165,7 +190,9 @@ impl<'a> Update<'a> {
         how: Switching,
     ) -> Result<bool, Refusal<'a>> {
         if let Err(refusal) = self.unsettle(layer) {
-            self.be_active(layer);
+            if !self.must {
+                self.be_active(layer);
+            }
             return Err(refusal);
         }
         if self.steps.last() != Some(Step::Flipped) {
@@ -218,7 +245,7 @@ impl<'a> Update<'a> {
             Waited::TimedOut(_) if how.on_timeout != OnTimeout::RollBack => Ok(false),
             Waited::TimedOut(refusal) | Waited::Failed(refusal) => {
                 if from == State::Active {
-                    self.resume(layer)?;
+                    self.take_calls(layer)?;
                 }
                 Err(refusal)
             }
@@ -227,7 +254,7 @@ impl<'a> Update<'a> {
 
     /// Tries until it succeeds or the time is over.
     fn wait(&mut self, layer: &mut dyn Layer, until: Until, how: &Switching) -> Waited<'a> {
-        let Limits { wait_ms, first_pause_ms, longest_pause_ms } = how.limits;
+        let Limits { wait_ms, first_pause_ms, longest_pause_ms, .. } = how.limits;
         let (mut waited, mut pause) = (0u32, first_pause_ms);
         loop {
             let mut blockers = Blockers::default();
@@ -275,6 +302,7 @@ impl<'a> Update<'a> {
 
     pub(super) fn be_active(&mut self, layer: &mut dyn Layer) {
         self.blockers = Blockers::default();
+        self.has_run = true;
         self.enter(layer, State::Active);
         self.settle(layer);
     }
