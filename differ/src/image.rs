@@ -38,6 +38,7 @@ pub fn contents(v1: &Image<'_>, v2: &Image<'_>) -> Result<Contents> {
         || Names::build(v2, &files_b, &units_b),
     );
     let (functions, data) = rayon::join(|| functions::functions(&a, &b), || data::data(&a, &b));
+    let functions = functions?;
     let sources = units_a.sources().chain(units_b.sources()).map(str::to_owned).collect();
     Ok(Contents { functions, data, sources })
 }

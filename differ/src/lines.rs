@@ -139,12 +139,26 @@ pub struct Lines {
 impl Lines {
     /// Reads all line tables.
     pub fn load(elf: &Elf<'_>) -> Result<Self> {
-        let debug = Debug::load(elf)?;
+        Self::of(&elf.name, &Debug::load(elf)?, &|_| true)
+    }
+
+    /// Reads the line tables of some units, by their number in the file.
+    pub(crate) fn of(
+        name: &str,
+        debug: &Debug<'_>,
+        wanted: &dyn Fn(usize) -> bool,
+    ) -> Result<Self> {
         let dwarf = debug.dwarf();
-        let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
+        let bad = |e: gimli::Error| Error::new(name, format_args!("DWARF: {e}"));
         let mut rows = Vec::new();
         let mut units = dwarf.units();
+        let mut number = 0usize;
         while let Some(header) = units.next().map_err(bad)? {
+            let skip = !wanted(number);
+            number = number.saturating_add(1);
+            if skip {
+                continue;
+            }
             let unit = dwarf.unit(header).map_err(bad)?;
             let Some(program) = unit.line_program.clone() else { continue };
             let mut state = program.rows();
@@ -161,15 +175,22 @@ impl Lines {
     /// The lines that the table gives for the instruction at that place: those of the last
     /// rows at or before it.
     pub fn at(&self, section: SectionId, offset: u64) -> impl Iterator<Item = u64> + '_ {
-        let wanted = address(section, offset);
-        let end = self.rows.partition_point(|r| r.address <= wanted);
+        let first = address(section, 0);
+        self.at_address(address(section, offset))
+            .filter(move |(at, _)| *at >= first)
+            .map(|row| row.1)
+    }
+
+    /// The lines of the instruction at an address, each with the address from which it holds.
+    pub(crate) fn at_address(&self, address: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let end = self.rows.partition_point(|r| r.address <= address);
         let rows = self.rows.get(..end).unwrap_or(&[]);
-        let last = rows.last().map(|r| r.address).filter(|a| a >> 32 == u64::from(section.0));
+        let last = rows.last().map(|r| r.address);
         rows.iter()
             .rev()
             .take_while(move |r| Some(r.address) == last)
-            .map(|r| r.line)
-            .filter(|l| *l != 0)
+            .map(|r| (r.address, r.line))
+            .filter(|(_, line)| *line != 0)
     }
 
     /// The line to show to a person.

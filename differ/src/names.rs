@@ -11,7 +11,7 @@ pub(crate) struct Base {
 
 /// The name as written, and the kinds of clone it stands for.
 pub(crate) fn base(name: &str) -> Base {
-    if let Some(text) = unique_id(name).or_else(|| initcall(name)) {
+    if let Some(text) = unique_id(name).or_else(|| initcall(name)).or_else(|| btf_id(name)) {
         return Base { text, clone: String::new() };
     }
     let mut parts = name.split('.');
@@ -61,6 +61,12 @@ fn initcall(name: &str) -> Option<String> {
     Some(format!("__initcall__{}_{}", before.join("_"), after.join("_")))
 }
 
+/// `__BTF_ID__KIND__NAME__N` of include/linux/btf_ids.h ends with `__COUNTER__` and the line.
+fn btf_id(name: &str) -> Option<String> {
+    let (before, number) = name.strip_prefix("__BTF_ID__")?.rsplit_once("__")?;
+    is_number(number).then(|| format!("__BTF_ID__{before}"))
+}
+
 fn is_number(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit())
 }
@@ -78,6 +84,10 @@ mod tests {
         assert_eq!(
             base("__initcall__kmod_pipe__345_1447_init_pipe_fs5").text,
             "__initcall__kmod_pipe_init_pipe_fs5"
+        );
+        assert_eq!(
+            base("__BTF_ID__func__bpf_ct_release__1036518").text,
+            "__BTF_ID__func__bpf_ct_release"
         );
         assert!(!is_numbered("crc32_le"));
         assert!(!is_numbered("x86_64"));

@@ -70,12 +70,15 @@ impl Units {
 
     /// The source of what is at an address of an image.
     pub fn at(&self, address: u64) -> Option<&str> {
-        let of_code = || {
-            let after = self.code.partition_point(|range| range.0 <= address);
-            let (_, end, number) = self.code.get(after.checked_sub(1)?)?;
-            (address < *end).then_some(number)
-        };
-        self.names.get(*self.variables.get(&address).or_else(of_code)?).map(String::as_str)
+        let number = self.variables.get(&address).copied().or_else(|| self.of_code(address))?;
+        self.names.get(number).map(String::as_str)
+    }
+
+    /// The number of the unit that the code at an address is from.
+    pub(crate) fn of_code(&self, address: u64) -> Option<usize> {
+        let after = self.code.partition_point(|range| range.0 <= address);
+        let (_, end, number) = self.code.get(after.checked_sub(1)?)?;
+        (address < *end).then_some(*number)
     }
 
     /// The source of what is at an offset of a section of a relocatable file.

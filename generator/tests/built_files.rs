@@ -144,6 +144,41 @@ fn operands_are_compared_by_what_they_point_at() {
 }
 
 #[test]
+fn a_function_s_own_line_is_no_change() {
+    let bench = Bench::new();
+    let with = |text: &str| {
+        format!("{text}int __attribute__((noinline)) name(int n) {{ return other(\"a text\", ")
+    };
+    let from = with("");
+    let image = |name: &str, before: &str, number: &str| {
+        bench.image(name, (&format!("{from}n + count"), &format!("{}{number}", with(before))), 1)
+    };
+    let v1 = image("v1", "", "__LINE__");
+    let changed = |v2: &Path| rows(&bench.plan(&v1, v2, 0), "functions", "changed");
+    assert!(changed(&image("v2", "\n\n", "__LINE__")).is_empty());
+    assert_eq!(changed(&image("v2", "\n\n", "__LINE__ + 1")), ["name"]);
+}
+
+#[test]
+fn variables_of_images_are_compared_by_what_they_hold() {
+    let bench = Bench::new();
+    let image = |name: &str, level: &str, to: &str, shift| {
+        let more = format!(
+            "int level = {level}, other_level = 1; int *where = &{to};\nstruct box boxes[4];"
+        );
+        bench.image(name, ("struct box boxes[4];", &more), shift)
+    };
+    let v1 = image("v1", "3", "level", 1);
+    let plan = bench.plan(&v1, &image("v2", "3", "level", 300), 0);
+    assert!(rows(&plan, "data", "changed").is_empty(), "{plan:#}");
+    let plan = bench.plan(&v1, &image("v2", "4", "other_level", 300), 0);
+    assert_eq!(rows(&plan, "data", "changed"), ["level", "where"]);
+    let v2 = bench.image("v2", ("struct box boxes[4];", "struct box boxes[5];"), 1);
+    let plan = bench.plan(&bench.image("v1", SAME, 1), &v2, 0);
+    assert_eq!(rows(&plan, "data", "resized"), ["boxes"]);
+}
+
+#[test]
 fn a_layout_that_changed_is_seen_in_every_form_of_dwarf() {
     let bench = Bench::new();
     let wider = SOURCE.replace("long b", "long b, c");

@@ -4,7 +4,7 @@ use object::elf;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::functions::{Id, name, pair, same_content};
+use super::functions::{Id, KERNEL, name, pair, same_content};
 use super::load::Symbol;
 use super::names::Names;
 use crate::load::Section;
@@ -106,7 +106,12 @@ fn place(a: &Names<'_, '_>, s: &Symbol<'_>, b: &Names<'_, '_>, t: &Symbol<'_>) -
             Some(u64::from_le_bytes(word))
         };
         let (old, new) = (word(x)?, word(y)?);
-        let (old, new) = (a.describe(old), b.describe(new));
+        // Small numbers are seldom offsets of per-CPU variables in an initial value.
+        let tell = |names: &Names<'_, '_>, word: u64| match word < KERNEL {
+            true => format!("{word:#x}"),
+            false => names.describe(word),
+        };
+        let (old, new) = (tell(a, old), tell(b, new));
         (old != new).then(|| format!(" at +{:#x}: {old} became {new}", index * 8))
     });
     differs.unwrap_or_default()

@@ -1,6 +1,6 @@
 //! Functions of two linked images: instruction by instruction, operands by what they point at.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use iced_x86::{
     Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, Mnemonic, OpKind, Register,
@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use super::load::Symbol;
 use super::names::{Names, Target};
+use crate::error::Result;
+use crate::lines::{Debug, Lines};
 use crate::load::Section;
 use crate::names::is_padding;
 use crate::verdict::Verdict;
@@ -30,7 +32,7 @@ pub struct FunctionVerdict {
 }
 
 /// Where the kernel is linked to (`__START_KERNEL_map`).
-const KERNEL: u64 = 0xffff_ffff_8000_0000;
+pub(super) const KERNEL: u64 = 0xffff_ffff_8000_0000;
 
 /// Tables of pointers to tables go no deeper than this.
 const MAX_DEPTH: usize = 3;
@@ -41,11 +43,18 @@ pub(super) type Id = u32;
 /// Numbered variables that two functions would have to share.
 type Pairs = Vec<(u32, u32)>;
 
+/// What comes of two functions: nothing differs if the variables are pairs; or what does.
+type Compared = std::result::Result<Pairs, String>;
+
+/// A function of one side, with the lines of its source if they are known.
+type Lined<'n, 'i, 'd> = (&'n Names<'i, 'd>, Id, Option<&'n Lines>);
+
 /// Compares all functions of two images. Unchanged ones are in the list too.
-pub(super) fn functions(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Vec<FunctionVerdict> {
+pub(super) fn functions(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Result<Vec<FunctionVerdict>> {
     let (pairs, removed, new) = pair(a, b, is_function);
-    let compared: Vec<Result<Pairs, String>> =
-        pairs.par_iter().map(|(x, y)| compare(a, *x, b, *y)).collect();
+    let mut compared: Vec<Compared> =
+        pairs.par_iter().map(|(x, y)| compare((a, *x, None), (b, *y, None))).collect();
+    forgive_lines(a, b, &pairs, &mut compared)?;
     let mut verdicts = Vec::with_capacity(pairs.len());
     let mut known = Known::default();
     for ((x, y), result) in pairs.iter().zip(compared) {
@@ -59,7 +68,41 @@ pub(super) fn functions(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Vec<FunctionVer
     verdicts.extend(removed.iter().map(|x| alone(a, *x, Verdict::Removed, "not in v2")));
     verdicts.extend(new.iter().map(|y| alone(b, *y, Verdict::New, "not in v1")));
     verdicts.sort();
-    verdicts
+    Ok(verdicts)
+}
+
+/// Compares what differs once more, knowing which source line each instruction is of: a number that is its own line
+/// (`ASSERT_RTNL`, `ext4_error`) is no difference.
+fn forgive_lines(
+    a: &Names<'_, '_>,
+    b: &Names<'_, '_>,
+    pairs: &[(Id, Id)],
+    compared: &mut [Compared],
+) -> Result<()> {
+    let differing: Vec<(Id, Id)> = pairs
+        .iter()
+        .zip(compared.iter())
+        .filter(|(_, compared)| compared.is_err())
+        .map(|(pair, _)| *pair)
+        .collect();
+    let (old, new) = rayon::join(
+        || lines(a, differing.iter().map(|pair| pair.0)),
+        || lines(b, differing.iter().map(|pair| pair.1)),
+    );
+    let (old, new) = (old?, new?);
+    pairs.par_iter().zip(compared.par_iter_mut()).filter(|(_, c)| c.is_err()).for_each(
+        |((x, y), compared)| *compared = compare((a, *x, Some(&old)), (b, *y, Some(&new))),
+    );
+    Ok(())
+}
+
+/// The lines of the units that functions are from.
+fn lines(names: &Names<'_, '_>, functions: impl Iterator<Item = Id>) -> Result<Lines> {
+    let address = |id: Id| Some(names.image.symbols.get(id as usize)?.address);
+    let units: BTreeSet<usize> =
+        functions.filter_map(|id| names.units.of_code(address(id)?)).collect();
+    let debug = Debug::of(names.image.sections.iter().map(|s| &s.section));
+    Lines::of(&names.image.name, &debug, &|unit| units.contains(&unit))
 }
 
 fn verdict(
@@ -67,7 +110,7 @@ fn verdict(
     x: Id,
     b: &Names<'_, '_>,
     y: Id,
-    result: Result<(), String>,
+    result: std::result::Result<(), String>,
 ) -> FunctionVerdict {
     let ((old, _), (name, file)) = (name(a, x), name(b, y));
     let (verdict, reason) = match result {
@@ -94,7 +137,12 @@ struct Known {
 }
 
 impl Known {
-    fn check(&mut self, a: &Names<'_, '_>, b: &Names<'_, '_>, pairs: Pairs) -> Result<(), String> {
+    fn check(
+        &mut self,
+        a: &Names<'_, '_>,
+        b: &Names<'_, '_>,
+        pairs: Pairs,
+    ) -> std::result::Result<(), String> {
         for (x, y) in pairs {
             let (forth, back) =
                 (*self.forth.entry(x).or_insert(y), *self.back.entry(y).or_insert(x));
@@ -178,17 +226,25 @@ pub(super) fn pair(
 /// One side of a comparison.
 struct Side<'n, 'i, 'd> {
     names: &'n Names<'i, 'd>,
+    lines: Option<&'n Lines>,
     start: u64,
     bytes: &'i [u8],
 }
 
 impl<'n, 'i, 'd> Side<'n, 'i, 'd> {
-    fn new(names: &'n Names<'i, 'd>, id: Id) -> Self {
+    fn new((names, id, lines): Lined<'n, 'i, 'd>) -> Self {
         let symbol = names.image.symbols.get(id as usize);
         let (start, size) = symbol.map_or((0, 0), |s| (s.address, s.size));
         let bytes = names.bytes(start);
         let size = usize::try_from(size).unwrap_or(usize::MAX).min(bytes.len());
-        Self { names, start, bytes: bytes.get(..size).unwrap_or(bytes) }
+        Self { names, lines, start, bytes: bytes.get(..size).unwrap_or(bytes) }
+    }
+
+    /// Whether a number is the source line of the instruction at an address.
+    fn is_line(&self, number: u64, address: u64) -> bool {
+        let lines = self.lines.into_iter().flat_map(|lines| lines.at_address(address));
+        let start = self.start;
+        lines.filter(|(from, _)| *from >= start).any(|(_, line)| line == number)
     }
 
     fn show(&self, instruction: &Instruction) -> String {
@@ -222,8 +278,8 @@ fn branches(instruction: &Instruction) -> bool {
     instruction.op0_kind() == OpKind::NearBranch64
 }
 
-fn compare(a: &Names<'_, '_>, x: Id, b: &Names<'_, '_>, y: Id) -> Result<Pairs, String> {
-    let (a, b) = (Side::new(a, x), Side::new(b, y));
+fn compare(x: Lined<'_, '_, '_>, y: Lined<'_, '_, '_>) -> Compared {
+    let (a, b) = (Side::new(x), Side::new(y));
     let mut pairs = Pairs::new();
     let (mut old, mut new) = (decoder(&a), decoder(&b));
     let (mut i, mut j) = (Instruction::default(), Instruction::default());
@@ -321,7 +377,9 @@ fn instruction(
         matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::And | Mnemonic::Or | Mnemonic::Xor);
     (0..i.op_count()).all(|operand| match i.try_immediate(operand) {
         Ok(p) if mask => j.try_immediate(operand).is_ok_and(|q| p == q),
-        Ok(p) => j.try_immediate(operand).is_ok_and(|q| number(a, p, b, q, 0, pairs)),
+        Ok(p) => j.try_immediate(operand).is_ok_and(|q| {
+            number(a, p, b, q, 0, pairs) || a.is_line(p, i.ip()) && b.is_line(q, j.ip())
+        }),
         Err(_) => true,
     })
 }
@@ -334,7 +392,12 @@ fn same_aside(a: &Names<'_, '_>, p: u64, b: &Names<'_, '_>, q: u64, pairs: &mut 
         let Target::Anonymous(section) = Names::at(names, start) else { return None };
         let code = names.image.sections.get(section as usize)?.section.is_exec();
         let bytes: &[u8] = names.bytes(start);
-        code.then_some(Side { names, start, bytes: bytes.get(..LONGEST).unwrap_or(bytes) })
+        code.then_some(Side {
+            names,
+            lines: None,
+            start,
+            bytes: bytes.get(..LONGEST).unwrap_or(bytes),
+        })
     };
     let (Some(a), Some(b)) = (side(a, p), side(b, q)) else { return false };
     let (mut old, mut new) = (decoder(&a), decoder(&b));

@@ -29,8 +29,17 @@ const WORTH_IT: usize = 500;
 const GENERATED: [&str; 2] = [".mod.c", "module-common.c"];
 
 /// Sections of the image that do not outlast the start, or only tell modules and tools what there is.
-const NOT_STATE: [&str; 8] =
-    [".init", "__ksymtab", "__kcrctab", "__param", "__modver", ".orc_", "__bug_table", ".BTF"];
+const NOT_STATE: [&str; 9] = [
+    "__dyndbg",
+    ".init",
+    "__ksymtab",
+    "__kcrctab",
+    "__param",
+    "__modver",
+    ".orc_",
+    "__bug_table",
+    ".BTF",
+];
 
 /// The built files of both kernels, by the part of the kernel they are: `vmlinux`, or a module.
 #[derive(Debug)]
@@ -214,6 +223,10 @@ fn module(
             None if comparison.is_unchanged() && comparison.layouts_unknown.is_none() => {}
             None => {
                 verdicts::rows((&object, &source), &own, &comparison, plan);
+                // What is of no source is no object.
+                if source.is_empty() {
+                    plan.objects.pop();
+                }
             }
         }
     }
