@@ -1,5 +1,6 @@
 //! Linked images (`vmlinux`): no relocations are left, so code is compared by what its operands point at.
 
+mod content;
 mod data;
 mod functions;
 mod load;

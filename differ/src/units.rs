@@ -42,7 +42,7 @@ impl Units {
         }
         let read: Vec<(String, Vec<u64>)> = headers
             .par_iter()
-            .map(|header| read_unit(&dwarf.unit(header.clone())?))
+            .map(|header| read_unit(&dwarf.unit(*header)?))
             .collect::<gimli::Result<_>>()
             .map_err(bad)?;
         let numbers: HashMap<_, usize> = headers

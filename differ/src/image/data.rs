@@ -4,7 +4,8 @@ use object::elf;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::functions::{Id, KERNEL, name, pair, same_content};
+use super::content::same_content;
+use super::functions::{Id, KERNEL, name, pair};
 use super::load::Symbol;
 use super::names::Names;
 use crate::load::Section;

@@ -9,6 +9,7 @@ use object::elf;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::content::same;
 use super::load::Symbol;
 use super::names::{Names, Target};
 use crate::error::Result;
@@ -34,14 +35,11 @@ pub struct FunctionVerdict {
 /// Where the kernel is linked to (`__START_KERNEL_map`).
 pub(super) const KERNEL: u64 = 0xffff_ffff_8000_0000;
 
-/// Tables of pointers to tables go no deeper than this.
-const MAX_DEPTH: usize = 3;
-
 /// A function or variable: index of its best symbol.
 pub(super) type Id = u32;
 
 /// Numbered variables that two functions would have to share.
-type Pairs = Vec<(u32, u32)>;
+pub(super) type Pairs = Vec<(u32, u32)>;
 
 /// What comes of two functions: nothing differs if the variables are pairs; or what does.
 type Compared = std::result::Result<Pairs, String>;
@@ -426,119 +424,4 @@ fn number(
     // Small numbers may be offsets of per-CPU variables, which start at 0; equal ones are taken for equal.
     let small = p < 1 << 31 && q < 1 << 31;
     (small && p == q) || same(a.names, p, b.names, q, width, pairs)
-}
-
-/// Whether two addresses mean the same. `width` is how much is read there, if that is known.
-fn same(
-    a: &Names<'_, '_>,
-    p: u64,
-    b: &Names<'_, '_>,
-    q: u64,
-    width: usize,
-    pairs: &mut Pairs,
-) -> bool {
-    match (a.at(p), b.at(q)) {
-        (Target::Number, Target::Number) => p == q,
-        (Target::Symbol(x, offset), Target::Symbol(y, other)) => {
-            offset == other && same_symbol(a, x, b, y, pairs)
-        }
-        (Target::Anonymous(s), Target::Anonymous(t)) => {
-            if a.writable(s) || b.writable(t) {
-                return false;
-            }
-            if width > 0 {
-                return matches!((a.bytes(p).get(..width), b.bytes(q).get(..width)), (Some(x), Some(y)) if x == y);
-            }
-            matches!((string_at(a, p), string_at(b, q)), (Some(x), Some(y)) if x == y)
-        }
-        _ => false,
-    }
-}
-
-fn same_symbol(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, pairs: &mut Pairs) -> bool {
-    let (Some(p), Some(q)) = (a.identities.get(x as usize), b.identities.get(y as usize)) else {
-        return false;
-    };
-    if p != q {
-        return false;
-    }
-    let (Some(s), Some(t)) = (a.image.symbols.get(x as usize), b.image.symbols.get(y as usize))
-    else {
-        return false;
-    };
-    if !p.numbered || s.kind == elf::STT_FUNC {
-        return true;
-    }
-    if s.size != t.size {
-        return false;
-    }
-    if a.writable(s.section) || b.writable(t.section) {
-        pairs.push((x, y));
-        return true;
-    }
-    same_content(a, s.address, b, t.address, s.size, 0)
-}
-
-/// Whether two constants are the same: words that point into the images by what is there.
-pub(super) fn same_content(
-    a: &Names<'_, '_>,
-    p: u64,
-    b: &Names<'_, '_>,
-    q: u64,
-    size: u64,
-    depth: usize,
-) -> bool {
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let (Some(x), Some(y)) = (a.bytes(p).get(..size), b.bytes(q).get(..size)) else { return false };
-    let (words, rest) = x.as_chunks::<8>();
-    let (others, more) = y.as_chunks::<8>();
-    rest == more && words.iter().zip(others).all(|(x, y)| {
-        let (x, y) = (u64::from_le_bytes(*x), u64::from_le_bytes(*y));
-        if x < KERNEL || y < KERNEL {
-            return x == y;
-        }
-        match (a.at(x), b.at(y)) {
-            (Target::Number, Target::Number) => x == y,
-            (Target::Symbol(s, offset), Target::Symbol(t, other)) => {
-                offset == other && same_pointee(a, s, b, t, depth + 1)
-            }
-            (Target::Anonymous(s), Target::Anonymous(t)) => {
-                !a.writable(s)
-                    && !b.writable(t)
-                    && matches!((string_at(a, x), string_at(b, y)), (Some(x), Some(y)) if x == y)
-            }
-            _ => false,
-        }
-    })
-}
-
-/// Whether a constant points at the same symbol on both sides.
-fn same_pointee(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, depth: usize) -> bool {
-    let (Some(p), Some(q)) = (a.identities.get(x as usize), b.identities.get(y as usize)) else {
-        return false;
-    };
-    let (Some(s), Some(t)) = (a.image.symbols.get(x as usize), b.image.symbols.get(y as usize))
-    else {
-        return false;
-    };
-    let code = s.kind == elf::STT_FUNC;
-    p == q
-        && (!p.numbered
-            || code
-            || depth < MAX_DEPTH
-                && s.size == t.size
-                && !a.writable(s.section)
-                && !b.writable(t.section)
-                && same_content(a, s.address, b, t.address, s.size, depth))
-}
-
-/// The text at an address, if it looks like one.
-pub(super) fn string_at<'i>(names: &Names<'i, '_>, address: u64) -> Option<&'i [u8]> {
-    const LONGEST: usize = 4096;
-    let bytes = names.bytes(address);
-    let end = bytes.iter().take(LONGEST).position(|b| *b == 0)?;
-    let text = bytes.get(..end)?;
-    // printk's level is a start-of-header byte.
-    let readable = |b: &u8| matches!(b, 0x20..=0x7e | b'\n' | b'\t' | b'\r' | 1 | 0x80..);
-    text.iter().all(readable).then_some(text)
 }

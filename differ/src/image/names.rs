@@ -135,7 +135,7 @@ impl<'i, 'd> Names<'i, 'd> {
                 let name = self.image.symbols.get(id as usize).map_or("?", |s| s.name);
                 if offset == 0 { name.to_owned() } else { format!("{name}+{offset:#x}") }
             }
-            Target::Anonymous(id) => match super::functions::string_at(self, address) {
+            Target::Anonymous(id) => match super::content::string_at(self, address) {
                 Some(text) => format!("{:?}", String::from_utf8_lossy(text)),
                 None => {
                     let name = self.image.sections.get(id as usize).map_or("?", |s| s.section.name);
