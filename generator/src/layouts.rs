@@ -119,31 +119,68 @@ fn members(layout: &LayoutChange) -> Vec<MemberPlan> {
 /// Reads the sources of both sides for the users of what differs.
 fn find_users(plan: &mut Plan, commands: &[CompileCommand], v2: &Path) {
     let reader = Reader::open();
-    let find = |command: &CompileCommand, types: &BTreeSet<String>| match &reader {
-        Ok(reader) => reader.find(command, types).map_err(|why| format!("{why:#}")),
-        Err(why) => Err(format!("{why:#}")),
-    };
     for command in commands {
         let mut rows: Vec<&mut LayoutPlan> = plan
             .layouts
             .iter_mut()
             .filter(|row| row.object == command.object && row.verdict != "added")
             .collect();
-        if rows.is_empty() {
-            continue;
+        if !rows.is_empty() {
+            read_users(rows.iter_mut().map(|row| &mut **row).collect(), command, v2, &reader);
+            rows.iter_mut().for_each(|row| conclude(row, command));
         }
-        let types: BTreeSet<String> = rows.iter().flat_map(|row| names(row)).collect();
-        let old = find(command, &types);
-        let new = find(&command.in_tree(v2), &types);
-        for row in &mut rows {
-            for (side, uses) in [("v2", &new), ("v1", &old)] {
-                match uses {
-                    Ok(uses) => add(row, side, uses),
-                    Err(why) => row.users_unknown.push(format!("{side}: {why}")),
-                }
+    }
+}
+
+/// Adds what both sides of one source say of types.
+pub fn read_users(
+    mut rows: Vec<&mut LayoutPlan>,
+    command: &CompileCommand,
+    v2: &Path,
+    reader: &Result<Reader>,
+) {
+    let types: BTreeSet<String> = rows.iter().flat_map(|row| names(row)).collect();
+    let find = |command: &CompileCommand| match reader {
+        Ok(reader) => reader.find(command, &types).map_err(|why| format!("{why:#}")),
+        Err(why) => Err(format!("{why:#}")),
+    };
+    let (old, new) = (find(command), find(&command.in_tree(v2)));
+    for row in &mut rows {
+        for (side, uses) in [("v2", &new), ("v1", &old)] {
+            match uses {
+                Ok(uses) => add(row, side, uses),
+                Err(why) => row.users_unknown.push(format!("{side}: {why}")),
             }
-            conclude(row, command);
         }
+    }
+}
+
+/// The change of a type, without anything that sources say of it.
+pub fn without_users(row: &LayoutPlan) -> LayoutPlan {
+    LayoutPlan {
+        users: Vec::new(),
+        users_unknown: Vec::new(),
+        created_by: Vec::new(),
+        freed_by: Vec::new(),
+        live: Vec::new(),
+        ..row.clone()
+    }
+}
+
+/// Adds what one more source says of a type.
+pub fn add_users(row: &mut LayoutPlan, found: LayoutPlan) {
+    fn join<T: Ord>(list: &mut Vec<T>, more: Vec<T>) {
+        list.extend(more);
+        list.sort();
+        list.dedup();
+    }
+    join(&mut row.users, found.users);
+    join(&mut row.users_unknown, found.users_unknown);
+    join(&mut row.created_by, found.created_by);
+    join(&mut row.freed_by, found.freed_by);
+    join(&mut row.live, found.live);
+    if row.liveness == "unknown" && lasts(row) {
+        row.liveness = "lasting".into();
     }
 }
 

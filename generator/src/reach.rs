@@ -324,7 +324,7 @@ fn opens_function(tokens: &[&str]) -> bool {
 }
 
 /// The tokens of a line of preprocessed text. No literal goes over a line there.
-fn tokens(line: &str) -> impl Iterator<Item = &str> {
+pub fn tokens(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = line;
     std::iter::from_fn(move || {
         rest = rest.trim_start();

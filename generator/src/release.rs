@@ -21,6 +21,7 @@ use crate::verdicts;
 
 mod journal;
 mod shipped;
+pub mod users;
 
 pub use journal::Journal;
 pub use shipped::Shipped;

@@ -1,5 +1,6 @@
 //! The main job: one function, one line a phase.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +16,7 @@ use crate::input::{self, Input, Spec};
 use crate::link::Target;
 use crate::output::Output;
 use crate::plan::{Kernels, Outcome, Plan};
+use crate::release::users::{self, Readers};
 use crate::release::{self, Journal, Reach, Shipped};
 use crate::report::Reporter;
 use crate::verdicts::{self, Judged};
@@ -181,12 +183,29 @@ impl Comparison<'_> {
         plan: &mut Plan,
     ) -> Result<Option<Background<()>>> {
         let journal = |how| Journal::open(cache.root(), &self.v1.root(), diff, how);
-        let mut objects: Vec<&str> = found.objects.keys().map(String::as_str).collect();
+        let mut compiled: BTreeSet<String> = found.objects.keys().cloned().collect();
+        let mut readers = Readers::new();
         if let Some(shipped) = shipped {
-            let missing = shipped.judge(found, &journal("shipped")?, self.jobs, reporter, plan)?;
-            objects.retain(|object| missing.contains(*object));
+            let rest = shipped.judge(found, &journal("shipped")?, self.jobs, reporter, plan)?;
+            readers = users::readers(found, &rest.seen, self.input, plan)?;
+            compiled = rest.missing;
         }
-        let Some((commands, view)) = self.lay(&objects, reporter)? else { return Ok(None) };
+        let objects: BTreeSet<&str> =
+            compiled.iter().chain(readers.keys()).map(String::as_str).collect();
+        let objects: Vec<&str> = objects.into_iter().collect();
+        let Some((commands, view)) = self.lay(&objects, reporter)? else {
+            layouts::settle(plan, &[], &self.v1.root(), reporter)?;
+            return Ok(None);
+        };
+        let of = |command: &&CompileCommand| readers.contains_key(&command.object);
+        let reading: Vec<&CompileCommand> = commands.iter().filter(of).collect();
+        if !reading.is_empty() {
+            let text = format!("finding the users of changed types in {} sources", reading.len());
+            begin(reporter, "users", &text)?;
+            users::find(&readers, &reading, view.root(), &journal("shipped")?, reporter, plan)?;
+        }
+        let wanted = |command: &CompileCommand| compiled.contains(&command.object);
+        let commands: Vec<CompileCommand> = commands.into_iter().filter(wanted).collect();
         let journal = journal("compiled")?;
         begin(reporter, "compare", &format!("comparing {} objects", commands.len()))?;
         release::judge(found, &commands, view.root(), &journal, self.jobs, reporter, plan)?;

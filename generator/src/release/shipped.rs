@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 use dynamos_differ::image::{self, Image, ImageData};
 use dynamos_differ::map::Mapping;
-use dynamos_differ::verdict::Verdict;
+use dynamos_differ::verdict::{DataChange, DataVerdict, Verdict};
 use dynamos_differ::{Object, Pair};
 use rayon::prelude::*;
 
@@ -18,7 +18,7 @@ use crate::binaries::{Files, files};
 use crate::candidates::{Candidate, Candidates};
 use crate::input::Spec;
 use crate::layouts;
-use crate::plan::{DataPlan, FunctionPlan, ObjectPlan, Plan, Refusal};
+use crate::plan::{DataPlan, FunctionPlan, LayoutPlan, ObjectPlan, Plan, Refusal};
 use crate::report::Reporter;
 use crate::verdicts::{self, data_change, function_verdict};
 
@@ -58,7 +58,21 @@ struct Part<'a> {
 }
 
 /// A layout's change, as far as it is the same wherever the type is seen.
-type Told = (String, String, String, String);
+pub type Told = (String, String, String, String);
+
+/// What is the same wherever the type is seen.
+pub fn told(row: &LayoutPlan) -> Told {
+    (row.kind.clone(), row.name.clone(), row.verdict.clone(), row.reason.clone())
+}
+
+/// What is left to do when the distribution's builds are compared.
+#[derive(Debug, Default)]
+pub struct Rest {
+    /// The objects that are in none of them.
+    pub missing: BTreeSet<String>,
+    /// Which parts of the kernel have a type that differs.
+    pub seen: BTreeMap<Told, BTreeSet<String>>,
+}
 
 impl Shipped {
     /// Provides them, if both sides are of the distribution and there is much to compare.
@@ -81,7 +95,7 @@ impl Shipped {
         Ok(Some(Shipped { v1: side(v1, "V1")?, v2: side(v2, "V2")? }))
     }
 
-    /// Compares them, and adds what is found to the plan. Gives the objects that are in none of these files.
+    /// Compares them, and adds what is found to the plan.
     pub fn judge(
         &self,
         found: &Candidates,
@@ -89,7 +103,7 @@ impl Shipped {
         jobs: Option<usize>,
         reporter: &Reporter,
         plan: &mut Plan,
-    ) -> Result<BTreeSet<String>> {
+    ) -> Result<Rest> {
         let mut owners: BTreeMap<&str, BTreeMap<&str, &Candidate>> = BTreeMap::new();
         for (object, candidate) in &found.objects {
             owners.entry(&candidate.owner).or_default().insert(object, candidate);
@@ -123,24 +137,22 @@ impl Shipped {
             })
         })?;
         let judged = judged.into_inner().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
-        let mut seen: BTreeMap<Told, usize> = BTreeMap::new();
-        for mut part in judged.into_values() {
+        let mut seen: BTreeMap<Told, BTreeSet<String>> = BTreeMap::new();
+        for (owner, mut part) in judged {
             part.layouts.retain(|row| {
-                let told =
-                    (row.kind.clone(), row.name.clone(), row.verdict.clone(), row.reason.clone());
-                let times = seen.entry(told).or_default();
-                *times += 1;
-                *times == 1
+                let parts = seen.entry(told(row)).or_default();
+                parts.insert(owner.to_owned());
+                parts.len() == 1
             });
             plan.absorb(part);
         }
         plan.notes.push(format!(
             "{} parts of the kernel were compared as the distribution built them, each side with its own \
-             configuration and compiler; a change of a type is told of the first part that has it, and its users are not \
-             looked for",
+             configuration and compiler; a change of a type is told of the first part that has it, and its users are those \
+             in sources that say the name of a member that differs",
             parts.len()
         ));
-        Ok(missing)
+        Ok(Rest { missing, seen })
     }
 
     fn part<'a>(&'a self, owner: &'a str) -> Option<Part<'a>> {
@@ -206,7 +218,11 @@ fn module(
     plan: &mut Plan,
 ) -> Result<()> {
     let mut comparison = Pair::compare(old, new)?;
-    comparison.data.retain(|data| !is_for_the_loader(&data.name));
+    // The number of a type, filled in when the module was linked (resolve_btfids).
+    let type_number = |data: &DataVerdict| {
+        data.name.starts_with("__BTF_ID__") && data.change == DataChange::Changed
+    };
+    comparison.data.retain(|data| !is_for_the_loader(&data.name) && !type_number(data));
     comparison.retyped.retain(|variable| {
         !is_for_the_loader(&variable.name) && !variable.name.starts_with("__UNIQUE_ID_")
     });

@@ -1,0 +1,146 @@
+//! Who uses what differs in types, in a whole release: read are the sources that say the name of a member or enumerator
+//! that differs, of the parts of the kernel that have the type.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Result, ensure};
+use kernel_trees::CompileCommand;
+use rayon::prelude::*;
+
+use super::Journal;
+use super::shipped::{Told, told};
+use crate::candidates::Candidates;
+use crate::input::Input;
+use crate::layouts;
+use crate::plan::{LayoutPlan, MemberSide, Plan};
+use crate::reach::tokens;
+use crate::report::Reporter;
+use crate::uses::Reader;
+
+/// The types that each object's source may use.
+pub type Readers = BTreeMap<String, BTreeSet<Told>>;
+
+/// What a source must say to be read because of a type.
+#[derive(Default)]
+struct Words<'p> {
+    /// Behind `.` or `->`.
+    members: BTreeMap<&'p str, BTreeSet<Told>>,
+    /// Anywhere.
+    enumerators: BTreeMap<&'p str, BTreeSet<Told>>,
+}
+
+/// Looks through the sources of all candidates. `seen`: which parts of the kernel have a changed type.
+pub fn readers(
+    found: &Candidates,
+    seen: &BTreeMap<Told, BTreeSet<String>>,
+    input: &Input,
+    plan: &Plan,
+) -> Result<Readers> {
+    let mut words = Words::default();
+    for row in plan.layouts.iter().filter(|row| row.verdict == "changed") {
+        for member in row.members.iter().filter(|member| member.change != ["moved"]) {
+            for side in member.old.iter().chain(&member.new) {
+                let (list, name) = match side {
+                    MemberSide::Member { name, .. } => (&mut words.members, name),
+                    MemberSide::Enumerator { name, .. } => (&mut words.enumerators, name),
+                };
+                let last = name.rsplit('.').next().unwrap_or(name);
+                list.entry(last).or_default().insert(told(row));
+            }
+        }
+    }
+    let objects: Vec<_> = found.objects.iter().collect();
+    let read: Vec<Option<(String, BTreeSet<Told>)>> = objects
+        .par_iter()
+        .map(|(object, candidate)| {
+            ensure!(!crate::interrupted(), "interrupted");
+            let Some(stem) = object.strip_suffix(".o") else { return Ok(None) };
+            let source = format!("{stem}.c");
+            let path = Path::new(&source);
+            let changed = input.changes.get(path).and_then(Option::as_ref);
+            let mut all = BTreeSet::new();
+            for file in [Some(input.v1_root.join(path)), changed.cloned()].into_iter().flatten() {
+                // A source that is generated is not in the tree.
+                let Ok(text) = std::fs::read(&file) else { continue };
+                words.said(&String::from_utf8_lossy(&text), &mut all);
+            }
+            all.retain(|key| seen.get(key).is_some_and(|parts| parts.contains(&candidate.owner)));
+            Ok((!all.is_empty()).then(|| ((*object).clone(), all)))
+        })
+        .collect::<Result<_>>()?;
+    Ok(read.into_iter().flatten().collect())
+}
+
+impl Words<'_> {
+    /// Adds the types that a text may use. Comments count too.
+    fn said(&self, text: &str, types: &mut BTreeSet<Told>) {
+        let mut before = ["", ""];
+        for token in text.lines().flat_map(tokens) {
+            let access = before[1] == "." || before == ["-", ">"];
+            if access && let Some(keys) = self.members.get(token) {
+                types.extend(keys.iter().cloned());
+            }
+            if let Some(keys) = self.enumerators.get(token) {
+                types.extend(keys.iter().cloned());
+            }
+            before = [before[1], token];
+        }
+    }
+}
+
+/// Reads the sources, and adds what they say to the plan's types.
+pub fn find(
+    readers: &Readers,
+    commands: &[&CompileCommand],
+    v2: &Path,
+    journal: &Journal,
+    reporter: &Reporter,
+    plan: &mut Plan,
+) -> Result<()> {
+    let reader = Reader::open();
+    let done = AtomicUsize::new(0);
+    let mut rows: BTreeMap<Told, &mut LayoutPlan> =
+        plan.layouts.iter_mut().map(|row| (told(row), row)).collect();
+    for command in commands {
+        ensure!(!crate::interrupted(), "interrupted; the next run goes on from here");
+        let Some(types) = readers.get(&command.object) else { continue };
+        let part = journal.known_or(&format!("users of {}", command.object), || {
+            let of_type = |key: &Told| rows.get(key).map(|row| layouts::without_users(row));
+            let mut part =
+                Plan { layouts: types.iter().filter_map(of_type).collect(), ..Plan::default() };
+            layouts::read_users(part.layouts.iter_mut().collect(), command, v2, &reader);
+            Ok(part)
+        })?;
+        for found in part.layouts {
+            if let Some(row) = rows.get_mut(&told(&found)) {
+                layouts::add_users(row, found);
+            }
+        }
+        reporter.progress(done.fetch_add(1, Ordering::Relaxed) + 1, commands.len());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_says_a_member_where_it_accesses_one() {
+        let key: Told = ("struct".into(), "s".into(), "changed".into(), String::new());
+        let words = Words {
+            members: [("fresh", [key.clone()].into())].into(),
+            enumerators: [("LAST", [key].into())].into(),
+        };
+        let said = |text: &str| {
+            let mut types = BTreeSet::new();
+            words.said(text, &mut types);
+            !types.is_empty()
+        };
+        assert!(said("return s->fresh;") && said("s . fresh = 1;") && said("s\n\t->fresh++;"));
+        assert!(said("int a[LAST];"));
+        assert!(!said("int fresh = a > fresh;") && !said("s->fresher") && !said("\"->fresh\""));
+    }
+}
