@@ -132,8 +132,10 @@ entry! {
         site_count: u32,
         /// Offset of its `call __fentry__`, or `NONE`.
         fentry: u32,
-        /// Address of the clone (`REPLACE` only, else `NONE`).
+        /// Address of the clone (`REPLACE` only, else `NONE`): of the final edition, if there is a bridge.
         clone: u32,
+        /// Address of the bridge edition, where the update has phases; else `NONE`.
+        bridge: u32,
         /// Address of the handler that asks whether the update is active.
         transition: u32,
         /// Address of the handler that goes straight to the clone.
@@ -160,6 +162,28 @@ entry! {
         after: u32,
         /// Address of what the update has there, if that is the update's own, or `NONE`.
         clone: u32,
+    }
+}
+
+/// The editions of an update with phases, as `dynamos_active` counts them.
+pub mod edition {
+    /// The kernel's own.
+    pub const ORIGINAL: u32 = 0;
+    /// That works with the state of both.
+    pub const BRIDGE: u32 = 1;
+    /// V2's.
+    pub const FINAL: u32 = 2;
+}
+
+entry! {
+    /// Code of one edition of an update with phases: what must be left before the next phase.
+    Code {
+        /// Address of its first byte.
+        start: u32,
+        /// Length in bytes.
+        len: u32,
+        /// See [`edition`].
+        edition: u32,
     }
 }
 

@@ -4,8 +4,8 @@ use core::marker::PhantomData;
 
 use crate::entry::{Field, symbol_flags};
 use crate::{
-    ABI, Alternative, Bytes, Function, MAGIC, MAX_RECORD, NONE, Object, Relocation, RelocationKind,
-    Site, SiteKind, Slot, Str, Symbol, function_flags,
+    ABI, Alternative, Bytes, Code, Function, MAGIC, MAX_RECORD, NONE, Object, Relocation,
+    RelocationKind, Site, SiteKind, Slot, Str, Symbol, edition, function_flags,
 };
 
 /// Why a block of bytes is no record that this side understands.
@@ -97,6 +97,7 @@ pub struct Record<'a> {
     sites: Table<'a, Site>,
     relocations: Table<'a, Relocation>,
     slots: Table<'a, Slot>,
+    code: Table<'a, Code>,
 }
 
 impl<'a> Record<'a> {
@@ -134,6 +135,7 @@ impl<'a> Record<'a> {
             sites: table(whole, &mut cursor, "sites")?,
             relocations: table(whole, &mut cursor, "relocations")?,
             slots: table(whole, &mut cursor, "slots")?,
+            code: table(whole, &mut cursor, "code")?,
         };
         record.check()?;
         Ok(record)
@@ -200,6 +202,16 @@ impl<'a> Record<'a> {
         self.slots
     }
 
+    /// The code of each edition; empty without phases.
+    pub fn code(&self) -> Table<'a, Code> {
+        self.code
+    }
+
+    /// Whether calls go by way of bridge editions, in phases.
+    pub fn has_phases(&self) -> bool {
+        !self.code.is_empty()
+    }
+
     /// The text of a string.
     pub fn str(&self, string: Str) -> &'a str {
         let start = string.offset as usize;
@@ -262,6 +274,29 @@ impl<'a> Record<'a> {
         for slot in self.slots.iter() {
             self.check_slot(&slot)?;
         }
+        self.check_phases()
+    }
+
+    /// All functions that are replaced have a bridge edition or none has, and nothing else of the record decides then
+    /// which edition a call takes.
+    fn check_phases(&self) -> Result<(), RecordError> {
+        let phases = self.has_phases();
+        let fits = |function: &Function| {
+            (function.bridge != NONE) == phases
+                && !(phases && function.flags & function_flags::ADAPTS != 0)
+        };
+        if !self.replaced().all(|(_, function)| fits(&function)) {
+            return Err(RecordError::Value("bridge editions"));
+        }
+        if phases && (!self.slots.is_empty() || self.replaced().next().is_none()) {
+            return Err(RecordError::Value("phases"));
+        }
+        for code in self.code.iter() {
+            within(code.start, self.addr_count, "code start")?;
+            if code.len == 0 || !matches!(code.edition, edition::BRIDGE | edition::FINAL) {
+                return Err(RecordError::Value("code"));
+            }
+        }
         Ok(())
     }
 
@@ -310,6 +345,10 @@ impl<'a> Record<'a> {
             } else if addr != NONE {
                 return Err(RecordError::Value("function addresses"));
             }
+        }
+        optional(function.bridge, self.addr_count, "bridge edition")?;
+        if !replaced && function.bridge != NONE {
+            return Err(RecordError::Value("bridge edition of a function that is not replaced"));
         }
         if !replaced && function.flags & function_flags::ADAPTS != 0 {
             return Err(RecordError::Value("adaptation of a function that is not replaced"));

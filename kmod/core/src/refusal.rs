@@ -88,6 +88,14 @@ pub enum Refusal<'a> {
     HandlersNeedSystem,
     /// An update that has written handlers cannot be replaced by another.
     HasHandlers { update: Name },
+    /// An update with phases moves call by call, and nobody may be forced out of one.
+    PhasesNeedFunction,
+    /// An update with phases cannot take another's place, nor another its place.
+    HasPhases { update: Name },
+    /// A function of the update for the boundary between two phases has refused.
+    SaysNo { function: &'static str, value: i32 },
+    /// It has not said in time that the update may go on.
+    NotYet { waited_ms: u32, interrupted: bool, function: &'static str },
     /// The record contradicts itself.
     Record(&'static str),
     /// The record asks for more work than an honest one.
@@ -215,7 +223,7 @@ impl fmt::Display for Refusal<'_> {
                 }
                 Ok(())
             }
-            _ => self.fmt_stacking(f),
+            _ => self.fmt_phases(f),
         }
     }
 }
@@ -227,6 +235,33 @@ impl Refusal<'_> {
             *undone = false;
         }
         self
+    }
+
+    /// The refusals of updates with phases.
+    fn fmt_phases(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Refusal::*;
+        match self {
+            PhasesNeedFunction => write!(
+                f,
+                "the update has phases: its calls move one by one from phase to phase (scope `function`), and a phase \
+                 ends when nobody is in the edition before, which cannot be forced"
+            ),
+            HasPhases { update } => write!(
+                f,
+                "update `{update}` has phases, which lead from edition 0 and back there: revert the one of the two \
+                 that is active, then load the other"
+            ),
+            SaysNo { function, value } => {
+                write!(f, "the update's `{function}` refuses it (it returns {value})")
+            }
+            NotYet { waited_ms, interrupted, function } => write!(
+                f,
+                "{} after {waited_ms} ms: the update's `{function}` says that it may not go on yet; raise the time \
+                 limit, or find out what it waits for",
+                ended(*interrupted)
+            ),
+            _ => self.fmt_stacking(f),
+        }
     }
 
     /// The refusals where several updates replace a function.

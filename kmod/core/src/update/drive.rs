@@ -2,7 +2,7 @@
 
 use dynamos_abi::Record;
 
-use super::{Blockers, Errno, Layer, OnTimeout, Scope, State, Step, Steps, Switching};
+use super::{Blockers, Errno, Layer, OnTimeout, Phase, Scope, State, Step, Steps, Switching};
 use crate::budget::Budget;
 use crate::candidates::Names;
 use crate::refusal::{Name, Refusal};
@@ -17,6 +17,11 @@ pub struct Update<'a> {
     pub(super) state: State,
     pub(super) scope: Scope,
     pub(super) steps: Steps,
+    pub(super) phase: Phase,
+    /// State was, or may have been, carried over to V2's meaning, and V2's editions may have run since.
+    pub(super) transferred: bool,
+    /// The log says why it does not come back.
+    pub(super) told: bool,
     resolved: Option<Resolved>,
     pub(super) blockers: Blockers,
 }
@@ -31,6 +36,9 @@ impl<'a> Update<'a> {
             record: *record,
             state: State::Loading,
             scope: Scope::System,
+            phase: Phase::default(),
+            transferred: false,
+            told: false,
             resolved: None,
             blockers: Blockers::default(),
         })
@@ -127,6 +135,9 @@ impl<'a> Update<'a> {
         self.enter(layer, State::Transitioning);
         let result = self.redirect(layer, addresses, writable, how);
         let result = result.and_then(|switched| {
+            if self.has_phases() {
+                return self.forward(layer, how);
+            }
             if !switched {
                 return self.switch_on(layer, how);
             }
@@ -135,6 +146,7 @@ impl<'a> Update<'a> {
         });
         match result {
             Ok(()) => Ok(()),
+            Err(refusal) if self.is_in_a_phase() => Err(self.fall_back(layer, how, refusal)),
             // Tasks may be in the update's code, which cannot be given up.
             Err(refusal) if self.state != State::Transitioning => Err(refusal),
             Err(refusal) => match self.give_up(layer) {
@@ -149,6 +161,10 @@ impl<'a> Update<'a> {
 
     /// Whether it may be switched like that at all.
     pub fn check(&self, how: &Switching) -> Result<(), Refusal<'a>> {
+        if self.has_phases() {
+            let fits = how.scope == Scope::Function && how.on_timeout != OnTimeout::ForceNewCalls;
+            return if fits { Ok(()) } else { Err(Refusal::PhasesNeedFunction) };
+        }
         let all = how.scope == Scope::System && how.on_timeout != OnTimeout::ForceNewCalls;
         if self.record.slots().is_empty() || all {
             return Ok(());
@@ -160,9 +176,10 @@ impl<'a> Update<'a> {
     /// leaves the update `Reverting`.
     pub fn give_up(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
         self.expect(State::Transitioning, State::Registered)?;
-        let pins = self.steps.done.iter().filter(|step| matches!(step, Step::TargetPinned(_)));
-        let pins = pins.count();
-        match self.remove(layer, pins) {
+        if self.is_in_a_phase() {
+            return Err(self.wrong_state(State::Registered)); // That takes a revert.
+        }
+        match self.remove_redirections(layer) {
             Ok(()) => {
                 self.enter(layer, State::Registered);
                 Ok(())
@@ -174,6 +191,13 @@ impl<'a> Update<'a> {
         }
     }
 
+    /// Undoes an activation, but for what keeps the targets loaded.
+    pub(super) fn remove_redirections(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+        let pins = self.steps.done.iter().filter(|step| matches!(step, Step::TargetPinned(_)));
+        let pins = pins.count();
+        self.remove(layer, pins)
+    }
+
     /// Makes edition 0 run again and takes everything away. If a task will not leave the update's code, `how` says
     /// what happens: the update stays active, or it is held in `Reverting` (its editions run) or `Draining` (edition 0
     /// does). A refusal with `undone: false` leaves it `Reverting` with edition 0. In all of these another call goes on.
@@ -182,12 +206,18 @@ impl<'a> Update<'a> {
         self.check(&how)?;
         match from {
             State::Reverting | State::Draining => {}
+            State::Transitioning if self.is_in_a_phase() => self.enter(layer, State::Reverting),
             _ => {
                 self.expect(State::Active, State::Reverting)?;
                 self.enter(layer, State::Reverting);
             }
         }
-        if !self.switch_off(layer, from, how)? {
+        let off = if self.has_phases() {
+            self.backward(layer, from, how)?
+        } else {
+            self.switch_off(layer, from, how)?
+        };
+        if !off {
             return Ok(());
         }
         self.remove(layer, 0)?;
@@ -217,6 +247,7 @@ impl<'a> Update<'a> {
         self.write_relocations(layer, addresses, writable)?;
         self.try_step(Step::LateSections, || layer.late_sections())?;
         if let Some(index) = self.only_function()
+            && !self.has_phases()
             && how.scope == Scope::Function
             && !layer.replaces_others()
         {

@@ -4,7 +4,7 @@ use core::fmt;
 
 use dynamos_abi::Record;
 
-use super::{State, Step};
+use super::{Boundary, Phase, State, Step};
 use crate::matching::Memory;
 use crate::resolve::function_name;
 
@@ -248,6 +248,17 @@ pub trait Layer: Memory {
     /// Wakes the tasks that sleep in what is being left, so that they come out of it: to be called again, for some may
     /// not be asleep yet.
     fn wake_blockers(&mut self, activating: bool);
+    /// In phases: sends new calls to an edition ([`dynamos_abi::edition`]); all others end in theirs.
+    fn take(&mut self, edition: u32) -> Result<(), Errno>;
+    /// While no call enters an edition: whether no task is left there; else adds those that are to `blockers`. Not for
+    /// the last look, [`Layer::drained`].
+    fn has_left(&mut self, edition: u32, blockers: &mut Blockers) -> Result<bool, Errno>;
+    /// Wakes the tasks that sleep in an edition, like [`Layer::wake_blockers`].
+    fn wake_in(&mut self, edition: u32);
+    /// Calls the update's function for a boundary; what it returns, or nothing if there is none.
+    fn ask(&mut self, which: Boundary) -> Result<Option<i32>, Errno>;
+    /// Takes note of the phase, for whoever asks meanwhile.
+    fn show_phase(&mut self, phase: Phase);
     /// Sleeps; `false` if somebody interrupted it.
     fn wait(&mut self, ms: u32) -> bool;
     /// Waits until no task is in a handler that was removed (`synchronize_rcu_tasks`).

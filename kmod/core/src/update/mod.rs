@@ -12,12 +12,16 @@
 //! once, and a `revert` goes on with that. [`State::may_become`] has every arrow.
 //!
 //! `Loading` leads to `Waiting` where a module is not loaded yet; when it is, everything begins anew with `Loading`.
-//! Edition 0 runs in all of them but `Active` and, until the switch, `Reverting`.
+//! Edition 0 runs in all of them but `Active` and, until the switch, `Reverting`. An update with [phases](phases) is
+//! `Transitioning` in both of them, and `Reverting` on its way back.
 
 mod drive;
 mod layer;
 mod options;
 mod others;
+mod phases;
+#[cfg(test)]
+mod phases_tests;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -29,6 +33,7 @@ use core::fmt;
 pub use drive::Update;
 pub use layer::{Blocked, Blockers, Errno, Handler, Layer, Place};
 pub use options::{Limits, OnTimeout, Options, OptionsError, Over, Scope, Switching};
+pub use phases::{Boundary, Phase};
 
 use crate::refusal::Refusal;
 use alloc::vec::Vec;
@@ -67,7 +72,7 @@ impl State {
                 | (Registered, Transitioning | Gone)
                 | (Transitioning, Active | Registered | Reverting | Draining)
                 | (Active, Reverting)
-                | (Reverting, Active | Draining | Reverted)
+                | (Reverting, Active | Transitioning | Draining | Registered | Reverted)
                 | (Draining, Active | Reverting | Reverted)
                 | (Reverted, Gone)
         )

@@ -1,19 +1,24 @@
 //! The switch from one edition to the other and back: what is waited for, for how long, and what happens then.
 
 use super::{
-    Blockers, Errno, Handler, Layer, Limits, OnTimeout, Scope, State, Step, Switching, Update,
+    Blockers, Boundary, Errno, Handler, Layer, Limits, OnTimeout, Scope, State, Step, Switching,
+    Update,
 };
 use crate::refusal::Refusal;
 
 /// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Until {
+pub(super) enum Until {
     /// No task is in any edition 0; then the editions run.
     SwitchedOn,
     /// No task is in the update's code; then edition 0 runs.
     SwitchedOff,
     /// No task is in the update's code, which none enters any more.
     Drained,
+    /// No task is in an edition, which none enters any more.
+    Left(u32),
+    /// The same, and the update says that it may go on.
+    Ready(u32, Boundary),
 }
 
 impl Until {
@@ -22,12 +27,20 @@ impl Until {
             Until::SwitchedOn => layer.check_and_flip(true, blockers),
             Until::SwitchedOff => layer.check_and_flip(false, blockers),
             Until::Drained => layer.drained(blockers),
+            Until::Left(edition) | Until::Ready(edition, _) => layer.has_left(edition, blockers),
+        }
+    }
+
+    fn wake(self, layer: &mut dyn Layer) {
+        match self {
+            Until::Left(edition) | Until::Ready(edition, _) => layer.wake_in(edition),
+            _ => layer.wake_blockers(self == Until::SwitchedOn),
         }
     }
 }
 
 /// How a wait ended.
-enum Waited<'a> {
+pub(super) enum Waited<'a> {
     /// As it should.
     Quiet,
     /// At the time limit.
@@ -50,6 +63,7 @@ impl<'a> Update<'a> {
     pub fn go_on(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
         self.check(&how)?;
         match self.state {
+            State::Transitioning if self.has_phases() => self.forward_again(layer, how),
             State::Transitioning => self.switch_on(layer, how),
             State::Reverting | State::Draining => self.revert(layer, how),
             _ => Err(self.wrong_state(State::Active)),
@@ -58,6 +72,9 @@ impl<'a> Update<'a> {
 
     /// Gives up a revert that is held: the editions take all calls again.
     pub fn resume(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+        if self.has_phases() {
+            return self.forward_at_once(layer);
+        }
         let redirected = |step: &Step| matches!(step, Step::Redirected(_));
         // One that only writes handlers has no redirections.
         if self.record.replaced().next().is_some() && !self.steps.done().iter().any(redirected) {
@@ -226,7 +243,12 @@ impl<'a> Update<'a> {
     }
 
     /// Tries until it succeeds or the time is over.
-    fn wait(&mut self, layer: &mut dyn Layer, until: Until, how: &Switching) -> Waited<'a> {
+    pub(super) fn wait(
+        &mut self,
+        layer: &mut dyn Layer,
+        until: Until,
+        how: &Switching,
+    ) -> Waited<'a> {
         let Limits { wait_ms, first_pause_ms, longest_pause_ms } = how.limits;
         let (mut waited, mut pause) = (0u32, first_pause_ms);
         loop {
@@ -236,13 +258,20 @@ impl<'a> Update<'a> {
                 blockers = Blockers::default();
             }
             self.blockers = blockers;
+            let result = match (result, until) {
+                (Ok(true), Until::Ready(_, which)) => match self.may_go_on(layer, which) {
+                    Ok(may) => Ok(may),
+                    Err(refusal) => return Waited::Failed(refusal),
+                },
+                (result, _) => result,
+            };
             match result {
                 Ok(true) => return Waited::Quiet,
                 Ok(false) => layer.progress(self.state, &self.blockers),
                 Err(errno) => return Waited::Failed(self.failed(Step::Flipped, errno)),
             }
             if how.signal {
-                layer.wake_blockers(until == Until::SwitchedOn);
+                until.wake(layer);
             }
             if waited >= wait_ms {
                 return Waited::TimedOut(self.blocked(layer, waited, false));
@@ -266,6 +295,9 @@ impl<'a> Update<'a> {
             ));
         }
         let Some(&task) = self.blockers.first().next() else {
+            if let Some(which) = self.phase.not_yet {
+                return Refusal::NotYet { waited_ms, interrupted, function: which.name() };
+            }
             return Refusal::Busy { waited_ms, interrupted };
         };
         let function = task.function(&self.record);

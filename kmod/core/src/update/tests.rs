@@ -209,6 +209,21 @@ impl Layer for Sim {
         assert!(activating == began || began && self.redirects == [None]);
         self.woken += 1;
     }
+    fn take(&mut self, _: u32) -> Result<(), Errno> {
+        unreachable!("it has no phases")
+    }
+    fn has_left(&mut self, _: u32, _: &mut Blockers) -> Result<bool, Errno> {
+        unreachable!("it has no phases")
+    }
+    fn wake_in(&mut self, _: u32) {
+        unreachable!("it has no phases")
+    }
+    fn ask(&mut self, _: Boundary) -> Result<Option<i32>, Errno> {
+        unreachable!("it has no phases")
+    }
+    fn show_phase(&mut self, _: Phase) {
+        unreachable!("it has no phases")
+    }
     fn wait(&mut self, ms: u32) -> bool {
         assert!(ms > 0);
         self.waited += ms;
