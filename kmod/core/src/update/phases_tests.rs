@@ -266,7 +266,7 @@ fn check_end(sim: &Sim, update: &Update<'_>) {
         State::Draining => assert!(update.is_held() && sim.edition == ORIGINAL && !sim.carried),
         State::Registered => assert!(sim.redirects == [None; 3] && sim.edition == ORIGINAL),
         State::Reverted => assert!(sim.is_pristine()),
-        state => panic!("it ends as {state}"),
+        state => assert_eq!(state, State::Active, "no state to end in"),
     }
 }
 
