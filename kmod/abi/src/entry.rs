@@ -187,6 +187,72 @@ entry! {
     }
 }
 
+/// When a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum HookKind {
+    /// Before calls move to the update's editions.
+    BeforeOn = 1,
+    /// Once they have.
+    AfterOn = 2,
+    /// Before calls move back to edition 0.
+    BeforeOff = 3,
+    /// Once nobody is in the update's editions any more.
+    AfterOff = 4,
+    /// In phase 1: whether V2's editions may begin. Asked again until it is not 0.
+    Advance = 5,
+    /// At the end of phase 1: carries state over to V2's meaning.
+    Transfer = 6,
+    /// On the way back, in phase 1: whether edition 0 may come back. Asked again until it is not 0.
+    AdvanceBack = 7,
+    /// Then carries state back.
+    TransferBack = 8,
+}
+
+impl HookKind {
+    /// Those around the switches, in the order in which an update's life has them.
+    pub const ALL: [HookKind; 4] =
+        [HookKind::BeforeOn, HookKind::AfterOn, HookKind::BeforeOff, HookKind::AfterOff];
+
+    /// Those between phases.
+    pub const BETWEEN_PHASES: [HookKind; 4] =
+        [HookKind::Advance, HookKind::Transfer, HookKind::AdvanceBack, HookKind::TransferBack];
+
+    /// Whether what it returns is an answer, and no error.
+    pub const fn is_predicate(self) -> bool {
+        matches!(self, HookKind::Advance | HookKind::AdvanceBack)
+    }
+
+    /// The kind with the number `raw`.
+    pub fn from_raw(raw: u32) -> Option<Self> {
+        Self::ALL.into_iter().chain(Self::BETWEEN_PHASES).find(|kind| *kind as u32 == raw)
+    }
+
+    /// What the function is called in the source.
+    pub const fn name(self) -> &'static str {
+        match self {
+            HookKind::BeforeOn => "dynamos_before_on",
+            HookKind::AfterOn => "dynamos_after_on",
+            HookKind::BeforeOff => "dynamos_before_off",
+            HookKind::AfterOff => "dynamos_after_off",
+            HookKind::Advance => "dynamos_advance",
+            HookKind::Transfer => "dynamos_transfer",
+            HookKind::AdvanceBack => "dynamos_advance_back",
+            HookKind::TransferBack => "dynamos_transfer_back",
+        }
+    }
+}
+
+entry! {
+    /// A function of the update that is called when the update is switched.
+    Hook {
+        /// See [`HookKind`]; there is one of a kind at most.
+        kind: u32,
+        /// Address of the function: `int (*)(void)`.
+        function: u32,
+    }
+}
+
 /// What a site is, and so what the kernel may have made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -1,6 +1,6 @@
 //! The record that an update module carries and `dynamos.ko` reads.
 //!
-//! A record is one block of bytes: a header, seven tables of fixed-size entries, a table of strings and a block
+//! A record is one block of bytes: a header, eight tables of fixed-size entries, a table of strings and a block
 //! of raw bytes. It holds no pointer. What only the module loader knows, the addresses of the update's own
 //! code and data, stands beside it as an array of `u64` that the record refers to by index ([`AddrIndex`]).
 //!
@@ -21,8 +21,8 @@ mod read;
 mod write;
 
 pub use entry::{
-    Alternative, Bytes, Code, Function, Object, Relocation, RelocationKind, Site, SiteKind, Slot,
-    Str, Symbol, edition, function_flags, symbol_flags,
+    Alternative, Bytes, Code, Function, Hook, HookKind, Object, Relocation, RelocationKind, Site,
+    SiteKind, Slot, Str, Symbol, edition, function_flags, symbol_flags,
 };
 pub use read::{Alternatives, Record, RecordError, Table};
 #[cfg(feature = "write")]

@@ -4,8 +4,8 @@ use core::marker::PhantomData;
 
 use crate::entry::{Field, symbol_flags};
 use crate::{
-    ABI, Alternative, Bytes, Code, Function, MAGIC, MAX_RECORD, NONE, Object, Relocation,
-    RelocationKind, Site, SiteKind, Slot, Str, Symbol, edition, function_flags,
+    ABI, Alternative, Bytes, Code, Function, Hook, HookKind, MAGIC, MAX_RECORD, NONE, Object,
+    Relocation, RelocationKind, Site, SiteKind, Slot, Str, Symbol, edition, function_flags,
 };
 
 /// Why a block of bytes is no record that this side understands.
@@ -98,6 +98,7 @@ pub struct Record<'a> {
     relocations: Table<'a, Relocation>,
     slots: Table<'a, Slot>,
     code: Table<'a, Code>,
+    hooks: Table<'a, Hook>,
 }
 
 impl<'a> Record<'a> {
@@ -136,6 +137,7 @@ impl<'a> Record<'a> {
             relocations: table(whole, &mut cursor, "relocations")?,
             slots: table(whole, &mut cursor, "slots")?,
             code: table(whole, &mut cursor, "code")?,
+            hooks: table(whole, &mut cursor, "hooks")?,
         };
         record.check()?;
         Ok(record)
@@ -212,6 +214,17 @@ impl<'a> Record<'a> {
         !self.code.is_empty()
     }
 
+    /// The hooks: at most one of each kind.
+    pub fn hooks(&self) -> Table<'a, Hook> {
+        self.hooks
+    }
+
+    /// Address of the hook of this kind.
+    pub fn hook(&self, kind: HookKind) -> Option<u32> {
+        let mut hooks = self.hooks.iter();
+        hooks.find(|hook| hook.kind == kind as u32).map(|hook| hook.function)
+    }
+
     /// The text of a string.
     pub fn str(&self, string: Str) -> &'a str {
         let start = string.offset as usize;
@@ -274,6 +287,17 @@ impl<'a> Record<'a> {
         for slot in self.slots.iter() {
             self.check_slot(&slot)?;
         }
+        // Not more than there are kinds: so the look for others of a kind below is short.
+        if self.hooks.len() as usize > HookKind::ALL.len() + HookKind::BETWEEN_PHASES.len() {
+            return Err(RecordError::Value("number of hooks"));
+        }
+        for hook in self.hooks.iter() {
+            within(hook.function, self.addr_count, "hook function")?;
+            let kind = HookKind::from_raw(hook.kind).ok_or(RecordError::Value("hook kind"))?;
+            if self.hooks.iter().filter(|other| other.kind == kind as u32).count() > 1 {
+                return Err(RecordError::Value("two hooks of a kind"));
+            }
+        }
         self.check_phases()
     }
 
@@ -290,6 +314,10 @@ impl<'a> Record<'a> {
         }
         if phases && (!self.slots.is_empty() || self.replaced().next().is_none()) {
             return Err(RecordError::Value("phases"));
+        }
+        let between = |kind: &HookKind| self.hook(*kind).is_some();
+        if !phases && HookKind::BETWEEN_PHASES.iter().any(between) {
+            return Err(RecordError::Value("hooks between phases"));
         }
         for code in self.code.iter() {
             within(code.start, self.addr_count, "code start")?;

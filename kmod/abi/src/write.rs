@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use crate::entry::Field;
 use crate::{
-    ABI, Bytes, Code, Function, MAGIC, Object, Record, RecordError, Relocation, Site, Slot, Str,
-    Symbol,
+    ABI, Bytes, Code, Function, Hook, MAGIC, Object, Record, RecordError, Relocation, Site, Slot,
+    Str, Symbol,
 };
 
 /// Collects a record's entries and encodes them.
@@ -30,6 +30,8 @@ pub struct RecordWriter {
     pub slots: Vec<Slot>,
     /// The code of each edition, if there are phases.
     pub code: Vec<Code>,
+    /// The hooks.
+    pub hooks: Vec<Hook>,
     /// Number of addresses that accompany the record.
     pub addr_count: u32,
 }
@@ -84,6 +86,7 @@ impl RecordWriter {
             (self.relocations.len(), encode(&self.relocations)),
             (self.slots.len(), encode(&self.slots)),
             (self.code.len(), encode(&self.code)),
+            (self.hooks.len(), encode(&self.hooks)),
         ];
         let header = MAGIC.len() + 4 + 4 + fixed.len() * Str::SIZE + 4 + blocks.len() * 8;
         let total = blocks.iter().fold(header, |sum, (_, block)| sum + block.len());

@@ -47,6 +47,7 @@ fn sample() -> Vec<u8> {
         addend: -4,
     });
     writer.slots.push(Slot { symbol: 0, offset: 16, before: 0, after: NONE, clone: 0 });
+    writer.hooks.push(Hook { kind: HookKind::AfterOn as u32, function: 3 });
     writer.finish("update", "6.1.0-55-amd64", "").unwrap()
 }
 
@@ -84,6 +85,27 @@ fn reads_back() {
     assert_eq!(record.relocations().get(0).unwrap().addend, -4);
     let slot = record.slots().get(0).unwrap();
     assert_eq!((slot.offset, slot.before, slot.after, slot.clone), (16, 0, NONE, 0));
+    assert_eq!(record.hook(HookKind::AfterOn), Some(3));
+    assert_eq!(record.hook(HookKind::BeforeOn), None);
+}
+
+#[test]
+fn hooks_are_one_of_a_kind_and_lead_somewhere() {
+    let hook = |kind, function| Hook { kind, function };
+    for (hooks, fits) in [
+        (vec![hook(1, 0), hook(2, 0), hook(3, 0), hook(4, 0)], true),
+        (vec![hook(0, 0)], false),
+        (vec![hook(5, 0)], false), // it has no phases
+        (vec![hook(9, 0)], false),
+        (vec![hook(1, 1)], false),
+        (vec![hook(1, NONE)], false),
+        (vec![hook(1, 0), hook(1, 0)], false),
+        (vec![hook(1, 0); 5], false),
+    ] {
+        let mut writer = RecordWriter::default();
+        (writer.addr_count, writer.hooks) = (1, hooks.clone());
+        assert_eq!(writer.finish("update", "6.1", "").is_ok(), fits, "{hooks:?}");
+    }
 }
 
 #[test]

@@ -158,6 +158,25 @@ impl Manager {
         Ok(())
     }
 
+    /// Moves an update on to where one operation has taken it, by way of what lies between: where a hook says no, that
+    /// is more than one step. `has_run`: its editions have.
+    pub fn follow(
+        &mut self,
+        id: UpdateId,
+        to: State,
+        has_run: bool,
+    ) -> Result<(), Refusal<'static>> {
+        let entry = self.entry(id)?;
+        if has_run && entry.state == State::Transitioning && to != State::Active {
+            self.advance(id, State::Active)?;
+        }
+        let entry = self.entry(id)?;
+        if entry.state == State::Active && !matches!(to, State::Active | State::Reverting) {
+            self.advance(id, State::Reverting)?;
+        }
+        if self.entry(id)?.state == to { Ok(()) } else { self.advance(id, to) }
+    }
+
     /// Begins anew with an update that was reverted: it is `Loading`, and is to be matched again.
     ///
     /// Not so where its code must stay: something may still be running it, which must not be written to.

@@ -4,6 +4,8 @@
 
 use core::fmt;
 
+use dynamos_abi::HookKind;
+
 use crate::matching::{Mismatch, What};
 use crate::update::{Blocked, Errno, State, Step};
 
@@ -92,10 +94,14 @@ pub enum Refusal<'a> {
     PhasesNeedFunction,
     /// An update with phases cannot take another's place, nor another its place.
     HasPhases { update: Name },
-    /// A function of the update for the boundary between two phases has refused.
-    SaysNo { function: &'static str, value: i32 },
-    /// It has not said in time that the update may go on.
-    NotYet { waited_ms: u32, interrupted: bool, function: &'static str },
+    /// A hook of the update has not said in time that it may go on.
+    NotYet { waited_ms: u32, interrupted: bool, hook: HookKind },
+    /// Updates with hooks neither take the place of others nor leave at another's switch.
+    HasHooks { update: Name },
+    /// A hook of the update says no.
+    HookRefused { hook: HookKind, result: i32 },
+    /// A hook of the update has not returned.
+    HookRuns { hook: HookKind, waited_ms: u32, interrupted: bool },
     /// The record contradicts itself.
     Record(&'static str),
     /// The record asks for more work than an honest one.
@@ -251,14 +257,39 @@ impl Refusal<'_> {
                 "update `{update}` has phases, which lead from edition 0 and back there: revert the one of the two \
                  that is active, then load the other"
             ),
-            SaysNo { function, value } => {
-                write!(f, "the update's `{function}` refuses it (it returns {value})")
-            }
-            NotYet { waited_ms, interrupted, function } => write!(
+            NotYet { waited_ms, interrupted, hook } => write!(
                 f,
-                "{} after {waited_ms} ms: the update's `{function}` says that it may not go on yet; raise the time \
+                "{} after {waited_ms} ms: hook `{}` of the update does not say that it may go on; raise the time \
                  limit, or find out what it waits for",
-                ended(*interrupted)
+                ended(*interrupted),
+                hook.name(),
+            ),
+            _ => self.fmt_hooks(f),
+        }
+    }
+
+    /// What hooks say.
+    fn fmt_hooks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Refusal::*;
+        match self {
+            HasHooks { update } => write!(
+                f,
+                "update `{update}` has hooks, which are for a switch of its own alone: revert what is there, then \
+                 load the other"
+            ),
+            HookRefused { hook, result } => {
+                write!(f, "hook `{}` of the update answers {result}", hook.name())?;
+                match result.checked_neg() {
+                    Some(errno @ 1..=4095) => write!(f, " ({})", Errno(errno)),
+                    _ => Ok(()),
+                }
+            }
+            HookRuns { hook, waited_ms, interrupted } => write!(
+                f,
+                "{} after {waited_ms} ms: hook `{}` has not returned; until it does the update's code stays, and \
+                 then it is settled by itself",
+                ended(*interrupted),
+                hook.name(),
             ),
             _ => self.fmt_stacking(f),
         }

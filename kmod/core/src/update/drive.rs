@@ -1,8 +1,11 @@
 //! Takes an update through its states. What a step did to the kernel is noted, and undone in reverse order.
 
-use dynamos_abi::Record;
+use dynamos_abi::{HookKind, Record};
 
-use super::{Blockers, Errno, Layer, OnTimeout, Phase, Scope, State, Step, Steps, Switching};
+use super::hooks::is_held;
+use super::{
+    Blockers, Errno, Layer, Limits, OnTimeout, Phase, Scope, State, Step, Steps, Switching,
+};
 use crate::budget::Budget;
 use crate::candidates::Names;
 use crate::refusal::{Name, Refusal};
@@ -24,6 +27,13 @@ pub struct Update<'a> {
     pub(super) told: bool,
     resolved: Option<Resolved>,
     pub(super) blockers: Blockers,
+    /// The hook that has not returned yet.
+    pub(super) running: Option<HookKind>,
+    /// `after_on` has let it be on: `before_off` is to follow.
+    pub(super) on: bool,
+    /// It is decided that it goes, whatever a hook says.
+    pub(super) must: bool,
+    pub(super) has_run: bool,
 }
 
 impl<'a> Update<'a> {
@@ -41,6 +51,10 @@ impl<'a> Update<'a> {
             told: false,
             resolved: None,
             blockers: Blockers::default(),
+            running: None,
+            on: false,
+            must: false,
+            has_run: false,
         })
     }
 
@@ -145,12 +159,17 @@ impl<'a> Update<'a> {
             Ok(())
         });
         match result {
+            Ok(()) if self.state == State::Active => self.be_on(layer, how),
             Ok(()) => Ok(()),
             Err(refusal) if self.is_in_a_phase() => Err(self.fall_back(layer, how, refusal)),
             // Tasks may be in the update's code, which cannot be given up.
             Err(refusal) if self.state != State::Transitioning => Err(refusal),
-            Err(refusal) => match self.give_up(layer) {
+            Err(refusal) => match self.give_up(layer, &how.limits) {
                 Ok(()) => Err(refusal),
+                // The same hook, which has been waited for.
+                Err(Refusal::HookRuns { .. }) if self.running == Some(HookKind::BeforeOn) => {
+                    Err(refusal)
+                }
                 Err(left) => {
                     layer.log(format_args!("{}: activation failed: {refusal}", self.name));
                     Err(left)
@@ -174,12 +193,12 @@ impl<'a> Update<'a> {
 
     /// Gives up an activation that is held: edition 0 runs, as it did all the time. A refusal with `undone: false`
     /// leaves the update `Reverting`.
-    pub fn give_up(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+    pub fn give_up(&mut self, layer: &mut dyn Layer, limits: &Limits) -> Result<(), Refusal<'a>> {
         self.expect(State::Transitioning, State::Registered)?;
         if self.is_in_a_phase() {
             return Err(self.wrong_state(State::Registered)); // That takes a revert.
         }
-        match self.remove_redirections(layer) {
+        match self.remove_redirections(layer, limits) {
             Ok(()) => {
                 self.enter(layer, State::Registered);
                 Ok(())
@@ -192,10 +211,14 @@ impl<'a> Update<'a> {
     }
 
     /// Undoes an activation, but for what keeps the targets loaded.
-    pub(super) fn remove_redirections(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+    pub(super) fn remove_redirections(
+        &mut self,
+        layer: &mut dyn Layer,
+        limits: &Limits,
+    ) -> Result<(), Refusal<'a>> {
         let pins = self.steps.done.iter().filter(|step| matches!(step, Step::TargetPinned(_)));
         let pins = pins.count();
-        self.remove(layer, pins)
+        self.remove(layer, pins, limits)
     }
 
     /// Makes edition 0 run again and takes everything away. If a task will not leave the update's code, `how` says
@@ -204,25 +227,49 @@ impl<'a> Update<'a> {
     pub fn revert(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
         let from = self.state;
         self.check(&how)?;
-        match from {
-            State::Reverting | State::Draining => {}
-            State::Transitioning if self.is_in_a_phase() => self.enter(layer, State::Reverting),
-            _ => {
-                self.expect(State::Active, State::Reverting)?;
-                self.enter(layer, State::Reverting);
-            }
+        let in_a_phase = from == State::Transitioning && self.is_in_a_phase();
+        if !in_a_phase && !matches!(from, State::Active | State::Reverting | State::Draining) {
+            return Err(self.wrong_state(State::Reverting));
         }
-        let off = if self.has_phases() {
-            self.backward(layer, from, how)?
-        } else {
-            self.switch_off(layer, from, how)?
-        };
-        if !off {
+        self.must |= how.must;
+        if !self.may_go_off(layer, &how)? {
             return Ok(());
         }
-        self.remove(layer, 0)?;
-        self.enter(layer, State::Reverted);
-        Ok(())
+        if from == State::Active || in_a_phase {
+            self.enter(layer, State::Reverting);
+        }
+        self.go_off(layer, from, how)
+    }
+
+    /// The same, when no hook has anything against it.
+    pub(super) fn go_off(
+        &mut self,
+        layer: &mut dyn Layer,
+        from: State,
+        how: Switching,
+    ) -> Result<(), Refusal<'a>> {
+        let off = if self.has_phases() {
+            self.backward(layer, from, how)
+        } else {
+            self.switch_off(layer, from, how)
+        };
+        match off {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(refusal) if self.state == State::Active && !self.on => {
+                self.be_on(layer, how)?;
+                return Err(refusal);
+            }
+            Err(refusal) => return Err(refusal),
+        }
+        match self.remove(layer, 0, &how.limits) {
+            Ok(()) => {
+                self.enter(layer, State::Reverted);
+                Ok(())
+            }
+            Err(refusal) if is_held(&refusal, &how) => Ok(()),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// Lets go of everything: before the update's module is unloaded.
@@ -230,7 +277,7 @@ impl<'a> Update<'a> {
         if !self.state.may_become(State::Gone) {
             return Err(self.wrong_state(State::Gone));
         }
-        self.remove(layer, 0)?;
+        self.remove(layer, 0, &Limits::default())?;
         self.resolved = None;
         self.enter(layer, State::Gone);
         Ok(())
@@ -246,6 +293,8 @@ impl<'a> Update<'a> {
     ) -> Result<bool, Refusal<'a>> {
         self.write_relocations(layer, addresses, writable)?;
         self.try_step(Step::LateSections, || layer.late_sections())?;
+        // Its code is whole, and nothing of the kernel has been touched.
+        self.begin(layer, &how.limits)?;
         if let Some(index) = self.only_function()
             && !self.has_phases()
             && how.scope == Scope::Function
@@ -299,8 +348,15 @@ impl<'a> Update<'a> {
 
     /// Undoes what was done before the switch, until `keep` steps are left.
     ///
-    /// A redirection that cannot be removed stays noted, and with it all that it needs.
-    fn remove(&mut self, layer: &mut dyn Layer, keep: usize) -> Result<(), Refusal<'a>> {
+    /// A redirection that cannot be removed stays noted, and with it all that it needs. So does what a hook needs that
+    /// has not returned.
+    fn remove(
+        &mut self,
+        layer: &mut dyn Layer,
+        keep: usize,
+        limits: &Limits,
+    ) -> Result<(), Refusal<'a>> {
+        self.no_hook_runs()?;
         // First, for they are to be as before whatever becomes of the redirections.
         if self.steps.last() == Some(Step::OthersReady) {
             layer.others_stay();
@@ -328,6 +384,10 @@ impl<'a> Update<'a> {
         }
         while self.steps.done.len() > keep {
             match self.steps.last() {
+                Some(Step::Hook(_)) => {
+                    self.be_off(layer, limits)?;
+                    continue; // It has taken that step away.
+                }
                 Some(Step::LateSections) => layer.undo_late_sections(),
                 Some(Step::TargetPinned(object)) => layer.unpin_target(object),
                 _ => {}

@@ -2,9 +2,9 @@
 
 use core::fmt;
 
-use dynamos_abi::Record;
+use dynamos_abi::{HookKind, Record};
 
-use super::{Boundary, Phase, State, Step};
+use super::{Phase, Returned, State, Step};
 use crate::matching::Memory;
 use crate::resolve::function_name;
 
@@ -255,10 +255,12 @@ pub trait Layer: Memory {
     fn has_left(&mut self, edition: u32, blockers: &mut Blockers) -> Result<bool, Errno>;
     /// Wakes the tasks that sleep in an edition, like [`Layer::wake_blockers`].
     fn wake_in(&mut self, edition: u32);
-    /// Calls the update's function for a boundary; what it returns, or nothing if there is none.
-    fn ask(&mut self, which: Boundary) -> Result<Option<i32>, Errno>;
     /// Takes note of the phase, for whoever asks meanwhile.
     fn show_phase(&mut self, phase: Phase);
+    /// Runs a hook of the update in a thread of its own. None is running.
+    fn begin_hook(&mut self, hook: HookKind) -> Result<(), Errno>;
+    /// Waits so long for the hook that runs. When it has returned its thread has left the update's code.
+    fn hook_returned(&mut self, ms: u32) -> Returned;
     /// Sleeps; `false` if somebody interrupted it.
     fn wait(&mut self, ms: u32) -> bool;
     /// Waits until no task is in a handler that was removed (`synchronize_rcu_tasks`).

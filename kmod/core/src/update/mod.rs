@@ -12,10 +12,14 @@
 //! once, and a `revert` goes on with that. [`State::may_become`] has every arrow.
 //!
 //! `Loading` leads to `Waiting` where a module is not loaded yet; when it is, everything begins anew with `Loading`.
-//! Edition 0 runs in all of them but `Active` and, until the switch, `Reverting`. An update with [phases](phases) is
-//! `Transitioning` in both of them, and `Reverting` on its way back.
+//! Edition 0 runs in all of them but `Active` and, until the switch, `Reverting`. Where a hook has not returned in time
+//! an update is `Reverting` with nothing left to switch, or `Active`, until it has ([`hooks`]). An update with
+//! [phases](phases) is `Transitioning` in both of them, and `Reverting` on its way back.
 
 mod drive;
+mod hooks;
+#[cfg(test)]
+mod hooks_tests;
 mod layer;
 mod options;
 mod others;
@@ -31,12 +35,14 @@ mod waiting_tests;
 use core::fmt;
 
 pub use drive::Update;
+pub use hooks::Returned;
 pub use layer::{Blocked, Blockers, Errno, Handler, Layer, Place};
 pub use options::{Limits, OnTimeout, Options, OptionsError, Over, Scope, Switching};
-pub use phases::{Boundary, Phase};
+pub use phases::Phase;
 
 use crate::refusal::Refusal;
 use alloc::vec::Vec;
+use dynamos_abi::HookKind;
 
 /// Where an update is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +123,8 @@ pub enum Step {
     SectionsRelocated,
     /// The kernel knows the update's static keys and static calls. Undone by making it forget them.
     LateSections,
+    /// The update has been asked whether it may begin (`BeforeOn`). Undone by telling it that it is off.
+    Hook(HookKind),
     /// Function (by index) has its `transition` handler. Undone by removing it.
     Redirected(u32),
     /// The updates that this one takes the place of are ready to leave at the switch. Undone by having them stay;
@@ -135,6 +143,7 @@ impl fmt::Display for Step {
             Step::TargetPinned(_) => "pinning a target module",
             Step::SectionsRelocated => "writing the update's references",
             Step::LateSections => "registering the update's static keys and static calls",
+            Step::Hook(hook) => return write!(f, "the thread for hook `{}`", hook.name()),
             Step::Redirected(_) => "the redirection",
             Step::OthersReady => "making the replaced updates ready to leave",
             Step::Flipped => "the switch",
@@ -156,7 +165,7 @@ impl Steps {
         let room = (functions as usize)
             .checked_mul(2)
             .and_then(|room| room.checked_add(objects as usize))
-            .and_then(|room| room.checked_add(4))
+            .and_then(|room| room.checked_add(5))
             .ok_or(Refusal::OutOfMemory)?;
         done.try_reserve_exact(room).map_err(|_| Refusal::OutOfMemory)?;
         Ok(Steps { done })

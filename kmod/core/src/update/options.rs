@@ -171,6 +171,8 @@ impl fmt::Display for Options {
 pub struct Limits {
     /// Give up after waiting so long.
     pub wait_ms: u32,
+    /// How long a hook may take.
+    pub hook_ms: u32,
     /// First pause between two tries; each is twice as long as the one before.
     pub first_pause_ms: u32,
     /// Longest pause.
@@ -179,7 +181,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { wait_ms: 30_000, first_pause_ms: 10, longest_pause_ms: 500 }
+        Limits { wait_ms: 30_000, hook_ms: 30_000, first_pause_ms: 10, longest_pause_ms: 500 }
     }
 }
 
@@ -196,6 +198,8 @@ pub struct Switching {
     pub signal: bool,
     /// Nothing of what is replaced has ever run, so nobody can be in it: a module is about to begin.
     pub fresh: bool,
+    /// Its code, or that of a module it is for, goes: a hook can delay that, but not refuse it.
+    pub must: bool,
 }
 
 #[cfg(test)]

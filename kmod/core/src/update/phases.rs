@@ -12,44 +12,23 @@
 //! V2's never run at a time: whoever was in the one is waited for before new calls take the other. All new calls take
 //! the same edition, which is a byte that their handlers read; those under way end where they are.
 
+use dynamos_abi::HookKind;
 use dynamos_abi::edition::{BRIDGE, FINAL, ORIGINAL};
 
 use super::switch::{Until, Waited};
-use super::{Layer, OnTimeout, Scope, State, Step, Switching, Update};
+use super::{Layer, OnTimeout, Returned, Scope, State, Step, Switching, Update};
 use crate::refusal::Refusal;
 
-/// What an update may have to say between two phases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Boundary {
-    /// Whether V2's editions may begin: not 0. Asked again until they may.
-    Advance,
-    /// Carries state over, once no call is in edition 0: not 0 if it refuses, and has changed nothing.
-    Transfer,
-    /// Whether edition 0 may come back: not 0.
-    AdvanceBack,
-    /// Carries state back, once no call is in V2's editions: not 0 if it refuses.
-    TransferBack,
-}
-
-impl Boundary {
-    /// What the function is called in the source of the bridge.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Boundary::Advance => "dynamos_advance",
-            Boundary::Transfer => "dynamos_transfer",
-            Boundary::AdvanceBack => "dynamos_advance_back",
-            Boundary::TransferBack => "dynamos_transfer_back",
-        }
-    }
-}
+/// How long a hook is waited for at a time.
+const A_MOMENT_MS: u32 = 100;
 
 /// Where an update with phases is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phase {
     /// The edition that new calls take ([`dynamos_abi::edition`]); also the number of the phase on the way there.
     pub edition: u32,
-    /// What says that it may not go on yet.
-    pub not_yet: Option<Boundary>,
+    /// The hook that says that it may not go on yet, or that has not returned.
+    pub not_yet: Option<HookKind>,
 }
 
 impl<'a> Update<'a> {
@@ -85,13 +64,24 @@ impl<'a> Update<'a> {
                     self.take(layer, FINAL)?;
                     continue;
                 }
-                BRIDGE => Until::Ready(ORIGINAL, Boundary::Advance),
+                // Nobody comes to edition 0 any more; a transfer that began goes on.
+                BRIDGE if self.running == Some(HookKind::Transfer) => {
+                    Until::Carried(HookKind::Transfer)
+                }
+                BRIDGE => Until::Ready(ORIGINAL, HookKind::Advance),
                 _ => Until::Left(BRIDGE),
             };
             match self.wait(layer, until, &how) {
                 Waited::Quiet if self.phase.edition == BRIDGE => {
-                    self.transfer(layer, Boundary::Transfer)?;
-                    self.transferred = true;
+                    let carried = Until::Carried(HookKind::Transfer);
+                    if until == carried {
+                        continue;
+                    }
+                    match self.wait(layer, carried, &how) {
+                        Waited::Quiet => {}
+                        Waited::TimedOut(_) if how.on_timeout == OnTimeout::Hold => return Ok(()),
+                        Waited::TimedOut(refusal) | Waited::Failed(refusal) => return Err(refusal),
+                    }
                 }
                 Waited::Quiet => {
                     self.be_active(layer);
@@ -110,7 +100,7 @@ impl<'a> Update<'a> {
         how: Switching,
     ) -> Result<(), Refusal<'a>> {
         let result = self.forward(layer, how);
-        if let Err(refusal @ Refusal::SaysNo { .. }) = result {
+        if let Err(refusal @ Refusal::HookRefused { .. }) = result {
             let hold = Switching { on_timeout: OnTimeout::Hold, ..how };
             if let Err(left) = self.revert(layer, hold) {
                 layer.log(format_args!("{}: {left}", self.name));
@@ -130,8 +120,11 @@ impl<'a> Update<'a> {
     ) -> Refusal<'a> {
         let how = Switching { on_timeout: OnTimeout::Hold, ..how };
         self.enter(layer, State::Reverting);
+        if let Err(Refusal::HookRuns { .. }) = self.settle_hook(layer, 0) {
+            return refusal.left(); // What it does to the state is not known yet.
+        }
         match self.backward(layer, State::Reverting, how) {
-            Ok(true) => match self.remove_redirections(layer) {
+            Ok(true) => match self.remove_redirections(layer, &how.limits) {
                 Ok(()) => {
                     self.enter(layer, State::Registered);
                     refusal
@@ -160,7 +153,9 @@ impl<'a> Update<'a> {
         how: Switching,
     ) -> Result<bool, Refusal<'a>> {
         if let Err(refusal) = self.unsettle(layer) {
-            self.be_active(layer);
+            if !self.must {
+                self.be_active(layer);
+            }
             return Err(refusal);
         }
         let before = self.phase.edition;
@@ -171,20 +166,19 @@ impl<'a> Update<'a> {
                     Err(refusal) => refusal,
                 },
                 BRIDGE if self.transferred => {
-                    let until = Until::Ready(FINAL, Boundary::AdvanceBack);
-                    let waited = match self.wait(layer, until, &how) {
-                        Waited::Quiet => self.transfer(layer, Boundary::TransferBack),
+                    let ready = Until::Ready(FINAL, HookKind::AdvanceBack);
+                    let waited = match self.wait(layer, ready, &how) {
+                        Waited::Quiet => {
+                            self.wait(layer, Until::Carried(HookKind::TransferBack), &how)
+                        }
+                        other => other,
+                    };
+                    match waited {
+                        Waited::Quiet => continue,
                         Waited::TimedOut(_) if how.on_timeout == OnTimeout::Hold => {
                             return Ok(false);
                         }
-                        Waited::TimedOut(refusal) | Waited::Failed(refusal) => Err(refusal),
-                    };
-                    match waited {
-                        Ok(()) => {
-                            self.transferred = false;
-                            continue;
-                        }
-                        Err(refusal) => refusal,
+                        Waited::TimedOut(refusal) | Waited::Failed(refusal) => refusal,
                     }
                 }
                 BRIDGE => match self.take(layer, ORIGINAL) {
@@ -219,7 +213,10 @@ impl<'a> Update<'a> {
         refusal: Refusal<'a>,
     ) -> Result<bool, Refusal<'a>> {
         let hold = how.on_timeout == OnTimeout::Hold;
+        // What a hook does to the state is not known before it has returned.
+        let runs = self.running.is_some();
         match from {
+            _ if self.must || runs => return if hold { Ok(false) } else { Err(refusal.left()) },
             // It is looked at again and again, and is told when it begins.
             State::Reverting | State::Draining if hold => {
                 if !core::mem::replace(&mut self.told, true) {
@@ -271,34 +268,52 @@ impl<'a> Update<'a> {
         Ok(())
     }
 
-    fn transfer(&mut self, layer: &mut dyn Layer, which: Boundary) -> Result<(), Refusal<'a>> {
-        match layer.ask(which) {
-            Ok(None | Some(0)) => Ok(()),
-            Ok(Some(value)) => Err(Refusal::SaysNo { function: which.name(), value }),
-            Err(errno) => {
-                Err(Refusal::SaysNo { function: which.name(), value: errno.0.saturating_neg() })
-            }
-        }
-    }
-
-    /// Whether the update says that it may go on; an update that says nothing may.
-    pub(super) fn may_go_on(
+    /// Whether a hook lets the update go on; one that it does not have does. `false`: not yet.
+    pub(super) fn agrees(
         &mut self,
         layer: &mut dyn Layer,
-        which: Boundary,
+        hook: HookKind,
     ) -> Result<bool, Refusal<'a>> {
-        let may = match layer.ask(which) {
-            Ok(answer) => answer != Some(0),
-            Err(errno) => {
-                let value = errno.0.saturating_neg();
-                return Err(Refusal::SaysNo { function: which.name(), value });
+        let agrees = match self.answer(layer, hook)? {
+            Some(answer) if hook.is_predicate() => answer != 0,
+            Some(0) => true,
+            Some(result) => {
+                self.be_in(layer, Phase { not_yet: None, ..self.phase });
+                return Err(Refusal::HookRefused { hook, result });
             }
+            None => false,
         };
-        let not_yet = (!may).then_some(which);
+        let not_yet = (!agrees).then_some(hook);
         if self.phase.not_yet != not_yet {
             self.be_in(layer, Phase { not_yet, ..self.phase });
         }
-        Ok(may)
+        Ok(agrees)
+    }
+
+    /// What a hook answers; `None` as long as it has not returned.
+    fn answer(
+        &mut self,
+        layer: &mut dyn Layer,
+        hook: HookKind,
+    ) -> Result<Option<i32>, Refusal<'a>> {
+        // One that was given up, and goes on.
+        if self.running.is_some_and(|running| running != hook)
+            && let Err(Refusal::HookRuns { .. }) = self.settle_hook(layer, A_MOMENT_MS)
+        {
+            return Ok(None);
+        }
+        if self.record.hook(hook).is_none() {
+            self.ended(hook, true);
+            return Ok(Some(i32::from(hook.is_predicate())));
+        }
+        if self.running.is_none() {
+            layer.begin_hook(hook).map_err(|errno| self.failed(Step::Hook(hook), errno))?;
+            self.running = Some(hook);
+        }
+        let Returned::With(result) = layer.hook_returned(A_MOMENT_MS) else { return Ok(None) };
+        self.running = None;
+        self.ended(hook, result == 0);
+        Ok(Some(result))
     }
 
     fn be_in(&mut self, layer: &mut dyn Layer, phase: Phase) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dynamos_abi::edition::{BRIDGE, FINAL, ORIGINAL};
-use dynamos_abi::{Code, Record};
+use dynamos_abi::{Code, Hook, HookKind, Record};
 use proptest::prelude::*;
 
 use super::tests::{ADDRESSES, FUNCTIONS, HOW, WRITABLE, builder, kernel};
@@ -35,8 +35,11 @@ struct Sim {
     /// So many looks at an edition find a task there.
     sleepers: [u32; 3],
     /// What the update's functions return, once or for ever (0: it may go on).
-    says: BTreeMap<Boundary, (u32, i32)>,
-    asked: Vec<Boundary>,
+    says: BTreeMap<HookKind, (u32, i32)>,
+    /// Looks at a hook that has not returned yet.
+    slow: u32,
+    running: Option<HookKind>,
+    asked: Vec<HookKind>,
     interrupt: bool,
     waited: u32,
     woken: u32,
@@ -65,6 +68,9 @@ impl Sim {
         assert!(!(original && last), "edition 0 meets V2's");
         assert!(!original || !self.carried, "edition 0 meets V2's state");
         let redirected = self.redirects.iter().flatten().count();
+        assert!(self.running.is_none() || self.late, "taken away from under a hook");
+        let carries = matches!(self.running, Some(HookKind::Transfer | HookKind::TransferBack));
+        assert!(!carries || self.edition == BRIDGE && !original && !last, "carried under a call");
         assert!(redirected == 0 || self.pinned == 2 && self.late, "not ready");
         assert!(!(bridge || last) || redirected == self.redirects.len(), "half updated");
         let steady = self.redirects.contains(&Some(Handler::Steady));
@@ -183,29 +189,42 @@ impl Layer for Sim {
         assert_ne!(edition, self.edition);
         self.woken += 1;
     }
-    fn ask(&mut self, which: Boundary) -> Result<Option<i32>, Errno> {
+    fn begin_hook(&mut self, hook: HookKind) -> Result<(), Errno> {
+        assert_eq!(self.running, None);
         let [original, _, last] = self.inside;
         assert_eq!(self.edition, BRIDGE);
-        match which {
-            Boundary::Advance | Boundary::Transfer => assert!(!original && !self.carried),
-            Boundary::AdvanceBack | Boundary::TransferBack => assert!(!last && self.carried),
+        match hook {
+            HookKind::Advance | HookKind::Transfer => assert!(!original && !self.carried),
+            HookKind::AdvanceBack | HookKind::TransferBack => assert!(!last && self.carried),
+            _ => unreachable!("it has none"),
         }
-        self.asked.push(which);
-        let transfer = matches!(which, Boundary::Transfer | Boundary::TransferBack);
-        let said = match self.says.get_mut(&which) {
+        self.act(|sim| {
+            sim.running = Some(hook);
+            sim.asked.push(hook);
+        })
+    }
+    fn hook_returned(&mut self, _: u32) -> Returned {
+        let hook = self.running.unwrap();
+        if self.slow > 0 {
+            self.slow -= 1;
+            return if self.interrupt { Returned::Interrupted } else { Returned::NotYet };
+        }
+        self.running = None;
+        let said = match self.says.get_mut(&hook) {
             Some((times @ 1.., value)) => {
                 *times -= 1;
                 *value
             }
-            _ if transfer => 0,
-            _ => 1,
+            _ => i32::from(hook.is_predicate()),
         };
-        self.act(|sim| {
-            if transfer && said == 0 {
-                sim.carried = which == Boundary::Transfer;
-            }
-        })
-        .map(|()| Some(said))
+        match hook {
+            // It may have run while much was tried, but the state it works on must not have changed hands.
+            HookKind::Transfer if said == 0 => self.carried = true,
+            HookKind::TransferBack if said == 0 => self.carried = false,
+            _ => {}
+        }
+        self.check();
+        Returned::With(said)
     }
     fn show_phase(&mut self, phase: Phase) {
         assert_eq!(phase.edition, self.edition);
@@ -233,6 +252,9 @@ fn record() -> Vec<u8> {
     build.0.functions.iter_mut().filter(|f| f.flags != 0).for_each(|f| f.bridge = 1);
     build.0.code.push(Code { start: 0, len: 16, edition: BRIDGE });
     build.0.code.push(Code { start: 1, len: 16, edition: FINAL });
+    for kind in HookKind::BETWEEN_PHASES {
+        build.0.hooks.push(Hook { kind: kind as u32, function: 3 });
+    }
     build.finish("pipe_fix")
 }
 
@@ -258,7 +280,7 @@ fn activate<'a>(sim: &mut Sim, update: &mut Update<'a>, how: Switching) -> Resul
 
 /// What must hold after every call.
 fn check_end(sim: &Sim, update: &Update<'_>) {
-    assert_eq!(update.phase().edition, sim.edition);
+    assert_eq!((update.phase().edition, update.running()), (sim.edition, sim.running));
     match update.state() {
         State::Active => assert!(sim.is_active()),
         State::Transitioning => assert!(update.is_held() && update.is_in_a_phase()),
@@ -290,7 +312,7 @@ fn live(mut sim: Sim, how: Switching, resumes: bool) -> u32 {
                 check_end(&sim, &update);
             }
             if resumes && update.state() == State::Reverting {
-                let _ = update.resume(&mut sim);
+                let _ = update.resume(&mut sim, how);
                 check_end(&sim, &update);
             }
             let under_way =
@@ -301,8 +323,10 @@ fn live(mut sim: Sim, how: Switching, resumes: bool) -> u32 {
             }
         }
         (sim.fail, sim.sleepers, sim.interrupt) = (BTreeSet::new(), [0; 3], false);
+        sim.slow = 0;
         sim.says.clear();
         if !matches!(update.state(), State::Registered | State::Reverted) {
+            // A hook may have the last word of an earlier one.
             update.revert(&mut sim, HOW_IN_PHASES).unwrap();
             assert_eq!(update.state(), State::Reverted);
         }
@@ -321,7 +345,7 @@ fn a_life_in_phases() {
         update.revert(sim, HOW_IN_PHASES).unwrap();
         assert!(sim.is_pristine());
         assert_eq!(sim.phases, [BRIDGE, FINAL, BRIDGE, ORIGINAL]);
-        use Boundary::*;
+        use HookKind::*;
         assert_eq!(sim.asked, [Advance, Transfer, AdvanceBack, TransferBack]);
         sim.states.dedup();
         use State::*;
@@ -360,17 +384,18 @@ proptest! {
         fail in proptest::collection::btree_set(1u32..60, 0..8),
         sleepers in proptest::array::uniform3(0u32..30),
         says in proptest::array::uniform4((0u32..9, any::<bool>())),
+        slow in 0u32..40,
         interrupt: bool,
         hold: bool,
         resumes: bool,
     ) {
-        use Boundary::*;
+        use HookKind::*;
         let all = [Advance, Transfer, AdvanceBack, TransferBack];
         let refuses = |which| if matches!(which, Transfer | TransferBack) { -11 } else { 0 };
         let says = all.into_iter().zip(says).filter(|(_, (_, some))| *some);
         let says = says.map(|(which, (times, _))| (which, (times, refuses(which)))).collect();
         let how = if hold { HOLD } else { HOW_IN_PHASES };
-        live(Sim { fail, sleepers, says, interrupt, ..Sim::new() }, how, resumes);
+        live(Sim { fail, sleepers, says, slow, interrupt, ..Sim::new() }, how, resumes);
     }
 }
 
@@ -391,7 +416,7 @@ fn or_it_is_held_in_phase_1_and_goes_on() {
         activate(sim, &mut update, HOLD).unwrap();
         assert_eq!((update.state(), update.is_held()), (State::Transitioning, true));
         assert_eq!((update.phase().edition, update.blockers().count()), (BRIDGE, 1));
-        assert!(update.give_up(sim).is_err(), "tasks may be in the bridge");
+        assert!(update.give_up(sim, &HOW.limits).is_err(), "tasks may be in the bridge");
         update.go_on(sim, LOOK).unwrap();
         assert_eq!(update.phase().edition, BRIDGE);
         assert!(sim.asked.is_empty());
@@ -416,15 +441,15 @@ fn a_load_that_is_held_is_given_up_phase_by_phase() {
 
 #[test]
 fn a_predicate_that_never_holds_sends_the_load_back_or_holds_it() {
-    let never = || Sim { says: [(Boundary::Advance, (1000, 0))].into(), ..Sim::new() };
+    let never = || Sim { says: [(HookKind::Advance, (1000, 0))].into(), ..Sim::new() };
     with_update(never(), |sim, mut update| {
         let refusal = activate(sim, &mut update, HOW_IN_PHASES).unwrap_err().to_string();
-        assert!(refusal.starts_with("given up after 100 ms: the update's `dynamos_advance` says"));
+        assert!(refusal.starts_with("given up after 100 ms: hook `dynamos_advance` of"));
         assert_eq!((update.state(), sim.carried), (State::Registered, false));
     });
     with_update(never(), |sim, mut update| {
         activate(sim, &mut update, HOLD).unwrap();
-        let phase = Phase { edition: BRIDGE, not_yet: Some(Boundary::Advance) };
+        let phase = Phase { edition: BRIDGE, not_yet: Some(HookKind::Advance) };
         assert_eq!((update.phase(), update.is_held()), (phase, true));
         sim.says.clear();
         update.go_on(sim, LOOK).unwrap();
@@ -435,24 +460,24 @@ fn a_predicate_that_never_holds_sends_the_load_back_or_holds_it() {
 
 #[test]
 fn a_transfer_that_refuses_sends_the_load_back() {
-    let refuses = || Sim { says: [(Boundary::Transfer, (1, -12))].into(), ..Sim::new() };
+    let refuses = || Sim { says: [(HookKind::Transfer, (1, -12))].into(), ..Sim::new() };
     with_update(refuses(), |sim, mut update| {
         let refusal = activate(sim, &mut update, HOLD).unwrap_err().to_string();
-        assert_eq!(refusal, "the update's `dynamos_transfer` refuses it (it returns -12)");
+        assert_eq!(refusal, "hook `dynamos_transfer` of the update answers -12 (ENOMEM)");
         assert_eq!(update.state(), State::Registered);
     });
     // The same once it was held.
     with_update(Sim { sleepers: [1000, 0, 0], ..refuses() }, |sim, mut update| {
         activate(sim, &mut update, HOLD).unwrap();
         sim.sleepers = [0; 3];
-        assert!(matches!(update.go_on(sim, LOOK), Err(Refusal::SaysNo { value: -12, .. })));
+        assert!(matches!(update.go_on(sim, LOOK), Err(Refusal::HookRefused { result: -12, .. })));
         assert!(update.state() == State::Reverted && sim.is_pristine());
     });
 }
 
 #[test]
 fn a_transfer_back_that_refuses_leaves_the_update_active() {
-    let says = [(Boundary::TransferBack, (1, -16))].into();
+    let says = [(HookKind::TransferBack, (1, -16))].into();
     with_update(Sim { says, ..Sim::new() }, |sim, mut update| {
         activate(sim, &mut update, HOW_IN_PHASES).unwrap();
         let refusal = update.revert(sim, HOLD).unwrap_err().to_string();
@@ -473,14 +498,14 @@ fn a_revert_waits_for_v2s_editions_and_can_be_given_up() {
         update.revert(sim, HOLD).unwrap();
         assert_eq!((update.state(), update.is_held()), (State::Reverting, true));
         assert_eq!(sim.edition, BRIDGE);
-        update.resume(sim).unwrap();
+        update.resume(sim, HOW_IN_PHASES).unwrap();
         assert!(update.state() == State::Active && sim.is_active());
         update.revert(sim, HOLD).unwrap();
         // The bridge may have sleepers of its own: edition 0 runs then, and they are waited for.
         sim.sleepers = [0, 1000, 0];
         update.go_on(sim, LOOK).unwrap();
         assert_eq!((update.state(), update.is_held()), (State::Draining, true));
-        assert!(update.resume(sim).is_err() && update.discard(sim).is_err());
+        assert!(update.resume(sim, HOW_IN_PHASES).is_err() && update.discard(sim).is_err());
         sim.sleepers = [0; 3];
         update.go_on(sim, LOOK).unwrap();
         assert!(update.state() == State::Reverted && sim.is_pristine());
@@ -489,7 +514,7 @@ fn a_revert_waits_for_v2s_editions_and_can_be_given_up() {
 
 #[test]
 fn what_refuses_again_and_again_is_told_once() {
-    let says = [(Boundary::TransferBack, (1000, -16))].into();
+    let says = [(HookKind::TransferBack, (1000, -16))].into();
     with_update(Sim { sleepers: [0, 1000, 0], says, ..Sim::new() }, |sim, mut update| {
         // Held in phase 2, interrupted there, and now on its way back.
         sim.interrupt = true;
@@ -514,6 +539,33 @@ fn sleepers_are_woken_where_they_are_waited_for() {
         sim.sleepers = [0, 3, 4];
         update.revert(sim, how).unwrap();
         assert_eq!(sim.woken, 12);
+    });
+}
+
+#[test]
+fn a_transfer_that_does_not_return_holds_everything() {
+    for hold in [false, true] {
+        with_update(Sim { slow: 1000, ..Sim::new() }, |sim, mut update| {
+            sim.says = [(HookKind::Advance, (0, 1))].into();
+            let how = if hold { HOLD } else { HOW_IN_PHASES };
+            // The first that is slow is the predicate: nothing depends on it, but its code must stay.
+            assert_eq!(activate(sim, &mut update, how).is_ok(), hold);
+            assert_eq!((sim.edition, update.running()), (BRIDGE, Some(HookKind::Advance)));
+            sim.slow = 0;
+            update.go_on(sim, LOOK).unwrap();
+            let end = if hold { State::Active } else { State::Reverted };
+            assert_eq!(update.state(), end);
+        });
+    }
+    with_update(Sim::new(), |sim, mut update| {
+        sim.says = [(HookKind::Advance, (1000, 0))].into();
+        activate(sim, &mut update, HOLD).unwrap();
+        (sim.slow, sim.says) = (1, BTreeMap::new());
+        // What was asked is answered, then the transfer is slow.
+        update.go_on(sim, LOOK).unwrap();
+        sim.slow = 0;
+        update.go_on(sim, LOOK).unwrap();
+        assert!(update.state() == State::Active && sim.is_active());
     });
 }
 

@@ -1,10 +1,10 @@
 //! The switch from one edition to the other and back: what is waited for, for how long, and what happens then.
 
 use super::{
-    Blockers, Boundary, Errno, Handler, Layer, Limits, OnTimeout, Scope, State, Step, Switching,
-    Update,
+    Blockers, Errno, Handler, Layer, Limits, OnTimeout, Scope, State, Step, Switching, Update,
 };
 use crate::refusal::Refusal;
+use dynamos_abi::HookKind;
 
 /// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,8 +17,10 @@ pub(super) enum Until {
     Drained,
     /// No task is in an edition, which none enters any more.
     Left(u32),
-    /// The same, and the update says that it may go on.
-    Ready(u32, Boundary),
+    /// The same, and a hook says that it may go on.
+    Ready(u32, HookKind),
+    /// A hook has carried the state over.
+    Carried(HookKind),
 }
 
 impl Until {
@@ -28,12 +30,14 @@ impl Until {
             Until::SwitchedOff => layer.check_and_flip(false, blockers),
             Until::Drained => layer.drained(blockers),
             Until::Left(edition) | Until::Ready(edition, _) => layer.has_left(edition, blockers),
+            Until::Carried(_) => Ok(true),
         }
     }
 
     fn wake(self, layer: &mut dyn Layer) {
         match self {
             Until::Left(edition) | Until::Ready(edition, _) => layer.wake_in(edition),
+            Until::Carried(_) => {}
             _ => layer.wake_blockers(self == Until::SwitchedOn),
         }
     }
@@ -50,11 +54,12 @@ pub(super) enum Waited<'a> {
 }
 
 impl<'a> Update<'a> {
-    /// Whether it waits for tasks to leave: [`Update::go_on`] looks whether they have.
+    /// Whether it waits for tasks to leave, or for a hook to return: [`Update::go_on`] looks whether they have.
     pub fn is_held(&self) -> bool {
         match self.state {
             State::Transitioning | State::Draining => true,
-            State::Reverting => self.steps.last() == Some(Step::Flipped),
+            State::Reverting => self.running.is_some() || self.is_flipped(),
+            State::Active => self.running.is_some(),
             _ => false,
         }
     }
@@ -63,15 +68,37 @@ impl<'a> Update<'a> {
     pub fn go_on(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
         self.check(&how)?;
         match self.state {
-            State::Transitioning if self.has_phases() => self.forward_again(layer, how),
-            State::Transitioning => self.switch_on(layer, how),
+            State::Transitioning => {
+                if self.has_phases() {
+                    self.forward_again(layer, how)?;
+                } else {
+                    self.switch_on(layer, how)?;
+                }
+                if self.state == State::Active { self.be_on(layer, how) } else { Ok(()) }
+            }
+            State::Active if self.running.is_some() => self.stay_on(layer, how),
             State::Reverting | State::Draining => self.revert(layer, how),
             _ => Err(self.wrong_state(State::Active)),
         }
     }
 
-    /// Gives up a revert that is held: the editions take all calls again.
-    pub fn resume(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+    /// Whether the editions run, or tasks may still be in them.
+    fn is_flipped(&self) -> bool {
+        self.steps.done().contains(&Step::Flipped)
+    }
+
+    /// Gives up a revert that is held: the editions take all calls again. Where a hook was the reason for the revert it
+    /// cannot be given up.
+    pub fn resume(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
+        if self.must {
+            return Err(self.wrong_state(State::Active));
+        }
+        self.take_calls(layer)?;
+        if self.on || self.running.is_some() { Ok(()) } else { self.be_on(layer, how) }
+    }
+
+    /// The editions take all calls again.
+    fn take_calls(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
         if self.has_phases() {
             return self.forward_at_once(layer);
         }
@@ -84,7 +111,7 @@ impl<'a> Update<'a> {
             State::Draining => {
                 layer.flip_now(true).map_err(|errno| self.failed(Step::Flipped, errno))?;
             }
-            State::Reverting if self.is_held() => {}
+            State::Reverting if self.is_flipped() => {}
             _ => return Err(self.wrong_state(State::Active)),
         }
         self.be_active(layer);
@@ -182,7 +209,9 @@ impl<'a> Update<'a> {
         how: Switching,
     ) -> Result<bool, Refusal<'a>> {
         if let Err(refusal) = self.unsettle(layer) {
-            self.be_active(layer);
+            if !self.must {
+                self.be_active(layer);
+            }
             return Err(refusal);
         }
         if self.steps.last() != Some(Step::Flipped) {
@@ -235,7 +264,7 @@ impl<'a> Update<'a> {
             Waited::TimedOut(_) if how.on_timeout != OnTimeout::RollBack => Ok(false),
             Waited::TimedOut(refusal) | Waited::Failed(refusal) => {
                 if from == State::Active {
-                    self.resume(layer)?;
+                    self.take_calls(layer)?;
                 }
                 Err(refusal)
             }
@@ -249,7 +278,7 @@ impl<'a> Update<'a> {
         until: Until,
         how: &Switching,
     ) -> Waited<'a> {
-        let Limits { wait_ms, first_pause_ms, longest_pause_ms } = how.limits;
+        let Limits { wait_ms, first_pause_ms, longest_pause_ms, .. } = how.limits;
         let (mut waited, mut pause) = (0u32, first_pause_ms);
         loop {
             let mut blockers = Blockers::default();
@@ -259,10 +288,12 @@ impl<'a> Update<'a> {
             }
             self.blockers = blockers;
             let result = match (result, until) {
-                (Ok(true), Until::Ready(_, which)) => match self.may_go_on(layer, which) {
-                    Ok(may) => Ok(may),
-                    Err(refusal) => return Waited::Failed(refusal),
-                },
+                (Ok(true), Until::Ready(_, hook) | Until::Carried(hook)) => {
+                    match self.agrees(layer, hook) {
+                        Ok(agrees) => Ok(agrees),
+                        Err(refusal) => return Waited::Failed(refusal),
+                    }
+                }
                 (result, _) => result,
             };
             match result {
@@ -295,8 +326,8 @@ impl<'a> Update<'a> {
             ));
         }
         let Some(&task) = self.blockers.first().next() else {
-            if let Some(which) = self.phase.not_yet {
-                return Refusal::NotYet { waited_ms, interrupted, function: which.name() };
+            if let Some(hook) = self.phase.not_yet {
+                return Refusal::NotYet { waited_ms, interrupted, hook };
             }
             return Refusal::Busy { waited_ms, interrupted };
         };
@@ -307,6 +338,7 @@ impl<'a> Update<'a> {
 
     pub(super) fn be_active(&mut self, layer: &mut dyn Layer) {
         self.blockers = Blockers::default();
+        self.has_run = true;
         self.enter(layer, State::Active);
         self.settle(layer);
     }

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use dynamos_abi::{Object, Relocation, RelocationKind, function_flags::REPLACE, symbol_flags};
+use dynamos_abi::{
+    HookKind, Object, Relocation, RelocationKind, function_flags::REPLACE, symbol_flags,
+};
 use proptest::prelude::*;
 
+use super::hooks_tests::Hooks;
 use super::*;
 use crate::budget::Budget;
 use crate::matching::Memory;
@@ -18,29 +21,31 @@ pub(super) const WRITABLE: [Range; 1] = [Range { start: UPDATE, end: UPDATE + 0x
 pub(super) const ADDRESSES: [u64; 4] = [UPDATE, UPDATE + 0x100, UPDATE + 0x200, UPDATE + 0x300];
 pub(super) const HOW: Switching = Switching {
     scope: Scope::System,
-    limits: Limits { wait_ms: 100, first_pause_ms: 10, longest_pause_ms: 40 },
+    limits: Limits { wait_ms: 100, hook_ms: 100, first_pause_ms: 10, longest_pause_ms: 40 },
     on_timeout: OnTimeout::RollBack,
     signal: false,
     fresh: false,
+    must: false,
 };
 
 /// A kernel that knows which edition each function runs, and fails where it is told to.
 #[derive(Debug, Default)]
 pub(super) struct Sim {
-    memory: Kernel,
-    pinned: Vec<u32>,
-    late: bool,
-    redirects: Vec<Option<Handler>>,
+    pub(super) memory: Kernel,
+    pub(super) pinned: Vec<u32>,
+    pub(super) late: bool,
+    pub(super) redirects: Vec<Option<Handler>>,
     pub(super) active: bool,
     /// Tasks may be in the update's code.
     pub(super) inside: bool,
-    written: usize,
+    pub(super) written: usize,
     /// Redirections fail after calls have come by.
     pub(super) late_failure: bool,
     /// Handlers were removed and somebody may still be in one.
-    unsynchronised: bool,
+    pub(super) unsynchronised: bool,
     /// Whether another update is to leave, is ready to, and has left.
     pub(super) others: [bool; 3],
+    pub(super) hooks: Hooks,
     /// Operations that can fail so far, and those that do.
     pub(super) operations: u32,
     pub(super) fail: BTreeSet<u32>,
@@ -53,7 +58,7 @@ pub(super) struct Sim {
     pub(super) states: Vec<State>,
     pub(super) log: Vec<String>,
     /// The first thing that must never be.
-    wrong: Option<String>,
+    pub(super) wrong: Option<String>,
 }
 
 impl Sim {
@@ -77,10 +82,11 @@ impl Sim {
     }
 
     fn is_blocked(&mut self, blockers: &mut Blockers) -> bool {
-        if self.blocked == 0 {
+        // A hook that runs is in the update's code.
+        if self.blocked == 0 && self.hooks.running.is_none() {
             return false;
         }
-        self.blocked -= 1;
+        self.blocked = self.blocked.saturating_sub(1);
         for pid in 123..143 {
             let (comm, place) = (*b"cat\0\0\0\0\0\0\0\0\0\0\0\0\0", Place::Function(1));
             blockers.add(Blocked { pid, comm, running: false, place, activations: 2 });
@@ -99,6 +105,8 @@ impl Sim {
             Some("active without an edition")
         } else if self.inside && (self.pinned.len() != 2 || !self.late) {
             Some("taken away from under a task")
+        } else if self.hooks.running.is_some() && (self.pinned.len() != 2 || !self.late) {
+            Some("taken away from under a hook")
         } else {
             None
         };
@@ -114,6 +122,7 @@ impl Sim {
             && !self.unsynchronised
             && self.pinned.is_empty()
             && self.redirects.iter().all(Option::is_none)
+            && self.hooks.are_even()
     }
 
     pub(super) fn is_fully_active(&self) -> bool {
@@ -218,11 +227,23 @@ impl Layer for Sim {
     fn wake_in(&mut self, _: u32) {
         unreachable!("it has no phases")
     }
-    fn ask(&mut self, _: Boundary) -> Result<Option<i32>, Errno> {
-        unreachable!("it has no phases")
-    }
     fn show_phase(&mut self, _: Phase) {
         unreachable!("it has no phases")
+    }
+    fn begin_hook(&mut self, hook: HookKind) -> Result<(), Errno> {
+        let redirected = self.redirects.iter().flatten().count() > 0;
+        match hook {
+            HookKind::BeforeOn => assert!(!redirected && !self.active),
+            HookKind::AfterOn => assert!(self.is_fully_active()),
+            HookKind::BeforeOff => assert!(redirected),
+            HookKind::AfterOff => assert!(!redirected && !self.inside && !self.unsynchronised),
+            _ => unreachable!("it has no phases"),
+        }
+        self.act("begin hook", |sim| sim.hooks.begin(hook))
+    }
+    fn hook_returned(&mut self, _: u32) -> Returned {
+        let interrupt = self.interrupt;
+        self.hooks.returned(interrupt)
     }
     fn wait(&mut self, ms: u32) -> bool {
         assert!(ms > 0);
@@ -295,9 +316,10 @@ pub(super) fn sim_of(replaced: u32) -> Sim {
 }
 
 /// Runs an update's whole life, then again without failures; checks what must hold after each call.
-fn live(sim: &mut Sim, how: Switching) {
-    let bytes = record_of(sim.redirects.len() as u32);
-    with_record(&bytes, |record| {
+pub(super) fn live(sim: &mut Sim, how: Switching) {
+    let mut build = builder(sim.redirects.len() as u32);
+    sim.hooks.add_to(&mut build);
+    with_record(&build.finish("pipe_fix"), |record| {
         let mut update = Update::new(record).unwrap();
         let names = kernel();
         let began =
@@ -321,14 +343,15 @@ fn live(sim: &mut Sim, how: Switching) {
             let was_held = update.is_held();
             // What was never redirected cannot be resumed.
             let resumed = how.signal && sim.redirects.iter().any(Option::is_some);
-            let outcome = if resumed { update.resume(sim) } else { update.go_on(sim, how) };
+            let outcome = if resumed { update.resume(sim, how) } else { update.go_on(sim, how) };
             assert!(was_held || !resumed || outcome.is_err());
             check_end(sim, &update, outcome);
         }
         // Whatever happened, it can be ended once nothing fails any more.
         (sim.fail, sim.blocked, sim.interrupt) = (BTreeSet::new(), 0, false);
+        sim.hooks.relent();
         if update.state() == State::Transitioning {
-            update.give_up(sim).unwrap();
+            update.give_up(sim, &how.limits).unwrap();
         }
         if matches!(update.state(), State::Active | State::Reverting | State::Draining) {
             update.revert(sim, how).unwrap();
@@ -340,8 +363,23 @@ fn live(sim: &mut Sim, how: Switching) {
 }
 
 fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
+    assert_eq!(update.running(), sim.hooks.running);
+    if let Some(hook) = update.running() {
+        // Nothing is done before it returns, but that calls take one edition.
+        assert!(update.is_held());
+        assert!(hook == HookKind::BeforeOff || update.state() != State::Active);
+        return;
+    }
+    let by_hook = match outcome {
+        Err(Refusal::HookRefused { .. } | Refusal::HookRuns { .. }) => true,
+        Err(Refusal::Failed { step, .. }) => matches!(step, Step::Hook(_)),
+        _ => false,
+    };
     match update.state() {
-        State::Active => assert!(sim.is_fully_active() && !sim.others[0]),
+        State::Active => {
+            assert!(sim.is_fully_active() && !sim.others[0]);
+            assert!(sim.hooks.is_on());
+        }
         State::Transitioning => assert!(update.is_held() && !sim.active && !sim.inside),
         State::Draining => {
             assert!(update.is_held() && !sim.active);
@@ -357,7 +395,7 @@ fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
             assert!(!sim.others[1] && !sim.others[2], "they stay as they are");
             assert!(!sim.late && sim.redirects.iter().all(Option::is_none));
         }
-        State::Reverted => assert!(outcome.is_ok() && sim.is_pristine()),
+        State::Reverted => assert!((outcome.is_ok() || by_hook) && sim.is_pristine()),
         State::Reverting => {
             assert!(outcome.is_err());
             assert!(!sim.active && sim.late && !sim.pinned.is_empty());

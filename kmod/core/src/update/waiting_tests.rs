@@ -95,7 +95,7 @@ fn what_was_draining_before_a_command_is_so_after_it() {
         assert!(matches!(again, Err(Refusal::Blocked { .. })));
         assert_eq!(update.state(), State::Draining);
         // It can be given up, too.
-        update.resume(sim).unwrap();
+        update.resume(sim, HOW).unwrap();
         assert!(sim.is_fully_active());
         assert_eq!(update.state(), State::Active);
     });
@@ -110,7 +110,7 @@ fn an_activation_that_is_held_goes_on_or_is_given_up() {
             assert_eq!((update.state(), update.is_held()), (State::Transitioning, true));
             assert!(!sim.active && !sim.inside, "edition 0 runs");
             if give_up {
-                update.give_up(sim).unwrap();
+                update.give_up(sim, &HOW.limits).unwrap();
                 assert_eq!(update.state(), State::Registered);
                 update.discard(sim).unwrap();
                 assert!(sim.is_pristine());
@@ -146,7 +146,7 @@ fn a_revert_of_scope_system_is_held_with_its_editions_running() {
         update.revert(&mut sim, way(Scope::System, OnTimeout::Hold)).unwrap();
         assert_eq!((update.state(), update.is_held()), (State::Reverting, true));
         assert!(sim.is_fully_active());
-        update.resume(&mut sim).unwrap();
+        update.resume(&mut sim, HOW).unwrap();
         assert_eq!(update.state(), State::Active);
         update.revert(&mut sim, way(Scope::System, OnTimeout::Hold)).unwrap();
         update.go_on(&mut sim, way(Scope::System, OnTimeout::ForceNewCalls)).unwrap();
@@ -275,7 +275,7 @@ fn one_function_alone_is_switched_when_it_is_redirected() {
         let (mut update, outcome) = begun(&mut sim);
         assert!(outcome.unwrap_err().to_string().ends_with("revert again to finish what is left"));
         assert_eq!((update.state(), update.is_held()), (State::Draining, true));
-        assert!(matches!(update.resume(&mut sim), Err(Refusal::WrongState { .. })));
+        assert!(matches!(update.resume(&mut sim, HOW), Err(Refusal::WrongState { .. })));
         sim.blocked = 0;
         update.go_on(&mut sim, how).unwrap();
         assert!(update.state() == State::Reverted && sim.is_pristine());
