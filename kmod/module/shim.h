@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The boundary between shim.c and the Rust crate: src/ffi/ declares the same things in Rust.
+ * The boundary between the C files and the Rust crate: src/ffi/ declares the same things in Rust.
  *
  * Functions return 0 or a negative errno unless they say otherwise. Strings given by Rust end with a
  * zero byte when their length is not given.
@@ -117,6 +117,15 @@ u64 dynamos_shim_now_ns(void);
 /* Has the caller run before all others that are not real-time tasks; gives what the other takes. */
 int dynamos_shim_hurry(void);
 void dynamos_shim_hurry_no_more(int nice);
+
+/*
+ * A hook of an update, in a thread of its own. The wait gives 1 if the hook has returned, 0 if it has not in that time,
+ * and -EINTR if the caller is being killed and not `patient`. The end waits for it, frees, and gives what it returned.
+ */
+struct dynamos_hook;
+int dynamos_shim_hook_begin(unsigned long function, struct dynamos_hook **hook);
+int dynamos_shim_hook_wait(struct dynamos_hook *hook, u32 milliseconds, bool patient);
+int dynamos_shim_hook_end(struct dynamos_hook *hook);
 
 /* The update's jump entries and static call sites. */
 int dynamos_shim_jump_labels_coming(struct module *module, void *start, void *end);

@@ -54,6 +54,7 @@ pub(crate) fn check_addresses(
             && is_leave(&code)
     };
     addresses.len() == record.addr_count() as usize
+        && record.hooks().iter().all(|hook| text(hook.function).is_some())
         && addresses.iter().all(|address| ranges.kind_of(*address, 0).is_some())
         && record.replaced().all(|(_, function)| {
             text(function.clone).is_some_and(|clone| {

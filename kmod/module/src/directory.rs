@@ -4,7 +4,7 @@
 
 use core::fmt::{self, Write};
 
-use dynamos_abi::Record;
+use dynamos_abi::{HookKind, Record};
 use dynamos_core::{State, UpdateId};
 
 use crate::ffi::errno::Errno;
@@ -36,6 +36,7 @@ impl Directory for UpdateDirectory {
         Attribute { name: c"policy", mode: 0o600 },
         Attribute { name: c"parameters", mode: 0o444 },
         Attribute { name: c"scope", mode: 0o444 },
+        Attribute { name: c"hook", mode: 0o444 },
     ];
 
     fn show(&self, attribute: usize, out: &mut SliceWriter<'_>) -> Result<(), Errno> {
@@ -53,6 +54,8 @@ impl Directory for UpdateDirectory {
             7 => parameters(&entry.record, out),
             // What it has, and what the plan proposes.
             8 => writeln!(out, "{} {}", entry.scope.as_str(), entry.proposed.as_str()),
+            // The hook that runs.
+            9 => writeln!(out, "{}", entry.hook.map_or("", HookKind::name)),
             _ => return Err(Errno::EINVAL),
         }
         .map_err(|_| Errno::EIO)

@@ -7,13 +7,15 @@ use core::fmt;
 use core::ops::ControlFlow;
 use core::time::Duration;
 
-use dynamos_abi::{Function, Record};
+use dynamos_abi::{Function, HookKind, Record};
 use dynamos_core::{
-    Blockers, Errno, Handler, Layer, Memory, Place, Range, Resolved, State, UpdateId, Word,
+    Blockers, Errno, Handler, Layer, Memory, Place, Range, Resolved, Returned, State, UpdateId,
+    Word,
 };
 
 use crate::checks::sections;
 use crate::ffi::errno::Errno as KernelErrno;
+use crate::ffi::hook::Hook;
 use crate::ffi::memory::TryVec;
 use crate::ffi::modules::{Module, Ranges};
 use crate::ffi::redirect::{self, Redirection};
@@ -69,6 +71,8 @@ pub(crate) struct KernelLayer {
     /// From the beginning of an activation to the switch: busy tasks do not hold it up.
     hurry: Option<wait::Hurry>,
     pub(crate) replacing: Replacing,
+    /// The hook that has not returned yet.
+    hook: Option<(HookKind, Hook)>,
 }
 
 /// Bytes of the update before a relocation was written.
@@ -129,6 +133,7 @@ impl KernelLayer {
             switch: Switch::default(),
             hurry: None,
             replacing: Replacing::new(record.functions().len() as usize)?,
+            hook: None,
         })
     }
 
@@ -187,6 +192,11 @@ impl KernelLayer {
     /// The update's own sections.
     pub(crate) fn writable(&self) -> Result<Vec<Range>, KernelErrno> {
         sections(&self.ranges)
+    }
+
+    /// Whether its code must stay until the machine is booted again.
+    pub(crate) fn keeps_code(&self) -> bool {
+        self.keep
     }
 
     /// What the last switch took.
@@ -486,6 +496,42 @@ impl Layer for KernelLayer {
         stacks::each_live_task(&mut self.stack, true, |task| {
             if watched.blocks(task).is_some() { Then::Wake } else { Then::GoOn }
         });
+    }
+
+    fn begin_hook(&mut self, kind: HookKind) -> Result<(), Errno> {
+        if self.hook.is_some() {
+            return Err(to_core(KernelErrno::EBUSY));
+        }
+        self.be_calm();
+        let function = self.record.hook(kind).ok_or(INVALID)?;
+        let function = *self.addresses.get(function as usize).ok_or(INVALID)?;
+        self.own()?;
+        // SAFETY: a function of the update that takes nothing and returns an int, by the generator's check of it; its
+        // references are written. The update's module is held, and gives nothing back before the hook is ended.
+        let hook = unsafe { Hook::begin(function) }.map_err(to_core)?;
+        self.hook = Some((kind, hook));
+        updates::show_hook(self.id, Some(kind));
+        Ok(())
+    }
+
+    fn hook_returned(&mut self, ms: u32, patient: bool) -> Returned {
+        let Some((kind, hook)) = self.hook.take() else { return Returned::NotYet };
+        match hook.wait(Duration::from_millis(u64::from(ms)), patient) {
+            Ok(true) => {
+                let result = hook.end();
+                updates::show_hook(self.id, None);
+                log::info(format_args!(
+                    "{}: hook {} answers {result}",
+                    self.record.name(),
+                    kind.name()
+                ));
+                Returned::With(result)
+            }
+            other => {
+                self.hook = Some((kind, hook));
+                if other.is_ok() { Returned::NotYet } else { Returned::Interrupted }
+            }
+        }
     }
 
     fn wait(&mut self, ms: u32) -> bool {

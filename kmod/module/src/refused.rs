@@ -67,7 +67,11 @@ impl Refused {
                 | WrongState { .. }
                 | Pinned { .. }
                 | HandlerDiffers { .. }
-                | HasHandlers { .. } => Errno::EBUSY,
+                | HasHandlers { .. }
+                | HasHooks { .. } => Errno::EBUSY,
+                HookRuns { interrupted: true, .. } => Errno::EINTR,
+                HookRuns { .. } => Errno::ETIMEDOUT,
+                HookRefused { result, .. } => of_hook(*result),
                 HandlersNeedSystem => Errno::EINVAL,
                 Failed { errno, .. } => from_core(*errno),
                 // All others: the running code is not what was compared.
@@ -118,6 +122,12 @@ impl From<Errno> for Refused {
 /// The same number in the terms of `dynamos-core`.
 pub(crate) fn to_core(errno: Errno) -> dynamos_core::Errno {
     dynamos_core::Errno(errno.negative().saturating_neg())
+}
+
+/// The error number that a hook gives, if it is one that user space knows.
+fn of_hook(result: i32) -> Errno {
+    let answer = Errno::check(result).err().filter(|_| result > -512);
+    answer.unwrap_or(Errno::ECANCELED)
 }
 
 fn from_core(errno: dynamos_core::Errno) -> Errno {

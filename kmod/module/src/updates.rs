@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::ffi::CStr;
 use core::time::Duration;
 
-use dynamos_abi::Record;
+use dynamos_abi::{HookKind, Record};
 use dynamos_core::{
     Blockers, Manager, OnTimeout, Options, Range, Refusal, Scope, State, Update, UpdateId,
 };
@@ -57,8 +57,10 @@ pub(crate) struct Entry {
     pub(crate) unfit: bool,
     /// Who holds up the switch that is going on, or is held.
     pub(crate) blockers: Blockers,
-    /// It waits for tasks to leave, and no command waits with it.
+    /// It waits for tasks to leave, or for a hook to return, and no command waits with it.
     pub(crate) held: bool,
+    /// The hook that has not returned yet.
+    pub(crate) hook: Option<HookKind>,
     /// Not there while an operation has it.
     work: Option<Box<Work>>,
     /// That is [`look`].
@@ -140,6 +142,7 @@ pub(crate) fn load(descriptor: &Descriptor<'static>, module: Module) -> Result<(
             unfit: false,
             blockers: Blockers::default(),
             held: false,
+            hook: None,
             work: None,
             looked_at: false,
             directory: None,
@@ -217,7 +220,7 @@ pub(crate) fn set_enabled(id: UpdateId, enabled: bool, input: &[u8]) -> Result<(
             }
             (State::Reverted | State::Gone, true) => work.again(id, options),
             (State::Transitioning, true) => work.go_on(id, options),
-            (State::Draining | State::Reverting, true) => work.resume(id),
+            (State::Draining | State::Reverting, true) => work.resume(id, options),
             (_, true) => {
                 let (update, state) = (work.update.name(), work.update.state());
                 Err(Refusal::WrongState { update, state, wanted: State::Active }.into())
@@ -366,6 +369,7 @@ fn see_off(id: UpdateId, work: &mut Work) {
     let on_timeout = if all { OnTimeout::RollBack } else { OnTimeout::ForceNewCalls };
     let mut options = Options { on_timeout, ..Options::default() };
     let mut tries = 0_u32;
+    work.must_go();
     while !matches!(
         work.update.state(),
         State::Loading | State::Waiting | State::Registered | State::Reverted | State::Gone
@@ -454,6 +458,13 @@ fn forget(id: UpdateId) {
         entry
     };
     drop(entry);
+}
+
+/// Notes which hook of an update is running, for whoever reads its files.
+pub(crate) fn show_hook(id: UpdateId, hook: Option<HookKind>) {
+    if let Some(entry) = STATE.lock().registry.entry_mut(id) {
+        entry.hook = hook;
+    }
 }
 
 /// Notes where an update is, for whoever reads its files.

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use dynamos_abi::{NONE, Record, function_flags};
+use dynamos_abi::{HookKind, NONE, Record, function_flags};
 use dynamos_core::{Blocked, Place, Range, activations, first_touch, normalise, sort_by_key};
 
 use crate::ffi::errno::Errno;
@@ -70,6 +70,12 @@ impl Watched {
                 if let Some(address) = addresses.get(address as usize) {
                     watched.marks.try_push((*address, place))?;
                 }
+            }
+        }
+        for kind in HookKind::ALL {
+            let address = record.hook(kind).and_then(|hook| addresses.get(hook as usize));
+            if let Some(address) = address {
+                watched.marks.try_push((*address, Place::Hook(kind)))?;
             }
         }
         sort_by_key(&mut watched.marks, |(address, _)| *address);

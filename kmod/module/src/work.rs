@@ -5,7 +5,8 @@ use core::time::Duration;
 use dynamos_abi::Record;
 use dynamos_core::policy::{Program, Request};
 use dynamos_core::{
-    Budget, Limits, OnTimeout, Options, Over, Refusal, Scope, State, Switching, Update, UpdateId,
+    Budget, Limits, Name, OnTimeout, Options, Over, Refusal, Scope, State, Switching, Update,
+    UpdateId,
 };
 
 use crate::ffi::errno::Errno;
@@ -37,6 +38,8 @@ pub(crate) struct Work {
     loaded: Options,
     /// Whether whoever holds up what is held is woken.
     signal: bool,
+    /// Its code, or that of a module it is for, goes: a hook cannot refuse that.
+    must: bool,
 }
 
 impl Work {
@@ -46,19 +49,30 @@ impl Work {
         proposed: Scope,
         loaded: Options,
     ) -> Self {
-        Self { update, layer, proposed, loaded, signal: false }
+        Self { update, layer, proposed, loaded, signal: false, must: false }
     }
 
     /// Whether something of it is still in the kernel after an activation that failed.
     pub(crate) fn is_left(&self) -> bool {
-        matches!(self.update.state(), State::Reverting | State::Draining)
+        match self.update.state() {
+            State::Reverting | State::Draining => true,
+            State::Reverted => self.layer.keeps_code(),
+            _ => false,
+        }
+    }
+
+    /// Says that its code goes, or that of a module it is for.
+    pub(crate) fn must_go(&mut self) {
+        self.must = true;
     }
 
     /// Matches and activates. On failure nothing of it is left in the kernel, unless [`Work::is_left`].
     pub(crate) fn start(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
         let result = self.try_start(id, options);
-        if result.is_err() && matches!(self.update.state(), State::Loading | State::Registered) {
-            // Only what it pinned is left: letting that go does not fail.
+        let ended =
+            matches!(self.update.state(), State::Loading | State::Registered | State::Reverted);
+        if result.is_err() && ended && !self.is_left() {
+            // At most what it pinned is left: letting that go does not fail.
             let _ = self.update.discard(&mut self.layer);
         }
         result
@@ -104,6 +118,10 @@ impl Work {
             self.follow(id);
             return Err(Refusal::HasHandlers { update }.into());
         }
+        if let Some(update) = self.hooked_beside_others() {
+            self.follow(id);
+            return Err(Refusal::HasHooks { update }.into());
+        }
         let how = Switching { fresh: self.layer.is_fresh(), ..self.how(options) };
         let began = wait::now();
         self.layer.hurry();
@@ -126,6 +144,14 @@ impl Work {
         Ok(())
     }
 
+    /// An update with hooks among those of one switch, if they are several.
+    fn hooked_beside_others(&self) -> Option<Name> {
+        let others = self.layer.replacing.others.iter().map(|(_, other)| &other.update);
+        let mut all = others.chain([&self.update]);
+        let hooked = all.find(|update| !update.record().hooks().is_empty())?;
+        (!self.layer.replacing.others.is_empty()).then(|| hooked.name())
+    }
+
     /// Looks once whether the updates that were replaced are left already; else they drain.
     fn see_others_off(&mut self) {
         for (id, other) in &mut self.layer.replacing.others {
@@ -141,7 +167,7 @@ impl Work {
     /// Goes back to edition 0 and lets go of everything, or as far as `options` say.
     pub(crate) fn revert(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
         match self.update.state() {
-            State::Transitioning => return self.give_up(id),
+            State::Transitioning => return self.give_up(id, options),
             State::Waiting => {
                 self.update.discard(&mut self.layer)?;
                 self.be_reverted(id);
@@ -152,14 +178,15 @@ impl Work {
         if self.update.state() == State::Active {
             STATE.lock().registry.manager.advance(id, State::Reverting)?;
         }
-        let how = self.how(options);
+        let how = Switching { must: self.must, ..self.how(options) };
         let result = self.update.revert(&mut self.layer, how);
         self.end_switch(id, result)
     }
 
     /// Gives up an activation that is held.
-    fn give_up(&mut self, id: UpdateId) -> Result<(), Refused> {
-        let result = self.update.give_up(&mut self.layer);
+    fn give_up(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        let limits = self.how(options).limits;
+        let result = self.update.give_up(&mut self.layer, &limits);
         self.follow(id);
         result?;
         self.update.discard(&mut self.layer)?;
@@ -177,10 +204,12 @@ impl Work {
 
     /// Looks whether what is held can go on: without waiting.
     pub(crate) fn look(&mut self, id: UpdateId) -> Result<(), Refused> {
-        let limits = Limits { wait_ms: 0, ..Limits::default() };
+        // A hook that is begun now has its time.
+        let limits = Limits { wait_ms: 0, hook_ms: kernel::wait_ms(), ..Limits::default() };
         let (scope, signal) = (self.update.scope(), self.signal);
         let on_timeout = OnTimeout::Hold;
-        let how = Switching { scope, limits, on_timeout, signal, fresh: false };
+        let must = self.must;
+        let how = Switching { scope, limits, on_timeout, signal, fresh: false, must };
         let result = self.update.go_on(&mut self.layer, how);
         match self.update.is_held() {
             // Told when it began.
@@ -190,12 +219,13 @@ impl Work {
     }
 
     /// Gives up a revert that is held.
-    pub(crate) fn resume(&mut self, id: UpdateId) -> Result<(), Refused> {
+    pub(crate) fn resume(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
         if !STATE.lock().registry.manager.has_place(id) {
             let (update, state) = (self.update.name(), self.update.state());
             return Err(Refusal::WrongState { update, state, wanted: State::Active }.into());
         }
-        let result = self.update.resume(&mut self.layer);
+        let how = self.how(options);
+        let result = self.update.resume(&mut self.layer, how);
         self.end_switch(id, result)
     }
 
@@ -290,6 +320,7 @@ impl Work {
         let options =
             Options { wait_ms: Some(10_000), on_timeout: OnTimeout::Hold, ..Options::default() };
         self.layer.set_going(true);
+        self.must_go();
         let mut failures = 0_u32;
         while !matches!(self.update.state(), State::Reverted | State::Gone) {
             let Err(refused) = self.revert(id, &options) else { continue };
@@ -305,6 +336,7 @@ impl Work {
             wait::pause(BETWEEN_TRIES);
         }
         self.layer.set_going(false);
+        self.must = false;
         self.await_again(id)
     }
 
@@ -370,10 +402,11 @@ impl Work {
         let wait_ms = options.wait_ms.unwrap_or_else(kernel::wait_ms);
         Switching {
             scope: options.scope.or(self.loaded.scope).unwrap_or(otherwise),
-            limits: Limits { wait_ms, ..Limits::default() },
+            limits: Limits { wait_ms, hook_ms: wait_ms, ..Limits::default() },
             on_timeout: options.on_timeout,
             signal: options.signal,
             fresh: false,
+            must: false,
         }
     }
 
@@ -398,12 +431,12 @@ impl Work {
 
     /// Brings the version manager to the state that the update has reached.
     pub(crate) fn follow(&self, id: UpdateId) {
-        let state = self.update.state();
+        let (state, has_run) = (self.update.state(), self.update.has_run());
         let manager = &mut STATE.lock().registry.manager;
         if manager.state(id) == Some(state) {
             return;
         }
-        if let Err(refusal) = manager.advance(id, state) {
+        if let Err(refusal) = manager.follow(id, state, has_run) {
             log::error(format_args!("{}: {refusal}", self.update.name()));
         }
     }

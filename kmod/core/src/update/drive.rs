@@ -159,7 +159,7 @@ impl<'a> Update<'a> {
             Ok(())
         });
         match result {
-            Ok(()) if self.state == State::Active => self.be_on(layer, how),
+            Ok(()) if self.state == State::Active => self.be_on(layer, how, false),
             Ok(()) => Ok(()),
             Err(refusal) if self.is_in_a_phase() => Err(self.fall_back(layer, how, refusal)),
             // Tasks may be in the update's code, which cannot be given up.
@@ -198,7 +198,9 @@ impl<'a> Update<'a> {
         if self.is_in_a_phase() {
             return Err(self.wrong_state(State::Registered)); // That takes a revert.
         }
-        match self.remove_redirections(layer, limits) {
+        let pins = self.steps.done.iter().filter(|step| matches!(step, Step::TargetPinned(_)));
+        let pins = pins.count();
+        match self.remove(layer, pins, limits) {
             Ok(()) => {
                 self.enter(layer, State::Registered);
                 Ok(())
@@ -208,17 +210,6 @@ impl<'a> Update<'a> {
                 Err(left)
             }
         }
-    }
-
-    /// Undoes an activation, but for what keeps the targets loaded.
-    pub(super) fn remove_redirections(
-        &mut self,
-        layer: &mut dyn Layer,
-        limits: &Limits,
-    ) -> Result<(), Refusal<'a>> {
-        let pins = self.steps.done.iter().filter(|step| matches!(step, Step::TargetPinned(_)));
-        let pins = pins.count();
-        self.remove(layer, pins, limits)
     }
 
     /// Makes edition 0 run again and takes everything away. If a task will not leave the update's code, `how` says
@@ -257,7 +248,7 @@ impl<'a> Update<'a> {
             Ok(true) => {}
             Ok(false) => return Ok(()),
             Err(refusal) if self.state == State::Active && !self.on => {
-                self.be_on(layer, how)?;
+                self.be_on(layer, how, true)?;
                 return Err(refusal);
             }
             Err(refusal) => return Err(refusal),

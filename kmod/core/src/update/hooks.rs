@@ -48,21 +48,24 @@ impl<'a> Update<'a> {
         limits: &Limits,
     ) -> Result<(), Refusal<'a>> {
         self.try_step(Step::Hook(HookKind::BeforeOn), || Ok(()))?;
-        let result = self.call(layer, HookKind::BeforeOn, limits);
+        let result = self.call(layer, HookKind::BeforeOn, limits, false);
         if matches!(result, Err(Refusal::Failed { .. })) {
             self.ended(HookKind::BeforeOn, false);
         }
         result
     }
 
-    /// The editions take all calls. If `after_on` does not let it be so, the update is reverted as far as can be, and
+    /// The editions take all calls; `again`, where a revert is given up, which may be because somebody interrupted it. If `after_on` does not let it be so, the update is reverted as far as can be, and
     /// the rest goes on by itself.
     pub(super) fn be_on(
         &mut self,
         layer: &mut dyn Layer,
         how: Switching,
+        again: bool,
     ) -> Result<(), Refusal<'a>> {
-        let Err(refusal) = self.call(layer, HookKind::AfterOn, &how.limits) else { return Ok(()) };
+        let Err(refusal) = self.call(layer, HookKind::AfterOn, &how.limits, again) else {
+            return Ok(());
+        };
         layer.log(format_args!("{}: {refusal}; it is reverted", self.name));
         self.must = true;
         self.enter(layer, State::Reverting);
@@ -87,7 +90,7 @@ impl<'a> Update<'a> {
         how: &Switching,
     ) -> Result<bool, Refusal<'a>> {
         let late = self.running;
-        let mut result = self.settle_hook(layer, how.limits.wait_ms);
+        let mut result = self.settle_hook(layer, how.limits.wait_ms, false);
         // What all others say decides nothing any more.
         if let (Err(refusal @ Refusal::HookRefused { .. }), true) =
             (&result, late != Some(HookKind::BeforeOff))
@@ -96,7 +99,7 @@ impl<'a> Update<'a> {
             result = Ok(());
         }
         if result.is_ok() && self.on {
-            result = self.call(layer, HookKind::BeforeOff, &how.limits);
+            result = self.call(layer, HookKind::BeforeOff, &how.limits, false);
         }
         match result {
             Ok(()) => Ok(true),
@@ -126,12 +129,12 @@ impl<'a> Update<'a> {
         layer: &mut dyn Layer,
         how: Switching,
     ) -> Result<(), Refusal<'a>> {
-        match self.settle_hook(layer, how.limits.wait_ms) {
+        match self.settle_hook(layer, how.limits.wait_ms, false) {
             Err(refusal) if is_held(&refusal, &how) => return Ok(()),
             Err(refusal @ Refusal::HookRuns { .. }) => return Err(refusal),
             Ok(()) | Err(_) => {}
         }
-        if self.on { Ok(()) } else { self.be_on(layer, how) }
+        if self.on { Ok(()) } else { self.be_on(layer, how, true) }
     }
 
     /// Tells the update that edition 0 is current again; what it answers is only told.
@@ -140,7 +143,7 @@ impl<'a> Update<'a> {
         layer: &mut dyn Layer,
         limits: &Limits,
     ) -> Result<(), Refusal<'a>> {
-        match self.call(layer, HookKind::AfterOff, limits) {
+        match self.call(layer, HookKind::AfterOff, limits, true) {
             Err(refusal @ Refusal::HookRefused { .. }) => {
                 layer.log(format_args!("{}: {refusal}; it is off all the same", self.name));
                 Ok(())
@@ -157,12 +160,13 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// Runs a hook, if the update has it. None is running.
+    /// Runs a hook, if the update has it. None is running. `patient`: it takes something back.
     fn call(
         &mut self,
         layer: &mut dyn Layer,
         hook: HookKind,
         limits: &Limits,
+        patient: bool,
     ) -> Result<(), Refusal<'a>> {
         self.no_hook_runs()?;
         if self.record.hook(hook).is_none() {
@@ -171,7 +175,7 @@ impl<'a> Update<'a> {
         }
         layer.begin_hook(hook).map_err(|errno| self.failed(Step::Hook(hook), errno))?;
         self.running = Some(hook);
-        self.settle_hook(layer, limits.hook_ms)
+        self.settle_hook(layer, limits.hook_ms, patient)
     }
 
     /// Waits for the hook that runs, if one does, and takes note of what it returns.
@@ -179,9 +183,10 @@ impl<'a> Update<'a> {
         &mut self,
         layer: &mut dyn Layer,
         ms: u32,
+        patient: bool,
     ) -> Result<(), Refusal<'a>> {
         let Some(hook) = self.running else { return Ok(()) };
-        let interrupted = match layer.hook_returned(ms) {
+        let interrupted = match layer.hook_returned(ms, patient) {
             Returned::With(result) => {
                 self.running = None;
                 self.ended(hook, result == 0);

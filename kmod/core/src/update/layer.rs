@@ -64,6 +64,8 @@ pub enum Place {
     Function(u32),
     /// In a handler of the update.
     Handler,
+    /// In a hook of the update.
+    Hook(HookKind),
     /// In the code of another update, which is left at the same switch.
     Other,
     /// Its stack cannot be read reliably.
@@ -98,6 +100,7 @@ impl Blocked {
         match self.place {
             Place::Function(_) => write!(f, ") {how} in {function}"),
             Place::Handler => write!(f, ") {how} in a redirection handler"),
+            Place::Hook(hook) => write!(f, ") {how} in hook {}", hook.name()),
             Place::Other => write!(f, ") {how} in another update's edition"),
             Place::Unknown => write!(f, ") {how} with a stack that cannot be read reliably"),
         }
@@ -107,7 +110,7 @@ impl Blocked {
     pub(crate) fn function<'a>(&self, record: &Record<'a>) -> &'a str {
         match self.place {
             Place::Function(index) => function_name(record, index),
-            Place::Handler | Place::Other | Place::Unknown => "",
+            Place::Handler | Place::Hook(_) | Place::Other | Place::Unknown => "",
         }
     }
 }
@@ -259,8 +262,9 @@ pub trait Layer: Memory {
     fn show_phase(&mut self, phase: Phase);
     /// Runs a hook of the update in a thread of its own. None is running.
     fn begin_hook(&mut self, hook: HookKind) -> Result<(), Errno>;
-    /// Waits so long for the hook that runs. When it has returned its thread has left the update's code.
-    fn hook_returned(&mut self, ms: u32) -> Returned;
+    /// Waits so long for the hook that runs; not to be interrupted where it is `patient`. When the hook has returned its
+    /// thread has left the update's code.
+    fn hook_returned(&mut self, ms: u32, patient: bool) -> Returned;
     /// Sleeps; `false` if somebody interrupted it.
     fn wait(&mut self, ms: u32) -> bool;
     /// Waits until no task is in a handler that was removed (`synchronize_rcu_tasks`).

@@ -78,7 +78,7 @@ impl State {
                 | (Registered, Transitioning | Gone)
                 | (Transitioning, Active | Registered | Reverting | Draining)
                 | (Active, Reverting)
-                | (Reverting, Active | Transitioning | Draining | Registered | Reverted)
+                | (Reverting, Active | Transitioning | Draining | Reverted)
                 | (Draining, Active | Reverting | Reverted)
                 | (Reverted, Gone)
         )

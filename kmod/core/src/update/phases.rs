@@ -120,21 +120,13 @@ impl<'a> Update<'a> {
     ) -> Refusal<'a> {
         let how = Switching { on_timeout: OnTimeout::Hold, ..how };
         self.enter(layer, State::Reverting);
-        if let Err(Refusal::HookRuns { .. }) = self.settle_hook(layer, 0) {
+        if let Err(Refusal::HookRuns { .. }) = self.settle_hook(layer, 0, true) {
             return refusal.left(); // What it does to the state is not known yet.
         }
-        match self.backward(layer, State::Reverting, how) {
-            Ok(true) => match self.remove_redirections(layer, &how.limits) {
-                Ok(()) => {
-                    self.enter(layer, State::Registered);
-                    refusal
-                }
-                Err(left) => {
-                    layer.log(format_args!("{}: activation failed: {refusal}", self.name));
-                    left
-                }
-            },
-            Ok(false) => refusal.left(),
+        // What it once ran is not unloaded without being asked for ([`State::Reverted`]).
+        match self.go_off(layer, State::Reverting, how) {
+            Ok(()) if self.state == State::Reverted => refusal,
+            Ok(()) => refusal.left(),
             Err(left) => {
                 layer.log(format_args!("{}: {left}", self.name));
                 refusal.left()
@@ -262,6 +254,7 @@ impl<'a> Update<'a> {
         layer.take(edition).map_err(|errno| self.failed(Step::Flipped, errno))?;
         if !self.is_in_a_phase() {
             self.steps.note(Step::Flipped);
+            self.has_run = true;
         }
         self.told = false;
         self.be_in(layer, Phase { edition, not_yet: None });
@@ -298,7 +291,7 @@ impl<'a> Update<'a> {
     ) -> Result<Option<i32>, Refusal<'a>> {
         // One that was given up, and goes on.
         if self.running.is_some_and(|running| running != hook)
-            && let Err(Refusal::HookRuns { .. }) = self.settle_hook(layer, A_MOMENT_MS)
+            && let Err(Refusal::HookRuns { .. }) = self.settle_hook(layer, A_MOMENT_MS, true)
         {
             return Ok(None);
         }
@@ -310,7 +303,9 @@ impl<'a> Update<'a> {
             layer.begin_hook(hook).map_err(|errno| self.failed(Step::Hook(hook), errno))?;
             self.running = Some(hook);
         }
-        let Returned::With(result) = layer.hook_returned(A_MOMENT_MS) else { return Ok(None) };
+        let Returned::With(result) = layer.hook_returned(A_MOMENT_MS, true) else {
+            return Ok(None);
+        };
         self.running = None;
         self.ended(hook, result == 0);
         Ok(Some(result))

@@ -203,11 +203,15 @@ impl Layer for Sim {
             sim.asked.push(hook);
         })
     }
-    fn hook_returned(&mut self, _: u32) -> Returned {
+    fn hook_returned(&mut self, _: u32, patient: bool) -> Returned {
         let hook = self.running.unwrap();
         if self.slow > 0 {
             self.slow -= 1;
-            return if self.interrupt { Returned::Interrupted } else { Returned::NotYet };
+            return if self.interrupt && !patient {
+                Returned::Interrupted
+            } else {
+                Returned::NotYet
+            };
         }
         self.running = None;
         let said = match self.says.get_mut(&hook) {
@@ -404,7 +408,7 @@ fn a_task_asleep_in_edition_0_sends_the_load_back() {
     with_update(Sim { sleepers: [1000, 0, 0], ..Sim::new() }, |sim, mut update| {
         let refusal = activate(sim, &mut update, HOW_IN_PHASES).unwrap_err().to_string();
         assert!(refusal.contains("given up after 100 ms: task 7 (aaaa"), "{refusal}");
-        assert_eq!(update.state(), State::Registered);
+        assert_eq!(update.state(), State::Reverted);
         assert_eq!((sim.edition, sim.inside), (ORIGINAL, [true, false, false]));
         assert_eq!(sim.phases, [BRIDGE, ORIGINAL]);
     });
@@ -445,7 +449,7 @@ fn a_predicate_that_never_holds_sends_the_load_back_or_holds_it() {
     with_update(never(), |sim, mut update| {
         let refusal = activate(sim, &mut update, HOW_IN_PHASES).unwrap_err().to_string();
         assert!(refusal.starts_with("given up after 100 ms: hook `dynamos_advance` of"));
-        assert_eq!((update.state(), sim.carried), (State::Registered, false));
+        assert_eq!((update.state(), sim.carried), (State::Reverted, false));
     });
     with_update(never(), |sim, mut update| {
         activate(sim, &mut update, HOLD).unwrap();
@@ -464,7 +468,7 @@ fn a_transfer_that_refuses_sends_the_load_back() {
     with_update(refuses(), |sim, mut update| {
         let refusal = activate(sim, &mut update, HOLD).unwrap_err().to_string();
         assert_eq!(refusal, "hook `dynamos_transfer` of the update answers -12 (ENOMEM)");
-        assert_eq!(update.state(), State::Registered);
+        assert_eq!(update.state(), State::Reverted);
     });
     // The same once it was held.
     with_update(Sim { sleepers: [1000, 0, 0], ..refuses() }, |sim, mut update| {

@@ -58,7 +58,12 @@ impl<'a> Update<'a> {
     pub fn is_held(&self) -> bool {
         match self.state {
             State::Transitioning | State::Draining => true,
-            State::Reverting => self.running.is_some() || self.is_flipped(),
+            // `after_off` may not have begun, for want of memory.
+            State::Reverting => {
+                self.running.is_some()
+                    || self.is_flipped()
+                    || matches!(self.steps.last(), Some(Step::Hook(_)))
+            }
             State::Active => self.running.is_some(),
             _ => false,
         }
@@ -74,7 +79,7 @@ impl<'a> Update<'a> {
                 } else {
                     self.switch_on(layer, how)?;
                 }
-                if self.state == State::Active { self.be_on(layer, how) } else { Ok(()) }
+                if self.state == State::Active { self.be_on(layer, how, false) } else { Ok(()) }
             }
             State::Active if self.running.is_some() => self.stay_on(layer, how),
             State::Reverting | State::Draining => self.revert(layer, how),
@@ -94,7 +99,7 @@ impl<'a> Update<'a> {
             return Err(self.wrong_state(State::Active));
         }
         self.take_calls(layer)?;
-        if self.on || self.running.is_some() { Ok(()) } else { self.be_on(layer, how) }
+        if self.on || self.running.is_some() { Ok(()) } else { self.be_on(layer, how, true) }
     }
 
     /// The editions take all calls again.

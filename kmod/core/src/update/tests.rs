@@ -241,8 +241,8 @@ impl Layer for Sim {
         }
         self.act("begin hook", |sim| sim.hooks.begin(hook))
     }
-    fn hook_returned(&mut self, _: u32) -> Returned {
-        let interrupt = self.interrupt;
+    fn hook_returned(&mut self, _: u32, patient: bool) -> Returned {
+        let interrupt = self.interrupt && !patient;
         self.hooks.returned(interrupt)
     }
     fn wait(&mut self, ms: u32) -> bool {
@@ -385,6 +385,10 @@ fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
             assert!(update.is_held() && !sim.active);
             // What was never redirected may be looked for in vain.
             assert!(sim.inside || sim.redirects == [None]);
+        }
+        // `after_off` did not begin, or another failure came on top of a refusal.
+        State::Reverting if by_hook => {
+            assert!(sim.late && (update.is_held() || !sim.active && !sim.inside));
         }
         State::Reverting if update.is_held() && sim.redirects == [None] => {
             assert!(outcome.is_err() && sim.active);

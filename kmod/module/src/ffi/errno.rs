@@ -32,6 +32,8 @@ impl Errno {
     pub const EINVAL: Self = Self(22);
     /// A time limit passed.
     pub const ETIMEDOUT: Self = Self(110);
+    /// Given up: something that was asked says no.
+    pub const ECANCELED: Self = Self(125);
     /// Wrong version of an interface.
     pub const EPROTO: Self = Self(71);
     /// Does not match: the running code is not what was compared.
@@ -65,6 +67,7 @@ impl Errno {
             Self::ENODEV => "ENODEV",
             Self::EINVAL => "EINVAL",
             Self::ETIMEDOUT => "ETIMEDOUT",
+            Self::ECANCELED => "ECANCELED",
             Self::EPROTO => "EPROTO",
             Self::ENOEXEC => "ENOEXEC",
             _ => return None,

@@ -5,6 +5,7 @@
 
 mod entry;
 pub mod errno;
+pub mod hook;
 pub mod kernel;
 pub mod kernel_memory;
 pub mod late_sections;
