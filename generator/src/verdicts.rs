@@ -89,6 +89,7 @@ pub fn judge(
             replaced,
             slots: Vec::new(),
             watched: BTreeSet::new(),
+            bridge: None,
         });
     }
     layouts::settle(plan, commands, v2, reporter)?;

@@ -1,11 +1,13 @@
 //! The clone closure: from the functions that changed to everything that must move into the update, and to what
 //! it uses of the running kernel.
 
+mod bridge;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
+use dynamos_abi::edition;
 use object::elf;
 
 use crate::clones::{
@@ -16,7 +18,7 @@ use crate::record::Fixup;
 use crate::unit::{Field, Place, Unit};
 
 /// What is known of one object and of the kernel it goes into.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
     /// V2's object.
     pub unit: &'a Unit,
@@ -38,6 +40,34 @@ pub struct Known<'a> {
     pub wanted: &'a BTreeSet<String>,
     /// First index of the handlers' clones: the n-th replaced function's clone is `dynamos_clone_N`.
     pub first_clone: usize,
+    /// The bridge editions of the same functions, if the update has phases.
+    pub bridge: Option<&'a BridgeInput>,
+    /// Whether it has: its objects without such functions too.
+    pub phases: bool,
+}
+
+/// The build of an object that has bridge editions of its functions.
+#[derive(Debug)]
+pub struct BridgeInput {
+    /// The object.
+    pub unit: Unit,
+    /// Functions to replace: the bridge's name → V1's.
+    pub replaced: BTreeMap<String, String>,
+    /// Changed constants that go along with them.
+    pub along: BTreeSet<String>,
+    /// Symbols that the running kernel has: the bridge's name → V1's.
+    pub known: BTreeMap<String, String>,
+}
+
+/// A piece of an edition's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodePiece {
+    /// Address index (within this object).
+    pub start: u32,
+    /// Length in bytes.
+    pub len: u32,
+    /// See [`dynamos_abi::edition`].
+    pub edition: u32,
 }
 
 /// Something of the running kernel that the update needs.
@@ -64,6 +94,10 @@ pub struct Closure {
     pub adapts: Vec<bool>,
     /// Address index (within this object) of each replaced function's clone.
     pub clone_addrs: Vec<u32>,
+    /// Address index (within this object) of each bridge edition, by V1's name of the function.
+    pub bridge_addrs: BTreeMap<String, u32>,
+    /// The code of each edition, if there are phases.
+    pub code: Vec<CodePiece>,
     /// Address index (within this object) of each function that is to be a handler.
     pub handler_addrs: BTreeMap<String, u32>,
     /// What it uses of the running kernel. Address indices are within this object.
@@ -87,6 +121,8 @@ pub fn close(context: &Known<'_>) -> Result<Closure> {
         queue: Vec::new(),
         edition0: BTreeMap::new(),
         names: Vec::new(),
+        of_bridge: false,
+        shared: BTreeMap::new(),
     };
     for (name, v1_name) in context.replaced {
         builder.replace(name, v1_name)?;
@@ -97,6 +133,17 @@ pub fn close(context: &Known<'_>) -> Result<Closure> {
         builder.relocate(work)?;
     }
     builder.tables()?;
+    if context.phases {
+        builder.note_code(0, edition::FINAL);
+    }
+    let of_bridge;
+    let mut builder = match context.bridge {
+        None => builder,
+        Some(input) => {
+            of_bridge = bridge::context(context, input);
+            builder.bridge(&of_bridge, input)?
+        }
+    };
     builder.needs()?;
     Ok(builder.closure)
 }
@@ -120,6 +167,10 @@ struct Builder<'a> {
     edition0: BTreeMap<String, usize>,
     /// V1's name of each placeholder, and whether it is code.
     names: Vec<(String, bool)>,
+    /// It is the bridge's object that is copied, after V2's.
+    of_bridge: bool,
+    /// V2's new variables and constants, which the bridge shares: where they went.
+    shared: BTreeMap<String, (PieceId, u64)>,
 }
 
 impl Builder<'_> {
@@ -258,7 +309,9 @@ impl Builder<'_> {
             offset: symbol.value - start,
             size: symbol.size,
             function: symbol.function,
-            global: symbol.global && !self.context.known.contains_key(&symbol.name),
+            global: symbol.global
+                && !self.of_bridge
+                && !self.context.known.contains_key(&symbol.name),
         };
         let piece = self.copy_range(section_index, start, end, output)?;
         if let Some(piece) = self.closure.object.pieces.get_mut(piece) {
@@ -272,6 +325,9 @@ impl Builder<'_> {
     /// what objtool finds as the cold part of it by name.
     fn name_in_update(&self, name: &str) -> String {
         let (base, part) = name.find(".cold").map_or((name, ""), |at| name.split_at(at));
+        if self.of_bridge {
+            return format!("{base}.bridge{part}");
+        }
         if self.context.replaced.contains_key(base) {
             format!("{base}.clone{part}")
         } else {
@@ -380,6 +436,9 @@ impl Builder<'_> {
                 if let Some(v1_name) = self.context.known.get(&symbol.name) {
                     let target = self.kernel(v1_name, section.is_code(), *index)?;
                     return Ok(Some((target, *into as i64)));
+                }
+                if let Some(shared) = self.shared(*index)? {
+                    return Ok(shared.map(|(piece, at)| (Target::Piece(piece), at + *into as i64)));
                 }
                 if section.name.contains("percpu") {
                     self.refuse(&symbol.name, "a new per-CPU variable");
