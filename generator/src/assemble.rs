@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use dynamos_abi::{Code, symbol_flags};
+use dynamos_abi::{Code, HookKind, symbol_flags};
 
 use crate::closure::{self, BridgeInput, Closure, CodePiece};
 use crate::describe::{describe, possible_anchors, tells};
@@ -35,6 +35,8 @@ pub struct UnitInput {
     pub parameters: BTreeMap<String, String>,
     /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
     pub adaptations: BTreeMap<String, String>,
+    /// Its hooks: V2's names.
+    pub hooks: BTreeMap<HookKind, String>,
     /// Symbols that the running kernel has: V2's name → V1's.
     pub known: BTreeMap<String, String>,
     /// Handlers that the update writes into tables of this object.
@@ -203,6 +205,7 @@ fn close_all(
             known: &unit.known,
             along: &unit.along,
             adaptations: &unit.adaptations,
+            hooks: &unit.hooks,
             handlers: &unit.handlers(),
             exported,
             elsewhere: fresh,
@@ -280,6 +283,9 @@ impl Recorder<'_> {
         }
         for CodePiece { start, len, edition } in &closure.code {
             self.builder.code(Code { start: start + self.base, len: *len, edition: *edition });
+        }
+        for (kind, addr) in &closure.hook_addrs {
+            self.builder.hook(*kind, self.base + addr);
         }
         self.slots(index, unit, closure)
     }

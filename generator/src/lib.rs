@@ -16,6 +16,7 @@ mod closure;
 mod describe;
 pub mod explain;
 pub mod fixes;
+mod hooks;
 mod input;
 mod layouts;
 mod link;

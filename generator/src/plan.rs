@@ -29,6 +29,9 @@ pub struct Plan {
     /// Tables of functions in use, of which nothing but handlers differs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slots: Vec<SlotsPlan>,
+    /// Functions of V2 that are called when the update is switched, in the order in which they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookPlan>,
     /// Types whose layout differs.
     pub layouts: Vec<LayoutPlan>,
     /// Changed files that no object comes from, each with the reason.
@@ -187,6 +190,15 @@ pub struct ReaderPlan {
     /// The function in the source that does, if that is inlined here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inlined: Option<String>,
+}
+
+/// A hook of the update.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HookPlan {
+    /// `dynamos_before_on`, `dynamos_after_on`, `dynamos_before_off` or `dynamos_after_off`: that is also when.
+    pub name: String,
+    /// Object that holds it.
+    pub object: String,
 }
 
 /// The verdict on one type.
@@ -383,6 +395,7 @@ impl Plan {
         self.functions.extend(other.functions);
         self.data.extend(other.data);
         self.slots.extend(other.slots);
+        self.hooks.extend(other.hooks);
         self.layouts.extend(other.layouts);
         self.ignored.extend(other.ignored);
         self.symbols.extend(other.symbols);

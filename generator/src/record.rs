@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use dynamos_abi::{
-    Code, Function, NONE, Object, RecordWriter, Relocation, RelocationKind, Site, Slot, Symbol,
-    function_flags, symbol_flags,
+    Code, Function, Hook, HookKind, NONE, Object, RecordWriter, Relocation, RelocationKind, Site,
+    Slot, Symbol, function_flags, symbol_flags,
 };
 
 use crate::sites::{Referent, SiteDraft};
@@ -233,6 +233,11 @@ impl RecordBuilder {
     /// Adds a piece of an edition's code.
     pub fn code(&mut self, code: Code) {
         self.writer.code.push(code);
+    }
+
+    /// Adds a hook: an address of the update.
+    pub fn hook(&mut self, kind: HookKind, function: u32) {
+        self.writer.hooks.push(Hook { kind: kind as u32, function });
     }
 
     /// Encodes the record.

@@ -13,6 +13,7 @@ pub fn review(plan: &Plan, diffs: (&str, Option<&str>)) -> String {
     kernels(&mut page, plan);
     phases(&mut page, plan);
     functions(&mut page, plan);
+    hooks(&mut page, plan);
     slots(&mut page, plan);
     layouts(&mut page, plan);
     symbols(&mut page, plan);
@@ -186,6 +187,29 @@ fn functions(page: &mut String, plan: &Plan) {
         }
         page.push('\n');
     }
+}
+
+fn hooks(page: &mut String, plan: &Plan) {
+    if plan.hooks.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        page,
+        "## Hooks\n\nThe update brings functions that `dynamos.ko` calls when it is switched, each in a thread of its own. \
+         What they do to the kernel is not compared with anything: read them.\n"
+    );
+    for hook in &plan.hooks {
+        let when = match hook.name.as_str() {
+            "dynamos_before_on" => {
+                "before calls move to the update's editions; can refuse that: nothing has changed then"
+            }
+            "dynamos_after_on" => "once they have; can refuse it: the update is reverted then",
+            "dynamos_before_off" => "before calls move back to edition 0; can refuse that",
+            _ => "once edition 0 is current again and nobody is in the update's editions",
+        };
+        let _ = writeln!(page, "- `{}` in `{}`: {when}", hook.name, hook.object);
+    }
+    page.push('\n');
 }
 
 fn slots(page: &mut String, plan: &Plan) {

@@ -96,6 +96,9 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
         job.judge(&found, reporter, &mut plan)?
     };
     let mut bridge_diff = None;
+    if request.bridge.is_none() {
+        phases::refuse(&judged, &mut plan);
+    }
     if let Some(file) = &request.bridge {
         let spec = Spec::Patch(file.clone());
         plan.kernels.bridge = Some(spec.label());

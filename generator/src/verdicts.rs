@@ -18,6 +18,7 @@ use crate::adaptation;
 use crate::assemble::UnitInput;
 use crate::build::Built;
 use crate::candidates::{Candidate, Candidates};
+use crate::hooks;
 use crate::layouts;
 use crate::plan::{DataPlan, FunctionPlan, ObjectPlan, Plan, Refusal};
 use crate::report::Reporter;
@@ -52,6 +53,7 @@ pub fn judge(
         })
         .collect::<Result<_>>()?;
     let mut judged = Judged::default();
+    let mut all_hooks = Vec::new();
     for ((command, built), (comparison, v1)) in pairs.into_iter().zip(&compared) {
         let candidate = found.objects.get(&command.object).context("an object nobody asked for")?;
         let replaced = rows(command, candidate, comparison, plan);
@@ -60,6 +62,10 @@ pub fn judge(
         let adaptations =
             adaptation::find(comparison, &replaced, &built.v2, object, &mut plan.refusals)?;
         tell_adaptations(plan, object, &replaced, &adaptations);
+        // Where V2 has no such file there is nothing to be left out.
+        let source = std::fs::read_to_string(v2.join(&command.source)).unwrap_or_default();
+        let hooks = hooks::find(comparison, &built.v2, object, &source, &mut plan.refusals)?;
+        all_hooks.push((object.clone(), hooks.clone()));
         let tables = slots::refused(command, comparison, plan);
         let writes = !tables.is_empty();
         judged.slots.extend(tables);
@@ -75,6 +81,7 @@ pub fn judge(
         judged.units.push(UnitInput {
             parameters,
             adaptations,
+            hooks,
             object: command.object.clone(),
             owner: candidate.owner.clone(),
             pre: Unit::parse(&built.pre, &command.object)?,
@@ -92,6 +99,7 @@ pub fn judge(
             bridge: None,
         });
     }
+    hooks::tell(&all_hooks, plan);
     layouts::settle(plan, commands, v2, reporter)?;
     Ok(judged)
 }

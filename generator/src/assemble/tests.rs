@@ -269,3 +269,24 @@ fn handlers_of_a_table_are_written_as_the_record_says() {
     let functions: Vec<_> = functions.filter_map(|function| name(function.symbol)).collect();
     assert_eq!(functions, ["one", "two"]);
 }
+
+#[test]
+fn hooks_go_along_and_are_in_the_record() {
+    let old = "int old(int); int f(int a) { return old(a) + 1; }\n";
+    let new = "int old(int); int f(int a) { return old(a) + 2; }\n\
+        static __attribute__((used)) int dynamos_before_on(void) { return old(1); }\n\
+        static __attribute__((used)) int dynamos_after_off(void) { return old(2); }\n";
+    let (assembly, plan) = assembled(&[("a", old, new)], "old __fentry__");
+    assert!(plan.refusals.is_empty() && assembly.refusals.is_empty(), "{:?}", plan.refusals);
+    let names: Vec<&str> = plan.hooks.iter().map(|hook| hook.name.as_str()).collect();
+    assert_eq!(names, ["dynamos_before_on", "dynamos_after_off"]);
+    let record = dynamos_abi::Record::parse(&assembly.record).unwrap();
+    let hooks = HookKind::ALL.map(|kind| record.hook(kind));
+    assert!(hooks[0].is_some() && hooks[3].is_some() && hooks[0] != hooks[3]);
+    assert_eq!((hooks[1], hooks[2]), (None, None));
+    // One that the compiler left out is not silently left out of the update.
+    let unused =
+        new.replace("__attribute__((used)) int dynamos_after_off", "int dynamos_after_off");
+    let (_, plan) = assembled(&[("a", old, &unused)], "old __fentry__");
+    assert!(plan.refusals.iter().any(|refusal| refusal.reason.contains("left it out")));
+}

@@ -33,6 +33,7 @@ pub(super) fn context<'a>(v2: &Known<'a>, bridge: &'a BridgeInput) -> Known<'a> 
         known: &bridge.known,
         adaptations: &NO_NAMES,
         along: &bridge.along,
+        hooks: &bridge.hooks,
         handlers: &NOTHING,
         elsewhere: &NOTHING,
         wanted: &NOTHING,
@@ -69,6 +70,7 @@ impl<'a> Builder<'a> {
             let addr = builder.closure.object.addr(Target::Piece(piece), into as i64);
             builder.closure.bridge_addrs.insert(v1_name.clone(), addr as u32);
         }
+        builder.hooks()?;
         while let Some(work) = builder.queue.pop() {
             builder.relocate(work)?;
         }

@@ -7,7 +7,7 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use dynamos_abi::edition;
+use dynamos_abi::{HookKind, edition};
 use object::elf;
 
 use crate::clones::{
@@ -28,6 +28,8 @@ pub struct Known<'a> {
     pub known: &'a BTreeMap<String, String>,
     /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
     pub adaptations: &'a BTreeMap<String, String>,
+    /// Functions that are called when the update is switched, by V2's name.
+    pub hooks: &'a BTreeMap<HookKind, String>,
     /// Changed constants that go along although the running kernel has an edition of them, by V2's name.
     pub along: &'a BTreeSet<String>,
     /// New functions whose addresses the update writes into tables of operations, by V2's name.
@@ -57,6 +59,8 @@ pub struct BridgeInput {
     pub along: BTreeSet<String>,
     /// Symbols that the running kernel has: the bridge's name → V1's.
     pub known: BTreeMap<String, String>,
+    /// What is called between phases.
+    pub hooks: BTreeMap<HookKind, String>,
 }
 
 /// A piece of an edition's code.
@@ -100,6 +104,8 @@ pub struct Closure {
     pub code: Vec<CodePiece>,
     /// Address index (within this object) of each function that is to be a handler.
     pub handler_addrs: BTreeMap<String, u32>,
+    /// Address index (within this object) of each hook.
+    pub hook_addrs: BTreeMap<HookKind, u32>,
     /// What it uses of the running kernel. Address indices are within this object.
     pub needs: Vec<Need>,
     /// Exported symbols it uses.
@@ -128,6 +134,7 @@ pub fn close(context: &Known<'_>) -> Result<Closure> {
         builder.replace(name, v1_name)?;
     }
     builder.handlers()?;
+    builder.hooks()?;
     builder.wanted()?;
     while let Some(work) = builder.queue.pop() {
         builder.relocate(work)?;
@@ -211,6 +218,23 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// Copies the hooks, which are called by their addresses as well.
+    fn hooks(&mut self) -> Result<()> {
+        for (kind, name) in self.context.hooks {
+            let index = self
+                .context
+                .unit
+                .find(name)
+                .with_context(|| format!("V2 has no function {name}"))?;
+            let piece = self.code(index)?;
+            let offset = self.offset_in_piece(index)?;
+            self.closure.added.insert(name.clone());
+            let addr = self.closure.object.addr(Target::Piece(piece), offset as i64);
+            self.closure.hook_addrs.insert(*kind, addr as u32);
+        }
+        Ok(())
+    }
+
     /// Copies a function that `handlers.S` knows as `name`; its piece, and where it begins in there.
     fn known_as(&mut self, index: usize, name: String) -> Result<(PieceId, u64)> {
         let piece = self.code(index)?;
@@ -280,7 +304,9 @@ impl Builder<'_> {
         let start = symbol.value - if padding == 16 { padding } else { 0 };
         let end = symbol.value + symbol.size;
         let suffix = if symbol.name.ends_with(".cold") { ".text.unlikely." } else { ".text." };
-        self.copy(section_index, start, end, format!("{suffix}{}", symbol.name), index)
+        // Sections of one name are put together with zeroes between them, which objtool takes for code.
+        let of = if self.of_bridge { "bridge." } else { "" };
+        self.copy(section_index, start, end, format!("{suffix}{of}{}", symbol.name), index)
     }
 
     /// Copies a variable or constant.

@@ -61,6 +61,15 @@ pub(crate) fn load(
     let answer = insert(file, &parameters)?;
     let Answer::No(errno) = answer else {
         match sysfs.update(&name).ok() {
+            // It was given up, and cannot be taken away yet.
+            Some(update) if update.state.starts_with("revert") => {
+                let said = sysfs.refusals_since(&before, &name).join("; ");
+                return Err(Failure::refused(format!(
+                    "{name} is refused: {said}; until it can go it is {}: {}",
+                    update.state,
+                    held_by(&update)
+                )));
+            }
             Some(update) if update.state.contains("held") => {
                 println!("{name} is loaded, but waits: {}", held_by(&update));
             }

@@ -58,6 +58,9 @@ fn print(update: &Update) {
         let note = if weaker { ", weaker than the plan proposes (system)" } else { "" };
         println!("  scope: {scope}{note}");
     }
+    if let Some(hook) = &update.hook {
+        println!("  waits for hook {hook}, which has not returned");
+    }
     if let Some(count) = update.blocking.filter(|count| *count > 0) {
         let plural = |count| if count == 1 { "" } else { "s" };
         let activations = update.activations.unwrap_or(count);
@@ -88,7 +91,8 @@ fn print(update: &Update) {
 
 /// Who holds up a switch of `update`, in one line.
 pub(crate) fn held_by(update: &Update) -> String {
-    let shown = update.blockers.join(", ");
+    let hook = update.hook.iter().map(|hook| format!("hook {hook} has not returned"));
+    let shown = hook.chain(update.blockers.iter().cloned()).collect::<Vec<_>>().join(", ");
     match update.blocking.map(|count| count.saturating_sub(update.blockers.len() as u64)) {
         None | Some(0) if shown.is_empty() => "for whom, `dynamos status` shows".to_owned(),
         None | Some(0) => shown,

@@ -8,6 +8,7 @@
 //! | `NAME/enabled` | 1 or 0; written, with options behind it, it switches |
 //! | `NAME/scope` | what is waited for, and what the plan proposes |
 //! | `NAME/blockers` | how many tasks are in the way, and their activations, then the first of them a line |
+//! | `NAME/hook` | the hook that has not returned yet |
 //! | `NAME/functions` | `OBJECT FUNCTION EDITION` a line |
 //! | `NAME/policy` | what decides which calls take the editions; written, it sets that |
 //! | `NAME/parameters` | `OBJECT FUNCTION (NAME:TYPE …)` a line |
@@ -56,6 +57,8 @@ pub(crate) struct Update {
     pub(crate) activations: Option<u64>,
     /// The first of them, and where they are.
     pub(crate) blockers: Vec<String>,
+    /// The update's hook that has not returned yet.
+    pub(crate) hook: Option<String>,
 }
 
 /// A function of an update, and the edition that runs.
@@ -167,6 +170,7 @@ impl Sysfs {
             blocking: counts.next().flatten(),
             activations: counts.next().flatten(),
             blockers: blockers.collect(),
+            hook: read(&dir.join("hook")).ok().filter(|hook| !hook.is_empty()),
         })
     }
 

@@ -1,0 +1,223 @@
+//! Hooks of an update that refuse, that come too late, and that do not return, on real kernels: nothing is left half
+//! done, and the update settles by itself in the end.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::{SAYS, diff, edit, greater_pipe_fcntl, machine};
+
+/// Hooks that do what the administrator writes to `fs.pipe-user-pages-hard`: a decimal digit for each, the last one for
+/// `before_on`. 0: it agrees, 1: it refuses, 2: it sleeps until there is another digit.
+const HOOKS: &str = "
+static int dynamos_say(unsigned long place)
+{
+	unsigned long digit;
+
+	while ((digit = READ_ONCE(pipe_user_pages_hard) / place % 10) == 2)
+		schedule_timeout_idle(HZ / 50);
+	return digit ? -EBUSY : 0;
+}
+
+static __used int dynamos_before_on(void)
+{
+	return dynamos_say(1);
+}
+
+static __used int dynamos_after_on(void)
+{
+	return dynamos_say(10);
+}
+
+static __used int dynamos_before_off(void)
+{
+	return dynamos_say(100);
+}
+
+static __used int dynamos_after_off(void)
+{
+	return dynamos_say(1000);
+}
+
+";
+
+/// An update whose `pipe_fcntl` gives a number that is one greater, with `hooks` before it.
+fn made(version: &str, name: &str, hooks: &str) -> (PathBuf, dynamos_generator::Plan) {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hooks").join(name);
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let patch = directory.join("pipe.patch");
+    let name = "long pipe_fcntl(";
+    let hooked = |text: &str| greater_pipe_fcntl(text).replacen(name, &format!("{hooks}{name}"), 1);
+    edit(version, "fs/pipe.c", hooked, &patch);
+    let update = directory.join("pipe");
+    let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
+    (update, plan)
+}
+
+fn hooks_refuse_and_do_not_return(version: &str, release: &str) {
+    let (update, plan) = made(version, release, HOOKS);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let names: Vec<&str> = plan.hooks.iter().map(|hook| hook.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["dynamos_before_on", "dynamos_after_on", "dynamos_before_off", "dynamos_after_off"]
+    );
+    let review = std::fs::read_to_string(update.join("review.md")).unwrap();
+    assert!(review.contains("- `dynamos_before_off` in `fs/pipe.o`"), "{review}");
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SAYS}
+            sys=/sys/kernel/dynamos/dynamos_pipe
+            hooks() {{ echo $1 >/proc/sys/fs/pipe-user-pages-hard; }}
+            edition() {{ guest-tool pipe-edition --made 8192 | result $1; }}
+            hook() {{ cat $sys/hook | result $1; }}
+            # Until it has settled: the test is over if it never does.
+            becomes() {{ while [ "$(cat $sys/state)" != "$1" ] || [ -n "$(cat $sys/hook)" ]; do sleep 1; done; }}
+            load() {{ dynamos load /update/pipe "$@"; }}
+            revert() {{ dynamos revert dynamos_pipe "$@"; }}
+            enable() {{ dynamos enable dynamos_pipe "$@"; }}
+
+            hooks 1
+            says refuses load
+            edition refuses_edition
+            ls /sys/module | grep -c dynamos_pipe | result refuses_module || true
+            hooks 10
+            says fails_after load
+            edition fails_after_edition
+            ls /sys/module | grep -c dynamos_pipe | result fails_after_module || true
+
+            hooks 2
+            says stuck_before_on load --timeout 1
+            edition stuck_before_on_edition
+            hook stuck_before_on_hook
+            says stuck_before_on_status dynamos status dynamos_pipe
+            says stuck_before_on_unload dynamos unload dynamos_pipe
+            says stuck_before_on_rmmod rmmod dynamos_pipe
+            hooks 0
+            becomes reverted
+            says enable enable
+            edition enabled_edition
+            says revert revert
+
+            hooks 20
+            says stuck_after_on enable --timeout 1
+            edition stuck_after_on_edition
+            says stuck_after_on_status dynamos status dynamos_pipe
+            says stuck_after_on_again enable
+            hooks 0
+            becomes reverted
+            says enable_after enable
+            edition enabled_after_edition
+
+            hooks 200
+            says stuck_before_off revert --timeout 1
+            edition stuck_before_off_edition
+            hook stuck_before_off_hook
+            hooks 0
+            becomes active
+            hooks 100
+            says refuses_revert revert --on-timeout hold
+            edition refuses_revert_edition
+            hooks 200
+            says held revert --timeout 1 --on-timeout hold
+            edition held_edition
+            hooks 0
+            becomes reverted
+            edition settled_edition
+
+            enable
+            hooks 2000
+            says stuck_after_off revert --timeout 1
+            edition stuck_after_off_edition
+            says stuck_after_off_rmmod rmmod dynamos_pipe
+            hooks 1000
+            becomes reverted
+            hooks 0
+            ps | grep -c '[d]ynamos_hook' | result threads || true
+            says unload dynamos unload dynamos_pipe
+            rmmod dynamos
+            dmesg | grep dynamos: | result log"#
+        ))
+        .timeout(Duration::from_secs(600))
+        .run()
+        .unwrap();
+    let results = &outcome.results;
+    let log = &results["log"];
+    for (name, edition) in [
+        ("refuses_edition", "0"),
+        ("fails_after_edition", "0"),
+        ("stuck_before_on_edition", "0"),
+        ("enabled_edition", "1"),
+        ("stuck_after_on_edition", "0"),
+        ("enabled_after_edition", "1"),
+        ("stuck_before_off_edition", "1"),
+        ("refuses_revert_edition", "1"),
+        ("held_edition", "1"),
+        ("settled_edition", "0"),
+        ("stuck_after_off_edition", "0"),
+        ("refuses_module", "0"),
+        ("fails_after_module", "0"),
+        ("threads", "0"),
+        ("stuck_before_on_hook", "dynamos_before_on"),
+        ("stuck_before_off_hook", "dynamos_before_off"),
+    ] {
+        assert_eq!(results[name].trim(), edition, "{name}\n{log}");
+    }
+    let busy = "answers -16 (EBUSY)";
+    for (name, status, said) in [
+        ("refuses", 3, format!("hook `dynamos_before_on` of the update {busy}")),
+        ("fails_after", 3, format!("hook `dynamos_after_on` of the update {busy}")),
+        ("stuck_before_on", 3, "hook `dynamos_before_on` has not returned".into()),
+        ("stuck_before_on", 3, "it is reverting (held)".into()),
+        ("stuck_before_on_status", 0, "waits for hook dynamos_before_on".into()),
+        ("stuck_before_on_unload", 3, "hook `dynamos_before_on` has not returned".into()),
+        ("enable", 0, "is active".into()),
+        ("revert", 0, "is reverted".into()),
+        ("stuck_after_on", 3, "hook `dynamos_after_on` has not returned".into()),
+        ("stuck_after_on_status", 0, "reverted (draining)".into()),
+        ("stuck_after_on_status", 0, "(dynamos_hook) sleeps in hook dynamos_after_on".into()),
+        ("stuck_after_on_again", 3, "cannot become active".into()),
+        ("enable_after", 0, "is active".into()),
+        ("stuck_before_off", 3, "hook `dynamos_before_off` has not returned".into()),
+        ("refuses_revert", 3, format!("hook `dynamos_before_off` of the update {busy}")),
+        ("held", 0, "is reverting (held): hook dynamos_before_off has not returned".into()),
+        ("stuck_after_off", 3, "hook `dynamos_after_off` has not returned".into()),
+        ("unload", 0, "is unloaded".into()),
+    ] {
+        let text = &results[name];
+        let told = text.starts_with(&format!("status {status}\n")) && text.contains(&said);
+        assert!(told, "{name}: {text}\n{log}");
+    }
+    for name in ["stuck_before_on_rmmod", "stuck_after_off_rmmod"] {
+        assert!(!results[name].starts_with("status 0"), "{name}: {}", results[name]);
+    }
+    assert!(log.contains("it is off all the same"), "{log}");
+}
+
+#[test]
+fn hooks_refuse_and_do_not_return_on_6_1() {
+    hooks_refuse_and_do_not_return("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn hooks_refuse_and_do_not_return_on_6_12() {
+    hooks_refuse_and_do_not_return("6.12.107", "6.12.107+deb12-amd64");
+}
+
+#[test]
+fn a_hook_that_does_not_fit_is_refused() {
+    for (name, from, to, why) in [
+        ("parameters", "before_on(void)", "before_on(int nid)", "takes parameters"),
+        ("returns", "__used int dynamos_after_on", "__used long dynamos_after_on", "return an int"),
+        ("unused", "__used int dynamos_after_off", "int dynamos_after_off", "left it out"),
+        ("name", "dynamos_before_off", "dynamos_before_revert", "there is none of this name"),
+    ] {
+        let (update, plan) = made("6.1.192-1", name, &HOOKS.replace(from, to));
+        let told: Vec<_> = plan.refusals.iter().map(|refusal| refusal.reason.as_str()).collect();
+        assert!(told.len() == 1 && told[0].contains(why), "{name}: {told:?}");
+        assert!(!update.join("update.ko").exists());
+    }
+}
