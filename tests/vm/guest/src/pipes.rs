@@ -128,8 +128,8 @@ fn write(number: u32, mut pipe: std::io::PipeWriter, written: &Seen, stop: &Path
         }
         pipe.write_all(&bytes).context("cannot write")?;
         // Often the pipe is empty for a while.
-        if draw >> 62 == 0 {
-            sleep(Duration::from_millis(1 + (draw >> 30) % 4));
+        if draw >> 62 != 0 {
+            sleep(Duration::from_millis(2 + (draw >> 30) % 8));
         }
     }
     written.ended.fetch_add(1, SeqCst);
