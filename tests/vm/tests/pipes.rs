@@ -128,6 +128,11 @@ fn no_byte_is_lost_on_6_1() {
     no_byte_is_lost("6.1.192-1", "6.1", "6.1.0-55-amd64");
 }
 
+#[test]
+fn no_byte_is_lost_on_6_12() {
+    no_byte_is_lost("6.12.107", "6.12", "6.12.107+deb12-amd64");
+}
+
 /// Phases that wait for tasks asleep for ever, for a predicate, and that a transfer refuses.
 fn phases_that_do_not_end(version: &str, series: &str, release: &str) {
     let directory = directory(version, "waits");
@@ -254,4 +259,9 @@ fn phases_that_do_not_end(version: &str, series: &str, release: &str) {
 #[test]
 fn phases_that_do_not_end_on_6_1() {
     phases_that_do_not_end("6.1.192-1", "6.1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn phases_that_do_not_end_on_6_12() {
+    phases_that_do_not_end("6.12.107", "6.12", "6.12.107+deb12-amd64");
 }
