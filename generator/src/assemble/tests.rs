@@ -49,7 +49,6 @@ fn assembled(sources: &[(&str, &str, &str)], more: &str) -> (Assembly, Plan) {
     for table in std::mem::take(&mut judged.slots) {
         crate::slots::add(&table, &mut judged.units).unwrap();
     }
-    crate::phases::refuse(&judged, &mut plan);
     plan.settle();
     (put_together(&judged, v1.path(), more), plan)
 }
@@ -385,6 +384,9 @@ fn hooks_between_phases_are_the_bridges() {
     assert_eq!(refused(&hook("advance"), "").0, ["dynamos_advance"]);
     assert_eq!(refused("", &hook("after_on")).0, ["dynamos_after_on"]);
     // Without a bridge there is nothing they could be between.
-    let (_, plan) = assembled(&[("a", PATHS, &paths("2", "2", &both))], "left __fentry__");
+    let roots = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let v2 = paths("2", "2", &both);
+    let (judged, mut plan) = judged(&[("a", PATHS, &v2)], roots[0].path(), roots[1].path());
+    crate::phases::refuse(&judged, &mut plan);
     assert_eq!(plan.refusals.len(), 3);
 }
