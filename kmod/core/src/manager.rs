@@ -349,6 +349,30 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_an_operation_went_through_is_followed() {
+        let pinned = update("fix", &["f"], "its address escapes");
+        for (from, to, has_run, unloads) in [
+            (&[Transitioning][..], Reverted, true, false),
+            (&[Transitioning], Draining, true, false),
+            (&[Transitioning], Registered, false, true),
+            (&[Transitioning], Reverting, false, false),
+            (&[Transitioning, Active], Reverted, true, false),
+            (&[Transitioning, Active, Reverting], Reverted, true, false),
+            (&[Transitioning, Active, Reverting], Active, true, false),
+        ] {
+            let mut manager = Manager::new();
+            let id = add(&mut manager, &pinned, &[0x100]).unwrap();
+            advance(&mut manager, id, from);
+            manager.follow(id, to, has_run).unwrap();
+            assert_eq!(manager.state(id), Some(to), "{from:?}");
+            // Code that has run is not forgotten to have.
+            with_record(&pinned, |record| {
+                assert_eq!(manager.may_unload(id, record).is_ok(), unloads, "{from:?} to {to}");
+            });
+        }
+    }
+
+    #[test]
     fn only_legal_moves() {
         let all = [
             Loading,

@@ -428,6 +428,13 @@ impl Work {
         let (name, switch) = (self.update.name(), self.layer.last_switch());
         let (scope, blockers) = (self.update.scope().as_str(), self.update.blockers());
         let pause = switch.pause.as_micros();
+        if let Some(hook) = self.update.running() {
+            let state = self.update.state();
+            return log::info(format_args!(
+                "{name}: {state}; hook {} has not returned",
+                hook.name()
+            ));
+        }
         match self.update.state() {
             State::Active | State::Reverted if pause > 0 => log::info(format_args!(
                 "{name}: {}, scope {scope}; {} stacks checked, all CPUs stopped for {pause} us",

@@ -194,7 +194,7 @@ fn hooks_refuse_and_do_not_return(version: &str, release: &str) {
     for name in ["stuck_before_on_rmmod", "stuck_after_off_rmmod"] {
         assert!(!results[name].starts_with("status 0"), "{name}: {}", results[name]);
     }
-    assert!(log.contains("it is off all the same"), "{log}");
+    assert!(log.contains("hook `dynamos_after_off` of the update answers -16"), "{log}");
 }
 
 #[test]

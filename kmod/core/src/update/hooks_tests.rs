@@ -317,7 +317,7 @@ fn after_off_that_does_not_return_keeps_the_code() {
             on(sim, &mut update, HOW).unwrap();
             let refusal = update.revert(sim, HOW).unwrap_err();
             assert!(matches!(refusal, Refusal::HookRuns { hook: AfterOff, .. }));
-            assert!(!sim.active && sim.late && !update.resume(sim, HOW).is_ok());
+            assert!(!sim.active && sim.late && update.resume(sim, HOW).is_err());
             looked(sim, &mut update, State::Reverting);
             assert_eq!(sim.hooks.ran, HookKind::ALL);
             assert!(sim.is_pristine() && update.state() == State::Reverted);
