@@ -3,12 +3,39 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use dynamos_abi::edition;
+use dynamos_abi::{HookKind, edition};
 use object::elf;
 
-use super::{BridgeInput, Builder, CodePiece, Known};
+use super::{Builder, Known};
 use crate::clones::{PieceId, PieceSymbol, Target};
 use crate::package::bridge_symbol;
+use crate::unit::Unit;
+
+/// The build of an object that has bridge editions of its functions.
+#[derive(Debug)]
+pub struct BridgeInput {
+    /// The object.
+    pub unit: Unit,
+    /// Functions to replace: the bridge's name → V1's.
+    pub replaced: BTreeMap<String, String>,
+    /// Changed constants that go along with them.
+    pub along: BTreeSet<String>,
+    /// Symbols that the running kernel has: the bridge's name → V1's.
+    pub known: BTreeMap<String, String>,
+    /// What is called between phases.
+    pub hooks: BTreeMap<HookKind, String>,
+}
+
+/// A piece of an edition's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodePiece {
+    /// Address index (within this object).
+    pub start: u32,
+    /// Length in bytes.
+    pub len: u32,
+    /// See [`dynamos_abi::edition`].
+    pub edition: u32,
+}
 
 /// Static variables of functions that mean nothing to another edition: what has been warned of, limits of messages, keys
 /// of locks, names.

@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 use dynamos_abi::{HookKind, edition};
 use object::elf;
 
+pub use bridge::{BridgeInput, CodePiece};
+
 use crate::clones::{
     CloneObject, Piece, PieceId, PieceRelocation, PieceSymbol, Placeholder, PlaceholderKind, Target,
 };
@@ -46,32 +48,6 @@ pub struct Known<'a> {
     pub bridge: Option<&'a BridgeInput>,
     /// Whether it has: its objects without such functions too.
     pub phases: bool,
-}
-
-/// The build of an object that has bridge editions of its functions.
-#[derive(Debug)]
-pub struct BridgeInput {
-    /// The object.
-    pub unit: Unit,
-    /// Functions to replace: the bridge's name → V1's.
-    pub replaced: BTreeMap<String, String>,
-    /// Changed constants that go along with them.
-    pub along: BTreeSet<String>,
-    /// Symbols that the running kernel has: the bridge's name → V1's.
-    pub known: BTreeMap<String, String>,
-    /// What is called between phases.
-    pub hooks: BTreeMap<HookKind, String>,
-}
-
-/// A piece of an edition's code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CodePiece {
-    /// Address index (within this object).
-    pub start: u32,
-    /// Length in bytes.
-    pub len: u32,
-    /// See [`dynamos_abi::edition`].
-    pub edition: u32,
 }
 
 /// Something of the running kernel that the update needs.
