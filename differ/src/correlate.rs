@@ -12,6 +12,8 @@ use iced_x86::OpKind;
 
 use crate::compare::is_read_only;
 use crate::decode::Insn;
+use crate::files::{self, Files};
+use crate::load::SymbolId;
 use crate::model::{DataId, FunctionId, Place};
 use crate::names::{Base, base, is_numbered};
 use crate::object_file::Object;
@@ -29,14 +31,59 @@ pub struct Correlation {
     pub data_back: BTreeMap<DataId, DataId>,
 }
 
+/// Numbers of the source files of both sides' symbols. All are 0 where each side is compiled from one source.
+struct Homes(Vec<u64>, Vec<u64>);
+
+impl Homes {
+    fn of(a: &Object<'_>, b: &Object<'_>) -> Homes {
+        let (of_a, of_b) = (&a.elf.files, &b.elf.files);
+        if of_a.len() <= 2 && of_b.len() <= 2 {
+            return Homes(vec![0; of_a.len()], vec![0; of_b.len()]);
+        }
+        let (of_a, of_b) = files::number(&noted_files(a), &noted_files(b));
+        Homes(of_a, of_b)
+    }
+}
+
+fn noted_files<'d>(object: &Object<'d>) -> Files<'d> {
+    let symbols = object.elf.symbols.iter().map(|symbol| (symbol.file, symbol.name));
+    Files::new(&object.elf.files, symbols)
+}
+
+/// One of the objects. A module is linked from several sources, whose static functions may have one name.
+struct Side<'s, 'd> {
+    object: &'s Object<'d>,
+    homes: &'s [u64],
+}
+
+impl<'d> std::ops::Deref for Side<'_, 'd> {
+    type Target = Object<'d>;
+
+    fn deref(&self) -> &Object<'d> {
+        self.object
+    }
+}
+
+impl Side<'_, '_> {
+    /// The number of the source that a symbol is from; 0 for global symbols.
+    fn home(&self, symbol: SymbolId) -> u64 {
+        let file = self.elf.symbol(symbol).map_or(0, |symbol| symbol.file);
+        self.homes.get(file as usize).copied().unwrap_or(0)
+    }
+}
+
 impl Correlation {
     /// Pairs the functions and data objects of two objects.
     pub fn build(a: &Object<'_>, b: &Object<'_>) -> Self {
         let mut all = Self::default();
+        let homes = Homes::of(a, b);
+        let (a, b) = (&Side { object: a, homes: &homes.0 }, &Side { object: b, homes: &homes.1 });
         all.functions_by_name(a, b);
         all.clones(a, b);
+        all.functions_moved(a, b);
         all.cold_parts(a, b);
         all.data_by_name(a, b);
+        all.data_moved(a, b);
         all.data_by_votes(a, b);
         all.data_left_over(a, b);
         all.data_by_line(a, b);
@@ -57,23 +104,47 @@ impl Correlation {
         }
     }
 
-    fn functions_by_name(&mut self, a: &Object<'_>, b: &Object<'_>) {
-        let names: HashMap<&str, FunctionId> = b
+    fn functions_by_name(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
+        let names: HashMap<(&str, u64), FunctionId> = b
             .model
             .functions()
             .filter(|(_, f)| base(&f.name).clone.is_empty())
-            .map(|(id, f)| (f.name.as_str(), id))
+            .map(|(id, f)| ((f.name.as_str(), b.home(f.symbol)), id))
             .collect();
         for (id, f) in a.model.functions() {
-            if let Some(other) = names.get(f.name.as_str()) {
+            if let Some(other) = names.get(&(f.name.as_str(), a.home(f.symbol))) {
                 self.pair_functions(id, *other);
             }
         }
     }
 
+    /// What became static, or is no longer, or moved to another source: the only ones left of their name.
+    fn functions_moved(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
+        let (left_a, left_b) = (self.unpaired(a, true), self.unpaired(b, false));
+        for (name, of_a) in left_a {
+            if let ([x], Some([y])) = (of_a.as_slice(), left_b.get(name).map(Vec::as_slice)) {
+                self.pair_functions(*x, *y);
+            }
+        }
+    }
+
+    /// Functions in no pair yet, by name.
+    fn unpaired<'o>(
+        &self,
+        object: &'o Side<'_, '_>,
+        first: bool,
+    ) -> BTreeMap<&'o str, Vec<FunctionId>> {
+        let pairs = if first { &self.functions } else { &self.functions_back };
+        let mut names: BTreeMap<&str, Vec<FunctionId>> = BTreeMap::new();
+        for (id, f) in object.model.functions().filter(|(id, _)| !pairs.contains_key(id)) {
+            names.entry(&f.name).or_default().push(id);
+        }
+        names
+    }
+
     /// gcc's clones of functions: equal bodies first, then equal names, then what is left over
     /// as the only one of its kind.
-    fn clones(&mut self, a: &Object<'_>, b: &Object<'_>) {
+    fn clones(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
         let groups_a = self.clone_groups(a, true);
         let groups_b = self.clone_groups(b, false);
         for (text, of_a) in &groups_a {
@@ -129,10 +200,10 @@ impl Correlation {
     /// Functions in no pair yet, by the name the programmer wrote.
     fn clone_groups(
         &self,
-        object: &Object<'_>,
+        object: &Side<'_, '_>,
         first: bool,
-    ) -> BTreeMap<String, Vec<(FunctionId, Base)>> {
-        let mut groups: BTreeMap<String, Vec<(FunctionId, Base)>> = BTreeMap::new();
+    ) -> BTreeMap<(String, u64), Vec<(FunctionId, Base)>> {
+        let mut groups: BTreeMap<(String, u64), Vec<(FunctionId, Base)>> = BTreeMap::new();
         for (id, f) in object.model.functions() {
             let taken = if first {
                 self.functions.contains_key(&id)
@@ -141,13 +212,14 @@ impl Correlation {
             };
             if !taken && f.parent.is_none() {
                 let base = base(&f.name);
-                groups.entry(base.text.clone()).or_default().push((id, base));
+                let home = object.home(f.symbol);
+                groups.entry((base.text.clone(), home)).or_default().push((id, base));
             }
         }
         groups
     }
 
-    fn cold_parts(&mut self, a: &Object<'_>, b: &Object<'_>) {
+    fn cold_parts(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
         let pairs: Vec<_> = self.functions.iter().map(|(x, y)| (*x, *y)).collect();
         for (x, y) in pairs {
             let cold_a = a.function(x).and_then(|f| f.cold);
@@ -158,13 +230,14 @@ impl Correlation {
         }
     }
 
-    fn data_by_name(&mut self, a: &Object<'_>, b: &Object<'_>) {
-        let mut names: HashMap<&str, Vec<DataId>> = HashMap::new();
+    fn data_by_name(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
+        let mut names: HashMap<(&str, u64), Vec<DataId>> = HashMap::new();
         for (id, d) in b.model.data().filter(|(_, d)| !is_numbered(&d.name)) {
-            names.entry(d.name.as_str()).or_default().push(id);
+            names.entry((d.name.as_str(), b.home(d.symbol))).or_default().push(id);
         }
         for (id, d) in a.model.data() {
-            for other in names.get(d.name.as_str()).into_iter().flatten() {
+            let key = (d.name.as_str(), a.home(d.symbol));
+            for other in names.get(&key).into_iter().flatten() {
                 if !self.data_back.contains_key(other) {
                     self.pair_data(id, *other);
                     break;
@@ -173,7 +246,30 @@ impl Correlation {
         }
     }
 
-    fn data_by_votes(&mut self, a: &Object<'_>, b: &Object<'_>) {
+    /// Like [`Self::functions_moved`].
+    fn data_moved(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
+        let unique = |groups: BTreeMap<(String, u64), Vec<DataId>>| {
+            let mut names: BTreeMap<String, Vec<DataId>> = BTreeMap::new();
+            for ((name, _), ids) in groups {
+                names.entry(name).or_default().extend(ids);
+            }
+            names
+        };
+        let (left_a, left_b) = (unique(self.left_over(a, true)), unique(self.left_over(b, false)));
+        let plain = |object: &Object<'_>, id: DataId| {
+            object.model.data_object(id).is_some_and(|d| !is_numbered(&d.name))
+        };
+        for (name, of_a) in &left_a {
+            if let ([x], Some([y])) = (of_a.as_slice(), left_b.get(name).map(Vec::as_slice))
+                && plain(a, *x)
+                && plain(b, *y)
+            {
+                self.pair_data(*x, *y);
+            }
+        }
+    }
+
+    fn data_by_votes(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
         let mut votes: BTreeMap<(DataId, DataId), usize> = BTreeMap::new();
         for (x, y) in &self.functions {
             let (of_a, of_b) = (numbered(a, *x), numbered(b, *y));
@@ -202,7 +298,7 @@ impl Correlation {
 
     /// Numbered objects that no aligned pair of instructions refers to: equal content first,
     /// then what is the only one left and has a user in common.
-    fn data_left_over(&mut self, a: &Object<'_>, b: &Object<'_>) {
+    fn data_left_over(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
         let left_a = self.left_over(a, true);
         let left_b = self.left_over(b, false);
         for (text, of_a) in &left_a {
@@ -229,17 +325,17 @@ impl Correlation {
 
     /// Constants whose name ends with the line they stand in (`UVERBS_OBJECT_METHODS`, include/rdma): equal content,
     /// and no other of that name. Only what nobody can write: of two equal constants either will do.
-    fn data_by_line(&mut self, a: &Object<'_>, b: &Object<'_>) {
-        let group = |object: &Object<'_>, left: BTreeMap<String, Vec<DataId>>| {
-            let mut groups: BTreeMap<String, Vec<DataId>> = BTreeMap::new();
-            for (text, of_text) in left {
+    fn data_by_line(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
+        let group = |object: &Side<'_, '_>, left: BTreeMap<(String, u64), Vec<DataId>>| {
+            let mut groups: BTreeMap<(String, u64), Vec<DataId>> = BTreeMap::new();
+            for ((text, home), of_text) in left {
                 let without = text.trim_end_matches(|c: char| c.is_ascii_digit());
                 let constant = |id: &DataId| {
                     object.model.data_object(*id).is_some_and(|d| is_read_only(object, d.section))
                 };
                 if without != text {
                     let constants = of_text.into_iter().filter(constant);
-                    groups.entry(without.to_owned()).or_default().extend(constants);
+                    groups.entry((without.to_owned(), home)).or_default().extend(constants);
                 }
             }
             groups
@@ -255,13 +351,17 @@ impl Correlation {
         }
     }
 
-    fn left_over(&self, object: &Object<'_>, first: bool) -> BTreeMap<String, Vec<DataId>> {
-        let mut groups: BTreeMap<String, Vec<DataId>> = BTreeMap::new();
+    fn left_over(
+        &self,
+        object: &Side<'_, '_>,
+        first: bool,
+    ) -> BTreeMap<(String, u64), Vec<DataId>> {
+        let mut groups: BTreeMap<(String, u64), Vec<DataId>> = BTreeMap::new();
         for (id, d) in object.model.data() {
             let taken =
                 if first { self.data.contains_key(&id) } else { self.data_back.contains_key(&id) };
             if !taken {
-                groups.entry(base(&d.name).text).or_default().push(id);
+                groups.entry((base(&d.name).text, object.home(d.symbol))).or_default().push(id);
             }
         }
         groups

@@ -1,15 +1,46 @@
 //! Linked images (`vmlinux`): no relocations are left, so code is compared by what its operands point at.
 
+mod data;
 mod functions;
 mod load;
 mod names;
 
-pub use functions::{FunctionVerdict, functions};
+pub use data::ImageData;
+pub use functions::FunctionVerdict;
 pub use load::{Image, Placed, Symbol, is_linked};
+
+use std::collections::BTreeSet;
 
 use crate::error::Result;
 use crate::layout::{self, LayoutChange};
 use crate::lines::Debug;
+use crate::units::Units;
+use names::{Names, number_files};
+
+/// What is in two images, and differs or not.
+#[derive(Debug)]
+pub struct Contents {
+    /// All functions.
+    pub functions: Vec<FunctionVerdict>,
+    /// The variables and constants that differ.
+    pub data: Vec<ImageData>,
+    /// The sources of both, by DWARF.
+    pub sources: BTreeSet<String>,
+}
+
+/// Compares the code and data of two images.
+pub fn contents(v1: &Image<'_>, v2: &Image<'_>) -> Result<Contents> {
+    let (units_a, units_b) = rayon::join(|| Units::of_image(v1), || Units::of_image(v2));
+    let (units_a, units_b) = (units_a?, units_b?);
+    let (files_a, files_b) = number_files(v1, v2);
+    let (a, b) = rayon::join(
+        || Names::build(v1, &files_a, &units_a),
+        || Names::build(v2, &files_b, &units_b),
+    );
+    let (functions, data) = rayon::join(|| functions::functions(&a, &b), || data::data(&a, &b));
+    let sources = units_a.sources().chain(units_b.sources()).map(str::to_owned).collect();
+    Ok(Contents { functions, data, sources })
+}
 
 /// Compares the types of two images. Second: why they are not known, if they are not.
 pub fn layouts(v1: &Image<'_>, v2: &Image<'_>) -> Result<(Vec<LayoutChange>, Option<String>)> {

@@ -10,6 +10,7 @@ pub mod compare;
 pub mod correlate;
 pub mod decode;
 mod error;
+mod files;
 pub mod image;
 mod inlined;
 pub mod layout;
@@ -22,6 +23,7 @@ mod object_file;
 pub mod parameters;
 pub mod show;
 pub mod special;
+pub mod units;
 pub mod verdict;
 
 pub use error::{Error, Result};

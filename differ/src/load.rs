@@ -114,6 +114,8 @@ pub struct Symbol<'d> {
     pub kind: u8,
     /// `STV_*`.
     pub visibility: u8,
+    /// Index of the source file it is from in [`Elf::files`]; 0 if that is not noted, as of global symbols.
+    pub file: u32,
 }
 
 impl Symbol<'_> {
@@ -207,6 +209,8 @@ pub struct Elf<'d> {
     pub sections: Vec<Section<'d>>,
     /// All symbols, by id; entry 0 is the null symbol.
     pub symbols: Vec<Symbol<'d>>,
+    /// The names of the `STT_FILE` symbols; the first is empty and stands for none.
+    pub files: Vec<&'d str>,
 }
 
 impl<'d> Elf<'d> {
@@ -248,7 +252,10 @@ impl<'d> Elf<'d> {
         for (_, header) in table.enumerate() {
             load_relocations(name, header, data, &symbols, &mut sections)?;
         }
-        Ok(Self { name: name.to_owned(), sections, symbols })
+        let files = std::iter::once("")
+            .chain(symbols.iter().filter(|s| s.kind == elf::STT_FILE).map(|s| s.name))
+            .collect();
+        Ok(Self { name: name.to_owned(), sections, symbols, files })
     }
 
     /// The section of that id. Ids come from this object, so it exists.
@@ -343,7 +350,9 @@ fn load_symbols<'d>(
     let bad = |e: object::read::Error| Error::new(object, e);
     let symtab = table.symbols(LE, data, elf::SHT_SYMTAB).map_err(bad)?;
     let mut symbols = Vec::with_capacity(symtab.len());
+    let mut files: u32 = 0;
     for (index, sym) in symtab.enumerate() {
+        files = files.saturating_add(u32::from(sym.st_type() == elf::STT_FILE));
         let name =
             symtab.symbol_name(LE, sym).ok().and_then(|n| std::str::from_utf8(n).ok()).ok_or_else(
                 || Error::new(object, format_args!("symbol {} has no readable name", index.0)),
@@ -369,6 +378,7 @@ fn load_symbols<'d>(
             binding: sym.st_bind(),
             kind: sym.st_type(),
             visibility: sym.st_visibility(),
+            file: if sym.st_bind() == elf::STB_LOCAL { files } else { 0 },
         };
         check_symbol(object, &symbol, sections)?;
         symbols.push(symbol);

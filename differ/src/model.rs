@@ -10,6 +10,7 @@ use object::elf;
 use serde::Serialize;
 
 use crate::load::{Definition, Elf, SectionId, SymbolId};
+use crate::names;
 
 /// A function of one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -158,16 +159,21 @@ impl Model {
                 aliases: group.aliases,
             });
         }
-        model.link_cold_parts();
+        model.link_cold_parts(elf);
         model
     }
 
-    fn link_cold_parts(&mut self) {
-        let names: HashMap<String, FunctionId> =
-            self.functions().map(|(id, f)| (f.name.clone(), id)).collect();
+    fn link_cold_parts(&mut self, elf: &Elf<'_>) {
+        let file = |f: &Function| elf.symbol(f.symbol).map_or(0, |symbol| symbol.file);
+        let names: HashMap<(&str, u32), FunctionId> =
+            self.functions().map(|(id, f)| ((f.name.as_str(), file(f)), id)).collect();
         let links: Vec<(FunctionId, FunctionId)> = self
             .functions()
-            .filter_map(|(id, f)| Some((id, *names.get(cold_parent(&f.name)?)?)))
+            .filter_map(|(id, f)| {
+                // The part is always local, its function may be global.
+                let parent = cold_parent(&f.name)?;
+                Some((id, *names.get(&(parent, file(f))).or_else(|| names.get(&(parent, 0)))?))
+            })
             .collect();
         for (cold, parent) in links {
             if let Some(f) = self.functions.get_mut(parent.0 as usize) {
@@ -316,6 +322,7 @@ fn candidates(elf: &Elf<'_>, exec: bool) -> Vec<Candidate> {
             || section.is_exec() != exec
             || symbol.name.is_empty()
             || symbol.name.starts_with(".L")
+            || exec && names::is_padding(symbol.name)
         {
             continue;
         }

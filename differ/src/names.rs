@@ -38,6 +38,11 @@ pub(crate) fn is_numbered(name: &str) -> bool {
     base(name).text != name
 }
 
+/// Whether a symbol stands for the padding before a function, which objtool names (`-mcall-padding`).
+pub(crate) fn is_padding(name: &str) -> bool {
+    name.starts_with("__pfx_") || name.starts_with("__cfi_")
+}
+
 /// `__UNIQUE_ID(prefix)` of include/linux/compiler.h appends `__COUNTER__`.
 fn unique_id(name: &str) -> Option<String> {
     let rest = name.strip_prefix("__UNIQUE_ID_")?;

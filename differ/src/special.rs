@@ -109,7 +109,10 @@ impl Special {
     pub fn build(elf: &Elf<'_>, model: &Model) -> Self {
         let mut special = Self::default();
         for (id, section) in elf.sections() {
-            let Some(class) = class_of(section) else { continue };
+            // objtool works the unwinder's tables out from the code.
+            let Some(class) = class_of(section).filter(|class| *class != Class::Orc) else {
+                continue;
+            };
             special.read(elf, model, id, section, class);
         }
         for (index, entry) in special.entries.iter().enumerate() {

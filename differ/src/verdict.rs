@@ -13,6 +13,7 @@ use crate::model::{DataId, FunctionId};
 use crate::object_file::Object;
 use crate::special::Class;
 
+mod by_unit;
 mod callers;
 mod data;
 
@@ -153,7 +154,7 @@ pub struct DataVerdict {
 }
 
 /// All facts about a pair of objects.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Default, Clone, Serialize)]
 pub struct Comparison {
     /// Every function of both objects, by name.
     pub functions: Vec<FunctionVerdict>,

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use dynamos_differ::image::{self, Image};
@@ -16,7 +17,7 @@ use dynamos_differ::verdict::Verdict;
 use dynamos_differ::{Object, Pair};
 use rayon::prelude::*;
 
-pub use find::{is_built, is_elf};
+pub use find::{Files, files, is_built, is_elf};
 
 use crate::layouts;
 use crate::output::Output;
@@ -25,7 +26,7 @@ use crate::plan::{
 };
 use crate::report::Reporter;
 use crate::run::Request;
-use crate::verdicts::{data_verdict, function_verdict};
+use crate::verdicts::{data_change, data_verdict, function_verdict};
 
 /// A part of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -73,12 +74,14 @@ pub fn run(request: &Request, reporter: &Reporter) -> Result<Plan> {
     }
     reporter.phase("compare", &format!("comparing {} pairs of files", pairs.len()));
     let single = pairs.len() == 1;
+    let done = AtomicUsize::new(0);
     let results: Vec<(String, Result<Option<Found>>)> = pairs
         .par_iter()
         .map(|(name, old, new)| {
             anyhow::ensure!(!crate::interrupted(), "interrupted");
             let shown = if name.is_empty() { file_name(new) } else { (*name).to_owned() };
             let found = compare(&shown, old, new, request.only);
+            reporter.progress(done.fetch_add(1, Ordering::Relaxed) + 1, pairs.len());
             Ok((shown, found))
         })
         .collect::<Result<_>>()?;
@@ -198,21 +201,18 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> R
         }
     }
     let mut found = Found::default();
-    let functions = match only {
-        Some(Only::Layouts) => Vec::new(),
-        _ => image::functions(old, new),
+    let contents = match only {
+        Some(Only::Layouts) => None,
+        _ => Some(image::contents(old, new)?),
     };
+    let (functions, data) = contents.map_or_else(Default::default, |c| (c.functions, c.data));
     let layouts = match only {
         Some(Only::Functions) => Ok((Vec::new(), None)),
         _ => image::layouts(old, new),
     };
     found.compared = functions.len();
     for function in functions.into_iter().filter(|f| f.verdict != Verdict::Unchanged) {
-        let object = if function.file.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{name} ({})", function.file)
-        };
+        let object = within(name, &function.file);
         found.functions.push(FunctionPlan {
             name: function.name,
             object,
@@ -222,11 +222,24 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> R
             adapted_by: None,
         });
     }
+    found.data.extend(data.into_iter().filter_map(|data| {
+        Some(DataPlan {
+            object: within(name, &data.file),
+            verdict: data_change(data.change)?.to_owned(),
+            name: data.name,
+            reason: data.reason,
+        })
+    }));
     let (layouts, unknown) = layouts?;
     found.layouts(name, &layouts, unknown);
     let comment = |i: &Image<'_>| compilers(i.section(".comment").map(|s| &*s.section.data));
     found.compilers(&comment(old), &comment(new));
     Ok(found)
+}
+
+/// What a person calls a part of an image.
+fn within(name: &str, file: &str) -> String {
+    if file.is_empty() { name.to_owned() } else { format!("{name} ({file})") }
 }
 
 fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -> Result<Found> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kernel_trees::{Kbuild, Link, ObjectOwner, Owner};
 use rayon::prelude::*;
 
@@ -74,6 +74,23 @@ pub fn find(kbuild: &Kbuild, input: &Input, limit: usize) -> Result<Candidates> 
 }
 
 impl Candidates {
+    /// Leaves only objects of these parts of the kernel, if any are named.
+    pub fn only_of(&mut self, parts: &[String]) -> Result<()> {
+        let parts: BTreeSet<String> = parts.iter().map(|part| part.replace('-', "_")).collect();
+        if let Some(part) =
+            parts.iter().find(|part| self.objects.values().all(|o| o.owner != **part))
+        {
+            bail!(
+                "--part {part}: no object of it is reached by the changes (a part is `vmlinux`, or a module's name \
+                 without .ko)"
+            );
+        }
+        if !parts.is_empty() {
+            self.objects.retain(|_, candidate| parts.contains(&candidate.owner));
+        }
+        Ok(())
+    }
+
     fn ignore(&mut self, path: &str, reason: &str) {
         self.ignored.push(IgnoredFile { path: path.into(), reason: reason.into() });
     }

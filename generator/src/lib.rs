@@ -46,7 +46,7 @@ mod verdicts;
 
 pub use binaries::Only;
 pub use input::Spec;
-pub use plan::{Outcome, Plan, Refusal};
+pub use plan::{FunctionPlan, Outcome, Plan, Refusal};
 use std::sync::atomic::{AtomicBool, Ordering};
 pub use unit::Unit;
 

@@ -52,6 +52,13 @@ struct Cli {
     /// Compare and report, but do not build a module.
     #[arg(long)]
     report_only: bool,
+    /// Compile both sides of every object for the report on a whole release too (hours), where it would compare what the
+    /// distribution built.
+    #[arg(long, requires = "report_only")]
+    compile: bool,
+    /// Compare only what is in this part of the kernel: `vmlinux`, or a module. May be given several times.
+    #[arg(long, value_name = "NAME", conflicts_with = "explain")]
+    part: Vec<String>,
     /// Of built files compare only this.
     #[arg(long, value_enum, value_name = "WHAT")]
     only: Option<Only>,
@@ -107,6 +114,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         name: cli.name,
         output: cli.output.unwrap_or_default(),
         report_only: cli.report_only,
+        compile: cli.compile,
+        parts: cli.part,
         only: cli.only,
         max_objects: cli.max_objects.unwrap_or(if cli.report_only { usize::MAX } else { 64 }),
         jobs: cli.jobs,

@@ -1,10 +1,10 @@
-//! The report on a whole release: every object that the configuration builds and that a change may reach, one after
-//! the other, so that memory does not grow with their number. What was found out of each object is kept in the cache,
-//! and a run that was broken off goes on where it was.
+//! The report on a whole release: every object that the configuration builds and that a change may reach. What the
+//! distribution built is compared as it is ([`Shipped`]); the rest is compiled, one object after the other, so that
+//! memory does not grow with their number. What was found out is kept in the cache, and a run that was broken off goes
+//! on where it was.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,46 +19,11 @@ use crate::reach::reached;
 use crate::report::Reporter;
 use crate::verdicts;
 
-/// Where the findings of one comparison are kept.
-#[derive(Debug)]
-pub struct Journal {
-    directory: PathBuf,
-}
+mod journal;
+mod shipped;
 
-impl Journal {
-    /// The journal of a comparison: of what this tool finds between V1, prepared at `v1`, and the change `diff`.
-    pub fn open(cache: &Path, v1: &Path, diff: &str) -> Result<Journal> {
-        let tool = std::env::current_exe().context("cannot find this program's own file")?;
-        let mut key = blake3::Hasher::new();
-        fs::File::open(&tool)
-            .and_then(|file| key.update_reader(file).map(drop))
-            .with_context(|| format!("cannot read {}", tool.display()))?;
-        key.update(v1.as_os_str().as_encoded_bytes());
-        key.update(diff.as_bytes());
-        let name = key.finalize().to_hex();
-        let directory = cache.join("report").join(name.get(..32).unwrap_or(&name));
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot make {}", directory.display()))?;
-        Ok(Journal { directory })
-    }
-
-    fn path(&self, object: &str) -> PathBuf {
-        self.directory.join(object.replace('/', "%") + ".json")
-    }
-
-    /// What is known of an object. A file that cannot be read is as good as none.
-    fn recall(&self, object: &str) -> Option<Plan> {
-        serde_json::from_slice(&fs::read(self.path(object)).ok()?).ok()
-    }
-
-    fn note(&self, object: &str, part: &Plan) -> Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.directory)
-            .with_context(|| format!("cannot write into {}", self.directory.display()))?;
-        serde_json::to_writer(&mut file, part).context("cannot encode what was found")?;
-        file.persist(self.path(object)).context("cannot write into the journal")?;
-        Ok(())
-    }
-}
+pub use journal::Journal;
+pub use shipped::Shipped;
 
 /// Judges every candidate, `jobs` at a time, and adds what it finds to the plan.
 pub fn judge(
@@ -78,14 +43,7 @@ pub fn judge(
         commands.par_iter().with_max_len(1).try_for_each(|command| {
             ensure!(!crate::interrupted(), "interrupted; the next run goes on from here");
             let candidate = found.objects.get(&command.object).context("an unknown object")?;
-            let part = match journal.recall(&command.object) {
-                Some(part) => part,
-                None => {
-                    let part = one(command, candidate, v2)?;
-                    journal.note(&command.object, &part)?;
-                    part
-                }
-            };
+            let part = journal.known_or(&command.object, || one(command, candidate, v2))?;
             if let Ok(mut parts) = parts.lock() {
                 parts.insert(&command.object, part);
             }
@@ -120,7 +78,8 @@ fn one(command: &CompileCommand, candidate: &Candidate, v2: &Path) -> Result<Pla
     match build::both(command, v2) {
         Ok((old, new)) => {
             let comparison = verdicts::compare(command, [&old, &new], v2)?;
-            verdicts::rows(command, candidate, &comparison, &mut part);
+            let names = (command.object.as_str(), command.source.as_str());
+            verdicts::rows(names, candidate, &comparison, &mut part);
             part.objects.iter_mut().for_each(|object| object.reached.clone_from(&why));
         }
         Err(error) => refuse(&mut part, error),

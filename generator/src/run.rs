@@ -15,7 +15,7 @@ use crate::input::{self, Input, Spec};
 use crate::link::Target;
 use crate::output::Output;
 use crate::plan::{Kernels, Outcome, Plan};
-use crate::release::{self, Journal, Reach};
+use crate::release::{self, Journal, Reach, Shipped};
 use crate::report::Reporter;
 use crate::verdicts::{self, Judged};
 use crate::{build, changes, layouts, phases, slots};
@@ -38,6 +38,10 @@ pub struct Request {
     pub output: PathBuf,
     /// Compare only.
     pub report_only: bool,
+    /// Compile both sides of a whole release, too.
+    pub compile: bool,
+    /// The parts of the kernel (`vmlinux`, modules) to compare; all if there are none.
+    pub parts: Vec<String>,
     /// What to compare of built files, if not all.
     pub only: Option<crate::binaries::Only>,
     /// The most objects to compare because of a changed header.
@@ -55,7 +59,7 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     }
     anyhow::ensure!(
         request.only.is_none(),
-        "--only is for built files; sources are always compared as a whole"
+        "--only is for built files; of sources, --part names what to compare"
     );
     // Opening the cache may take a while: it removes what killed runs left.
     reporter.phase("provide", "providing both kernels");
@@ -85,13 +89,27 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
         &format!("finding the objects of {} changed files", input.changes.len()),
     )?;
     let kbuild = v1.kbuild()?;
-    let found = candidates::find(&kbuild, &input, request.max_objects)?;
+    let mut found = candidates::find(&kbuild, &input, request.max_objects)?;
+    let all = found.objects.len();
+    found.only_of(&request.parts)?;
+    if !request.parts.is_empty() {
+        let parts = request.parts.join(", ");
+        plan.notes
+            .push(format!("only {parts} was compared, and nothing else that the changes reach"));
+    }
     plan.ignored.clone_from(&found.ignored);
     plan.refusals.clone_from(&found.refusals);
     let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
     let diff = changes::diff(&input.v1_root, &input.changes)?;
     let (mut judged, removal) = if request.report_only {
-        (Judged::default(), job.report(&found, &cache, &diff, reporter, &mut plan)?)
+        let shipped = match request.compile {
+            true => None,
+            false => {
+                let sides = [&request.v1, &request.v2];
+                Shipped::open(sides, all, request.cache.as_deref(), reporter)?
+            }
+        };
+        (Judged::default(), job.report(&found, shipped, &cache, &diff, reporter, &mut plan)?)
     } else {
         job.judge(&found, reporter, &mut plan)?
     };
@@ -177,31 +195,37 @@ impl Comparison<'_> {
     fn report(
         &self,
         found: &Candidates,
+        shipped: Option<Shipped>,
         cache: &Cache,
         diff: &str,
         reporter: &Reporter,
         plan: &mut Plan,
     ) -> Result<Option<Background<()>>> {
-        let Some((commands, view)) = self.lay(found, reporter)? else { return Ok(None) };
-        let journal = Journal::open(cache.root(), &self.v1.root(), diff)?;
+        let journal = |how| Journal::open(cache.root(), &self.v1.root(), diff, how);
+        let mut objects: Vec<&str> = found.objects.keys().map(String::as_str).collect();
+        if let Some(shipped) = shipped {
+            let missing = shipped.judge(found, &journal("shipped")?, self.jobs, reporter, plan)?;
+            objects.retain(|object| missing.contains(*object));
+        }
+        let Some((commands, view)) = self.lay(&objects, reporter)? else { return Ok(None) };
+        let journal = journal("compiled")?;
         begin(reporter, "compare", &format!("comparing {} objects", commands.len()))?;
         release::judge(found, &commands, view.root(), &journal, self.jobs, reporter, plan)?;
         layouts::settle(plan, &commands, view.root(), reporter)?;
         Ok(Some(Background::alone(move || drop(view))))
     }
 
-    /// Asks for the commands of the candidates, if there are any, and lays V2 over V1.
+    /// Asks for the commands of objects, if there are any, and lays V2 over V1.
     fn lay(
         &self,
-        found: &Candidates,
+        objects: &[&str],
         reporter: &Reporter,
     ) -> Result<Option<(Vec<CompileCommand>, View)>> {
-        let objects: Vec<&str> = found.objects.keys().map(String::as_str).collect();
         if objects.is_empty() {
             return Ok(None);
         }
         begin(reporter, "commands", "asking Kbuild how they are compiled")?;
-        let commands = self.commands(&objects, reporter)?;
+        let commands = self.commands(objects, reporter)?;
         begin(reporter, "view", "laying V2 over V1")?;
         let changed: Vec<_> = self.input.changes.clone().into_iter().collect();
         Ok(Some((commands, self.v1.view(&changed)?)))
@@ -231,7 +255,8 @@ impl Comparison<'_> {
         reporter: &Reporter,
         plan: &mut Plan,
     ) -> Result<Option<Objects>> {
-        let Some((mut commands, view)) = self.lay(found, reporter)? else { return Ok(None) };
+        let objects: Vec<&str> = found.objects.keys().map(String::as_str).collect();
+        let Some((mut commands, view)) = self.lay(&objects, reporter)? else { return Ok(None) };
         begin(reporter, "reach", "finding out which of them the changes reach")?;
         let reaches: Vec<Reach> = commands
             .par_iter()

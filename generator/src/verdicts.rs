@@ -56,7 +56,7 @@ pub fn judge(
     let mut all_hooks = Vec::new();
     for ((command, built), (comparison, v1)) in pairs.into_iter().zip(&compared) {
         let candidate = found.objects.get(&command.object).context("an object nobody asked for")?;
-        let replaced = rows(command, candidate, comparison, plan);
+        let replaced = rows((&command.object, &command.source), candidate, comparison, plan);
         reporter.detail(&format!("{}: {} functions changed", command.object, replaced.len()));
         let object = &command.object;
         let adaptations =
@@ -153,14 +153,15 @@ fn lookup_tables(command: &CompileCommand, v2: &Path, comparison: &mut Compariso
     }
 }
 
-/// Adds everything about one object to the plan; gives the functions to replace, V2's name → V1's.
+/// Adds everything about one object, compiled from `source`, to the plan; gives the functions to replace, V2's name →
+/// V1's.
 pub fn rows(
-    command: &CompileCommand,
+    (object, source): (&str, &str),
     candidate: &Candidate,
     comparison: &Comparison,
     plan: &mut Plan,
 ) -> BTreeMap<String, String> {
-    Rows { object: &command.object, plan }.fill(command, candidate, comparison)
+    Rows { object, plan }.fill(source, candidate, comparison)
 }
 
 /// V2's symbols that the running kernel has: V2's name → V1's.
@@ -278,7 +279,7 @@ impl Rows<'_> {
     /// Adds everything about one object to the plan; gives the functions to replace, V2's name → V1's.
     fn fill(
         mut self,
-        command: &CompileCommand,
+        source: &str,
         candidate: &Candidate,
         comparison: &Comparison,
     ) -> BTreeMap<String, String> {
@@ -303,8 +304,8 @@ impl Rows<'_> {
         }
         self.layouts(comparison);
         self.plan.objects.push(ObjectPlan {
-            object: command.object.clone(),
-            source: command.source.clone(),
+            object: self.object.into(),
+            source: source.into(),
             owner: candidate.owner.clone(),
             because: candidate.because.iter().cloned().collect(),
             functions: comparison.functions.len(),
@@ -452,15 +453,20 @@ pub fn function_verdict(verdict: Verdict) -> &'static str {
     }
 }
 
+/// The plan's word for what became of a variable or constant; nothing if it is as it was.
+pub fn data_change(change: DataChange) -> Option<&'static str> {
+    match change {
+        DataChange::Unchanged => None,
+        DataChange::Changed => Some("changed"),
+        DataChange::Resized => Some("resized"),
+        DataChange::New => Some("new"),
+        DataChange::Removed => Some("removed"),
+    }
+}
+
 /// The plan's row for a variable or constant, if it differs and gets into the kernel.
 pub fn data_verdict(data: &DataVerdict, object: &str) -> Option<DataPlan> {
-    let verdict = match data.change {
-        DataChange::Unchanged => return None,
-        DataChange::Changed => "changed",
-        DataChange::Resized => "resized",
-        DataChange::New => "new",
-        DataChange::Removed => "removed",
-    };
+    let verdict = data_change(data.change)?;
     (data.kind != DataKind::Discarded).then(|| DataPlan {
         name: data.name.clone(),
         object: object.into(),

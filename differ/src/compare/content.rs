@@ -102,7 +102,15 @@ impl Comparer<'_, '_> {
         (sy, oy): (SectionId, i64),
         deep: bool,
     ) -> Same {
+        let writable = |o: &Object<'_>, s| !super::is_read_only(o, s);
+        let both = writable(self.a, sx) && writable(self.b, sy);
+        if both && self.between((sx, ox), (sy, oy)) {
+            return Ok(());
+        }
         let (Some(x), Some(y)) = (extent(self.a, sx, ox), extent(self.b, sy, oy)) else {
+            if self.between((sx, ox), (sy, oy)) {
+                return Ok(());
+            }
             return Err(Difference::new(
                 Cause::Unclear,
                 format!(
@@ -118,7 +126,6 @@ impl Comparer<'_, '_> {
                 Err(Difference::new(Cause::String, format!("string {q:?} instead of {p:?}")))
             };
         }
-        let writable = |o: &Object<'_>, s| !super::is_read_only(o, s);
         if writable(self.a, sx) || writable(self.b, sy) {
             // State without a name cannot be told from other state.
             return Err(Difference::new(
@@ -135,6 +142,18 @@ impl Comparer<'_, '_> {
                 ..d
             },
         })
+    }
+
+    /// Whether two places that belong to no object lie between the same two, as far from both: the end of an array, or
+    /// what an index that does not start at 0 is added to. In a linked module it can be of either.
+    fn between(&self, (sx, ox): (SectionId, i64), (sy, oy): (SectionId, i64)) -> bool {
+        let same = |x: Option<(DataId, i64)>, y: Option<(DataId, i64)>| match (x, y) {
+            (Some((x, p)), Some((y, q))) => p == q && self.correlation.data.get(&x) == Some(&y),
+            (None, None) => true,
+            _ => false,
+        };
+        let ((x, after_x), (y, after_y)) = (beside(self.a, sx, ox), beside(self.b, sy, oy));
+        x.is_some() && same(x, y) && same(after_x, after_y)
     }
 
     /// Compares two pieces of content, following what they point to. A piece that is being
@@ -252,6 +271,24 @@ impl Comparer<'_, '_> {
             }
         }
     }
+}
+
+/// A neighbour in a section, and how far it is from there.
+type Neighbour = Option<(DataId, i64)>;
+
+/// The objects before and behind a place in a section.
+fn beside(object: &Object<'_>, section: SectionId, offset: i64) -> (Neighbour, Neighbour) {
+    let ids = object.model.data_in(section);
+    let start = |id: &DataId| {
+        let data = object.model.data_object(*id)?;
+        i64::try_from(data.start).ok()
+    };
+    let behind = ids.partition_point(|id| start(id).is_some_and(|at| at <= offset));
+    let at = |index: Option<usize>| {
+        let id = ids.get(index?)?;
+        Some((*id, offset.checked_sub(start(id)?)?))
+    };
+    (at(behind.checked_sub(1)), at(Some(behind)))
 }
 
 /// Where unnamed content ends: at its NUL, at the end of its merge entry, or where the next

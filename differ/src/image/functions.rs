@@ -9,8 +9,10 @@ use object::elf;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::load::Image;
-use super::names::{Names, Target, number_files};
+use super::load::Symbol;
+use super::names::{Names, Target};
+use crate::load::Section;
+use crate::names::is_padding;
 use crate::verdict::Verdict;
 
 /// The verdict on one function of an image.
@@ -18,7 +20,8 @@ use crate::verdict::Verdict;
 pub struct FunctionVerdict {
     /// Its name in v2, or in v1 if it was removed.
     pub name: String,
-    /// The source file its symbol belongs to, as the linker noted it; empty for global symbols.
+    /// The source file it is compiled from, by DWARF; without, what the linker noted, which is empty for global
+    /// symbols.
     pub file: String,
     /// What became of it.
     pub verdict: Verdict,
@@ -32,31 +35,29 @@ const KERNEL: u64 = 0xffff_ffff_8000_0000;
 /// Tables of pointers to tables go no deeper than this.
 const MAX_DEPTH: usize = 3;
 
-/// A function: index of its best symbol.
-type Id = u32;
+/// A function or variable: index of its best symbol.
+pub(super) type Id = u32;
 
 /// Numbered variables that two functions would have to share.
 type Pairs = Vec<(u32, u32)>;
 
 /// Compares all functions of two images. Unchanged ones are in the list too.
-pub fn functions(v1: &Image<'_>, v2: &Image<'_>) -> Vec<FunctionVerdict> {
-    let (files_a, files_b) = number_files(v1, v2);
-    let (a, b) = rayon::join(|| Names::build(v1, &files_a), || Names::build(v2, &files_b));
-    let (pairs, removed, new) = pair(&a, &b);
+pub(super) fn functions(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Vec<FunctionVerdict> {
+    let (pairs, removed, new) = pair(a, b, is_function);
     let compared: Vec<Result<Pairs, String>> =
-        pairs.par_iter().map(|(x, y)| compare(&a, *x, &b, *y)).collect();
+        pairs.par_iter().map(|(x, y)| compare(a, *x, b, *y)).collect();
     let mut verdicts = Vec::with_capacity(pairs.len());
     let mut known = Known::default();
     for ((x, y), result) in pairs.iter().zip(compared) {
-        let result = result.and_then(|pairs| known.check(&a, &b, pairs));
-        verdicts.push(verdict(&a, *x, &b, *y, result));
+        let result = result.and_then(|pairs| known.check(a, b, pairs));
+        verdicts.push(verdict(a, *x, b, *y, result));
     }
     let alone = |names: &Names<'_, '_>, id: Id, verdict, reason: &str| {
         let (name, file) = name(names, id);
         FunctionVerdict { name, file, verdict, reason: reason.to_owned() }
     };
-    verdicts.extend(removed.iter().map(|x| alone(&a, *x, Verdict::Removed, "not in v2")));
-    verdicts.extend(new.iter().map(|y| alone(&b, *y, Verdict::New, "not in v1")));
+    verdicts.extend(removed.iter().map(|x| alone(a, *x, Verdict::Removed, "not in v2")));
+    verdicts.extend(new.iter().map(|y| alone(b, *y, Verdict::New, "not in v1")));
     verdicts.sort();
     verdicts
 }
@@ -77,9 +78,11 @@ fn verdict(
     FunctionVerdict { name, file, verdict, reason }
 }
 
-fn name(names: &Names<'_, '_>, id: Id) -> (String, String) {
+/// What a symbol is called, and the source it is from.
+pub(super) fn name(names: &Names<'_, '_>, id: Id) -> (String, String) {
     let Some(symbol) = names.image.symbols.get(id as usize) else { return Default::default() };
-    let file = names.image.files.get(symbol.file as usize).copied().unwrap_or("");
+    let noted = || names.image.files.get(symbol.file as usize).copied().unwrap_or("");
+    let file = names.units.at(symbol.address).unwrap_or_else(noted);
     (symbol.name.to_owned(), file.to_owned())
 }
 
@@ -107,19 +110,21 @@ impl Known {
     }
 }
 
-/// All functions of an image, by identity: one symbol for each address.
-fn all(names: &Names<'_, '_>) -> BTreeMap<u64, Vec<Id>> {
+/// What kind of symbol is wanted.
+pub(super) type Wanted = fn(&Symbol<'_>, &Section<'_>) -> bool;
+
+fn is_function(symbol: &Symbol<'_>, section: &Section<'_>) -> bool {
+    let code = section.is_exec() && !section.is_nobits();
+    symbol.kind == elf::STT_FUNC && code && !is_padding(symbol.name)
+}
+
+/// All wanted symbols of an image, by identity: one for each address.
+fn all(names: &Names<'_, '_>, wanted: Wanted) -> BTreeMap<u64, Vec<Id>> {
     let mut at: BTreeMap<(u32, u64), Id> = BTreeMap::new();
     let symbols = &names.image.symbols;
     for (id, symbol) in symbols.iter().enumerate() {
-        let code = names
-            .image
-            .sections
-            .get(symbol.section as usize)
-            .is_some_and(|s| s.section.is_exec() && !s.section.is_nobits());
-        // The padding before a function has a symbol of its own.
-        let padding = symbol.name.starts_with("__pfx_") || symbol.name.starts_with("__cfi_");
-        if !code || padding || symbol.kind != elf::STT_FUNC || symbol.size == 0 {
+        let section = names.image.sections.get(symbol.section as usize);
+        if symbol.size == 0 || !section.is_some_and(|s| wanted(symbol, &s.section)) {
             continue;
         }
         let rank = |id: Id| symbols.get(id as usize).map(|s| (!s.global, s.name));
@@ -137,10 +142,14 @@ fn all(names: &Names<'_, '_>) -> BTreeMap<u64, Vec<Id>> {
     all
 }
 
-/// Pairs functions by identity; of several with one identity those of one name, then the others by order.
+/// Pairs symbols by identity; of several with one identity those of one name, then the others by order.
 #[allow(clippy::type_complexity)] // pairs, removed, new
-fn pair(a: &Names<'_, '_>, b: &Names<'_, '_>) -> (Vec<(Id, Id)>, Vec<Id>, Vec<Id>) {
-    let (old, mut new) = (all(a), all(b));
+pub(super) fn pair(
+    a: &Names<'_, '_>,
+    b: &Names<'_, '_>,
+    wanted: Wanted,
+) -> (Vec<(Id, Id)>, Vec<Id>, Vec<Id>) {
+    let (old, mut new) = (all(a, wanted), all(b, wanted));
     let (mut pairs, mut removed) = (Vec::new(), Vec::new());
     for (hash, mut xs) in old {
         let mut ys = new.remove(&hash).unwrap_or_default();
@@ -408,7 +417,7 @@ fn same_symbol(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, pairs: &mut
 }
 
 /// Whether two constants are the same: words that point into the images by what is there.
-fn same_content(
+pub(super) fn same_content(
     a: &Names<'_, '_>,
     p: u64,
     b: &Names<'_, '_>,

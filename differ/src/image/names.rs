@@ -1,16 +1,15 @@
 //! What an address of an image is called, so that it can be found again in another image.
 //!
-//! A global symbol is known by its name. A local one is known by its name and its source file;
-//! files of one name are told apart by their order or, where that does not work out, by the
-//! symbols they hold.
+//! A global symbol is known by its name. A local one is known by its name and its source file.
 
-use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use object::elf;
 
 use super::load::{Image, Symbol};
+use crate::files::{self, Files};
 use crate::names;
+use crate::units::Units;
 
 /// The name of a symbol on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +24,8 @@ pub(super) struct Identity {
 #[derive(Debug)]
 pub(super) struct Names<'i, 'd> {
     pub image: &'i Image<'d>,
+    /// The sources of all.
+    pub units: &'i Units,
     /// Of each symbol of the image.
     pub identities: Vec<Identity>,
     /// Symbols by address; of those at one address the best first.
@@ -46,7 +47,7 @@ pub(super) enum Target {
 
 impl<'i, 'd> Names<'i, 'd> {
     /// Names all symbols; `files` numbers the source files so that both sides agree.
-    pub(super) fn build(image: &'i Image<'d>, files: &[u64]) -> Self {
+    pub(super) fn build(image: &'i Image<'d>, files: &[u64], units: &'i Units) -> Self {
         let identities = image
             .symbols
             .iter()
@@ -68,7 +69,7 @@ impl<'i, 'd> Names<'i, 'd> {
             .map(|(i, s)| (s.address, s.address.saturating_add(s.section.size), i as u32))
             .collect();
         sections.sort_unstable();
-        Self { image, identities, sorted, sections }
+        Self { image, units, identities, sorted, sections }
     }
 
     fn section_at(&self, address: u64) -> Option<u32> {
@@ -156,62 +157,11 @@ fn identity(symbol: &Symbol<'_>, file: u64) -> Identity {
     Identity { hash: hasher.finish(), numbered }
 }
 
-/// Numbers the source files of both images: those with the same number are taken for the same file. Number 0
-/// is for symbols of no file.
+/// Numbers the source files of both images, so that one file has one number.
 pub(super) fn number_files(a: &Image<'_>, b: &Image<'_>) -> (Vec<u64>, Vec<u64>) {
-    let (in_a, in_b) = (by_name(a), by_name(b));
-    let mut numbers = (vec![0; a.files.len()], vec![0; b.files.len()]);
-    let mut next = 1;
-    let give = |list: &mut Vec<u64>, file: usize, number: u64| {
-        if let Some(slot) = list.get_mut(file) {
-            *slot = number;
-        }
-    };
-    let (symbols_a, symbols_b) = (symbols_of(a), symbols_of(b));
-    for (name, old) in &in_a {
-        let mut new = in_b.get(name).cloned().unwrap_or_default();
-        let same_count = old.len() == new.len();
-        for file in old {
-            give(&mut numbers.0, *file, next);
-            let common = |other: usize| match (symbols_a.get(*file), symbols_b.get(other)) {
-                (Some(x), Some(y)) => x.intersection(y).count(),
-                _ => 0,
-            };
-            let found = if same_count {
-                Some(0)
-            } else {
-                // The most common symbols; of equals the first.
-                (0..new.len()).max_by_key(|i| {
-                    (new.get(*i).map_or(0, |other| common(*other)), std::cmp::Reverse(*i))
-                })
-            };
-            if let Some(found) = found.filter(|i| *i < new.len()) {
-                give(&mut numbers.1, new.remove(found), next);
-            }
-            next += 1;
-        }
-    }
-    for number in numbers.1.iter_mut().skip(1).filter(|n| **n == 0) {
-        *number = next;
-        next += 1;
-    }
-    (numbers.0, numbers.1)
+    files::number(&files_of(a), &files_of(b))
 }
 
-fn by_name<'d>(image: &Image<'d>) -> BTreeMap<&'d str, Vec<usize>> {
-    let mut names: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (number, name) in image.files.iter().enumerate().skip(1) {
-        names.entry(name).or_default().push(number);
-    }
-    names
-}
-
-fn symbols_of<'d>(image: &Image<'d>) -> Vec<HashSet<&'d str>> {
-    let mut files = vec![HashSet::new(); image.files.len()];
-    for symbol in &image.symbols {
-        if let Some(names) = files.get_mut(symbol.file as usize) {
-            names.insert(symbol.name);
-        }
-    }
-    files
+fn files_of<'d>(image: &Image<'d>) -> Files<'d> {
+    Files::new(&image.files, image.symbols.iter().map(|symbol| (symbol.file, symbol.name)))
 }

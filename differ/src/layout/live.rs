@@ -257,7 +257,7 @@ pub(super) fn described<'a>(
 }
 
 /// The fixed address of a variable, if it has one.
-pub(super) fn static_address(
+pub(crate) fn static_address(
     unit: &gimli::Unit<Reader<'_>>,
     entry: &Entry<'_, '_>,
 ) -> gimli::Result<Option<u64>> {

@@ -64,6 +64,8 @@ pub fn asked(v1: Spec, v2: Spec, output: &Path) -> Request {
         bridge: None,
         output: output.into(),
         report_only: false,
+        compile: false,
+        parts: Vec::new(),
         only: None,
         max_objects: 64,
         jobs: None,

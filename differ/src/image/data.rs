@@ -1,0 +1,113 @@
+//! Variables and constants of two linked images: sizes, and initial values by what their words point at.
+
+use object::elf;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::functions::{Id, name, pair, same_content};
+use super::load::Symbol;
+use super::names::Names;
+use crate::load::Section;
+use crate::verdict::DataChange;
+
+/// The verdict on one variable or constant of an image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct ImageData {
+    /// Its name in v2, or in v1 if it was removed.
+    pub name: String,
+    /// The source file it is compiled from, like that of a function.
+    pub file: String,
+    /// Its section.
+    pub section: String,
+    /// Whether the kernel may write to it.
+    pub writable: bool,
+    /// What became of it.
+    pub change: DataChange,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// Compares all variables and constants that have a name of their own. What the compiler numbered is left out where it
+/// is constant: the functions that use it are compared by its content.
+pub(super) fn data(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Vec<ImageData> {
+    let (pairs, removed, new) = pair(a, b, is_data);
+    let is_compilers = |names: &Names<'_, '_>, id: Id| {
+        let numbered = names.identities.get(id as usize).is_some_and(|i| i.numbered);
+        let symbol = names.image.symbols.get(id as usize);
+        numbered && symbol.is_none_or(|symbol| !names.writable(symbol.section))
+    };
+    let mut all: Vec<ImageData> = pairs
+        .par_iter()
+        .filter(|(x, y)| !is_compilers(a, *x) || !is_compilers(b, *y))
+        .filter_map(|(x, y)| {
+            let (change, reason) = compare(a, *x, b, *y)?;
+            Some(verdict(b, *y, change, reason))
+        })
+        .collect();
+    let alone = |names: &Names<'_, '_>, ids: &[Id], change, reason: &str| -> Vec<ImageData> {
+        let ids = ids.iter().filter(|id| !is_compilers(names, **id));
+        ids.map(|id| verdict(names, *id, change, reason.to_owned())).collect()
+    };
+    all.extend(alone(a, &removed, DataChange::Removed, "not in v2"));
+    all.extend(alone(b, &new, DataChange::New, "not in v1"));
+    all.sort();
+    all
+}
+
+fn is_data(symbol: &Symbol<'_>, section: &Section<'_>) -> bool {
+    symbol.kind == elf::STT_OBJECT && section.is_alloc() && !section.is_exec()
+}
+
+fn verdict(names: &Names<'_, '_>, id: Id, change: DataChange, reason: String) -> ImageData {
+    let (name, file) = name(names, id);
+    let section = names.image.symbols.get(id as usize).map_or(u32::MAX, |s| s.section);
+    let placed = names.image.sections.get(section as usize);
+    ImageData {
+        name,
+        file,
+        section: placed.map_or_else(String::new, |s| s.section.name.to_owned()),
+        writable: names.writable(section),
+        change,
+        reason,
+    }
+}
+
+/// What differs; nothing if both are the same.
+fn compare(a: &Names<'_, '_>, x: Id, b: &Names<'_, '_>, y: Id) -> Option<(DataChange, String)> {
+    let (s, t) = (a.image.symbols.get(x as usize)?, b.image.symbols.get(y as usize)?);
+    if s.size != t.size {
+        let reason = format!("{} bytes instead of {}", t.size, s.size);
+        return Some((DataChange::Resized, reason));
+    }
+    let nobits = |names: &Names<'_, '_>, symbol: &Symbol<'_>| {
+        let placed = names.image.sections.get(symbol.section as usize);
+        placed.is_some_and(|placed| placed.section.is_nobits())
+    };
+    let same = match (nobits(a, s), nobits(b, t)) {
+        (true, true) => true,
+        (false, false) => same_content(a, s.address, b, t.address, s.size, 0),
+        _ => false,
+    };
+    (!same).then(|| (DataChange::Changed, format!("another initial value{}", place(a, s, b, t))))
+}
+
+/// Where the first difference is that can be seen in the bytes.
+fn place(a: &Names<'_, '_>, s: &Symbol<'_>, b: &Names<'_, '_>, t: &Symbol<'_>) -> String {
+    let size = usize::try_from(s.size).unwrap_or(usize::MAX);
+    let (Some(x), Some(y)) = (a.bytes(s.address).get(..size), b.bytes(t.address).get(..size))
+    else {
+        return String::new();
+    };
+    let mut words = x.chunks(8).zip(y.chunks(8)).enumerate();
+    let differs = words.find_map(|(index, (x, y))| {
+        let word = |bytes: &[u8]| {
+            let mut word = [0; 8];
+            word.get_mut(..bytes.len())?.copy_from_slice(bytes);
+            Some(u64::from_le_bytes(word))
+        };
+        let (old, new) = (word(x)?, word(y)?);
+        let (old, new) = (a.describe(old), b.describe(new));
+        (old != new).then(|| format!(" at +{:#x}: {old} became {new}", index * 8))
+    });
+    differs.unwrap_or_default()
+}

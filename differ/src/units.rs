@@ -1,0 +1,105 @@
+//! Which source file each function and variable of a linked file comes from, as DWARF tells.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::layout::static_address;
+use crate::lines::{Debug, Reader, address, text};
+use crate::load::{Elf, SectionId};
+
+/// The units of one file, by what they define.
+#[derive(Debug, Default)]
+pub struct Units {
+    /// The sources, as the compiler was given them.
+    names: Vec<String>,
+    /// Start, end and unit of code, by start.
+    code: Vec<(u64, u64, usize)>,
+    /// Units of variables, by address.
+    variables: BTreeMap<u64, usize>,
+}
+
+impl Units {
+    /// Reads those of a relocatable file (a module).
+    pub fn of_object(elf: &Elf<'_>) -> Result<Self> {
+        Self::read(&elf.name, &Debug::load(elf)?)
+    }
+
+    /// Reads those of a linked image.
+    pub fn of_image(image: &Image<'_>) -> Result<Self> {
+        Self::read(&image.name, &Debug::of(image.sections.iter().map(|s| &s.section)))
+    }
+
+    fn read(name: &str, debug: &Debug<'_>) -> Result<Self> {
+        let dwarf = debug.dwarf();
+        let bad = |e: gimli::Error| Error::new(name, format_args!("DWARF: {e}"));
+        let mut headers = Vec::new();
+        let mut units = dwarf.units();
+        while let Some(header) = units.next().map_err(bad)? {
+            headers.push(header);
+        }
+        let read: Vec<(String, Vec<u64>)> = headers
+            .par_iter()
+            .map(|header| read_unit(&dwarf.unit(header.clone())?))
+            .collect::<gimli::Result<_>>()
+            .map_err(bad)?;
+        let numbers: HashMap<_, usize> = headers
+            .iter()
+            .enumerate()
+            .filter_map(|(n, h)| Some((h.offset().as_debug_info_offset()?, n)))
+            .collect();
+        let mut all = Self::default();
+        for (number, (source, variables)) in read.into_iter().enumerate() {
+            all.names.push(source);
+            all.variables.extend(variables.into_iter().map(|at| (at, number)));
+        }
+        let mut ranges = dwarf.debug_aranges.headers();
+        while let Some(header) = ranges.next().map_err(bad)? {
+            let Some(number) = numbers.get(&header.debug_info_offset()) else { continue };
+            let mut entries = header.entries();
+            while let Some(entry) = entries.next().map_err(bad)? {
+                let range = entry.range();
+                all.code.push((range.begin, range.end, *number));
+            }
+        }
+        all.code.sort_unstable();
+        Ok(all)
+    }
+
+    /// The source of what is at an address of an image.
+    pub fn at(&self, address: u64) -> Option<&str> {
+        let of_code = || {
+            let after = self.code.partition_point(|range| range.0 <= address);
+            let (_, end, number) = self.code.get(after.checked_sub(1)?)?;
+            (address < *end).then_some(number)
+        };
+        self.names.get(*self.variables.get(&address).or_else(of_code)?).map(String::as_str)
+    }
+
+    /// The source of what is at an offset of a section of a relocatable file.
+    pub fn in_section(&self, section: SectionId, offset: u64) -> Option<&str> {
+        self.at(address(section, offset))
+    }
+
+    /// All sources.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+}
+
+/// A unit's name, and where its variables are.
+fn read_unit(unit: &gimli::Unit<Reader<'_>>) -> gimli::Result<(String, Vec<u64>)> {
+    let name = unit.name.map(text).unwrap_or_default();
+    let mut variables = Vec::new();
+    let mut entries = unit.entries();
+    while let Some((_, entry)) = entries.next_dfs()? {
+        if entry.tag() == gimli::DW_TAG_variable
+            && let Some(at) = static_address(unit, entry)?
+        {
+            variables.push(at);
+        }
+    }
+    Ok((name, variables))
+}

@@ -1,0 +1,322 @@
+//! A whole release as the distribution built it: modules and image of both kernels are in its packages with debug
+//! information, so that nothing is compiled. What belongs to which source is told by DWARF.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+use dynamos_differ::image::{self, Image, ImageData};
+use dynamos_differ::map::Mapping;
+use dynamos_differ::verdict::Verdict;
+use dynamos_differ::{Object, Pair};
+use rayon::prelude::*;
+
+use super::Journal;
+use crate::binaries::{Files, files};
+use crate::candidates::{Candidate, Candidates};
+use crate::input::Spec;
+use crate::layouts;
+use crate::plan::{DataPlan, FunctionPlan, ObjectPlan, Plan, Refusal};
+use crate::report::Reporter;
+use crate::verdicts::{self, data_change, function_verdict};
+
+/// From so many objects on it takes less time to fetch 2 GB of packages than to compile them all.
+const WORTH_IT: usize = 500;
+
+/// What the modules are linked with beside their sources: it says for which kernel they are.
+const GENERATED: [&str; 2] = [".mod.c", "module-common.c"];
+
+/// Sections of the image that do not outlast the start, or only tell modules and tools what there is.
+const NOT_STATE: [&str; 8] =
+    [".init", "__ksymtab", "__kcrctab", "__param", "__modver", ".orc_", "__bug_table", ".BTF"];
+
+/// The built files of both kernels, by the part of the kernel they are: `vmlinux`, or a module.
+#[derive(Debug)]
+pub struct Shipped {
+    v1: BTreeMap<String, (String, PathBuf)>,
+    v2: BTreeMap<String, (String, PathBuf)>,
+}
+
+/// A part of the kernel on both sides.
+struct Part<'a> {
+    owner: &'a str,
+    /// Its path among the distribution's files.
+    name: &'a str,
+    old: &'a Path,
+    new: &'a Path,
+}
+
+/// A layout's change, as far as it is the same wherever the type is seen.
+type Told = (String, String, String, String);
+
+impl Shipped {
+    /// Provides them, if both sides are of the distribution and there is much to compare.
+    pub fn open(
+        sides: [&Spec; 2],
+        objects: usize,
+        cache: Option<&Path>,
+        reporter: &Reporter,
+    ) -> Result<Option<Shipped>> {
+        let [Spec::Deb(v1), Spec::Deb(v2)] = sides else { return Ok(None) };
+        if objects < WORTH_IT {
+            return Ok(None);
+        }
+        reporter.phase("provide", "providing the distribution's own builds");
+        let side = |version: &String, which| {
+            let found = files(&Spec::DebDbg(version.clone()), cache, which)
+                .context("--compile does without the distribution's builds")?;
+            Ok::<_, anyhow::Error>(by_owner(found))
+        };
+        Ok(Some(Shipped { v1: side(v1, "V1")?, v2: side(v2, "V2")? }))
+    }
+
+    /// Compares them, and adds what is found to the plan. Gives the objects that are in none of these files.
+    pub fn judge(
+        &self,
+        found: &Candidates,
+        journal: &Journal,
+        jobs: Option<usize>,
+        reporter: &Reporter,
+        plan: &mut Plan,
+    ) -> Result<BTreeSet<String>> {
+        let mut owners: BTreeMap<&str, BTreeMap<&str, &Candidate>> = BTreeMap::new();
+        for (object, candidate) in &found.objects {
+            owners.entry(&candidate.owner).or_default().insert(object, candidate);
+        }
+        let mut parts: Vec<Part<'_>> = owners.keys().filter_map(|owner| self.part(owner)).collect();
+        let missing = found
+            .objects
+            .iter()
+            .filter(|(_, candidate)| self.part(&candidate.owner).is_none())
+            .map(|(object, _)| object.clone())
+            .collect();
+        // The largest first, so that none is left to one thread in the end.
+        parts.sort_by_key(|part| (std::cmp::Reverse(size(part.new)), part.owner));
+        reporter.phase("compare", &format!("comparing {} parts of the kernel", parts.len()));
+        let done = AtomicUsize::new(0);
+        let judged: Mutex<BTreeMap<&str, Plan>> = Mutex::default();
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs.unwrap_or(cpus)).build()?;
+        pool.install(|| {
+            parts.par_iter().with_max_len(1).try_for_each(|part| {
+                ensure!(!crate::interrupted(), "interrupted; the next run goes on from here");
+                let candidates = owners.get(part.owner).context("a part nobody asked for")?;
+                let plan = journal.known_or(part.owner, || {
+                    one(part, candidates).with_context(|| format!("comparing {}", part.name))
+                })?;
+                if let Ok(mut judged) = judged.lock() {
+                    judged.insert(part.owner, plan);
+                }
+                reporter.progress(done.fetch_add(1, Ordering::Relaxed) + 1, parts.len());
+                Ok::<_, anyhow::Error>(())
+            })
+        })?;
+        let judged = judged.into_inner().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
+        let mut seen: BTreeMap<Told, usize> = BTreeMap::new();
+        for mut part in judged.into_values() {
+            part.layouts.retain(|row| {
+                let told =
+                    (row.kind.clone(), row.name.clone(), row.verdict.clone(), row.reason.clone());
+                let times = seen.entry(told).or_default();
+                *times += 1;
+                *times == 1
+            });
+            plan.absorb(part);
+        }
+        plan.notes.push(format!(
+            "{} parts of the kernel were compared as the distribution built them, each side with its own \
+             configuration and compiler; a change of a type is told of the first part that has it, and its users are not \
+             looked for",
+            parts.len()
+        ));
+        Ok(missing)
+    }
+
+    fn part<'a>(&'a self, owner: &'a str) -> Option<Part<'a>> {
+        let ((name, old), (_, new)) = (self.v1.get(owner)?, self.v2.get(owner)?);
+        Some(Part { owner, name, old, new })
+    }
+}
+
+/// The name of a module is that of its file, with underscores.
+fn by_owner(files: Files) -> BTreeMap<String, (String, PathBuf)> {
+    let owner = |name: &str| {
+        let file = name.rsplit('/').next().unwrap_or(name);
+        file.strip_suffix(".ko").map_or_else(|| file.to_owned(), |stem| stem.replace('-', "_"))
+    };
+    files.into_iter().map(|(name, path)| (owner(&name), (name, path))).collect()
+}
+
+fn size(path: &Path) -> u64 {
+    path.metadata().map_or(0, |data| data.len())
+}
+
+/// What there is to say of one part.
+fn one(part: &Part<'_>, candidates: &BTreeMap<&str, &Candidate>) -> Result<Plan> {
+    let open = |path: &Path| {
+        Mapping::open(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let (old, new) = (open(part.old)?, open(part.new)?);
+    let names = (format!("{} (V1)", part.name), format!("{} (V2)", part.name));
+    let mut plan = Plan::default();
+    match (image::is_linked(old.bytes(), &names.0)?, image::is_linked(new.bytes(), &names.1)?) {
+        (true, true) => linked(
+            part,
+            candidates,
+            &Image::parse(old.bytes(), &names.0)?,
+            &Image::parse(new.bytes(), &names.1)?,
+            &mut plan,
+        )?,
+        (false, false) => module(
+            part,
+            candidates,
+            &Object::parse(old.bytes(), &names.0)?,
+            &Object::parse(new.bytes(), &names.1)?,
+            &mut plan,
+        )?,
+        _ => bail!("one side is a linked image, the other a relocatable object"),
+    }
+    Ok(plan)
+}
+
+/// The object that Kbuild makes of a source.
+fn object_of(source: &str) -> String {
+    match source.rsplit_once('.') {
+        Some((stem, "c" | "S" | "rs")) => format!("{stem}.o"),
+        _ => source.to_owned(),
+    }
+}
+
+fn module(
+    part: &Part<'_>,
+    candidates: &BTreeMap<&str, &Candidate>,
+    old: &Object<'_>,
+    new: &Object<'_>,
+    plan: &mut Plan,
+) -> Result<()> {
+    let mut comparison = Pair::compare(old, new)?;
+    comparison.data.retain(|data| !is_for_the_loader(&data.name));
+    comparison.retyped.retain(|variable| {
+        !is_for_the_loader(&variable.name) && !variable.name.starts_with("__UNIQUE_ID_")
+    });
+    for (source, comparison) in comparison.by_unit(old, new)? {
+        if GENERATED.iter().any(|end| source.ends_with(end)) {
+            continue;
+        }
+        let object = if source.is_empty() { part.name.to_owned() } else { object_of(&source) };
+        let own = Candidate { owner: part.owner.to_owned(), ..Candidate::default() };
+        match candidates.get(object.as_str()) {
+            Some(candidate) => {
+                verdicts::rows((&object, &source), candidate, &comparison, plan);
+            }
+            None if comparison.is_unchanged() && comparison.layouts_unknown.is_none() => {}
+            None => {
+                verdicts::rows((&object, &source), &own, &comparison, plan);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name is of what ties modules together by version, and follows from what is compared.
+fn is_for_the_loader(name: &str) -> bool {
+    const PREFIXES: [&str; 3] = ["__crc_", "__kstrtab", "____versions"];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn linked(
+    part: &Part<'_>,
+    candidates: &BTreeMap<&str, &Candidate>,
+    old: &Image<'_>,
+    new: &Image<'_>,
+    plan: &mut Plan,
+) -> Result<()> {
+    let contents = image::contents(old, new)?;
+    let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for function in contents.functions {
+        let object = object_of(&function.file);
+        let count = counts.entry(object.clone()).or_default();
+        count.0 += 1;
+        if function.verdict == Verdict::Unchanged {
+            continue;
+        }
+        count.1 += usize::from(function.verdict == Verdict::Changed);
+        plan.functions.push(FunctionPlan {
+            name: function.name,
+            object: if object.is_empty() { part.name.to_owned() } else { object },
+            verdict: function_verdict(function.verdict).into(),
+            reason: function.reason,
+            matched_bytes: 0,
+            adapted_by: None,
+        });
+    }
+    contents.data.into_iter().for_each(|data| variable(part, data, plan));
+    for (object, candidate) in candidates {
+        let (functions, changed) = counts.get(*object).copied().unwrap_or_default();
+        plan.objects.push(ObjectPlan {
+            object: (*object).to_owned(),
+            source: String::new(),
+            owner: candidate.owner.clone(),
+            because: candidate.because.iter().cloned().collect(),
+            functions,
+            changed,
+            reached: None,
+        });
+    }
+    let (types, unknown) = image::layouts(old, new)?;
+    plan.layouts.extend(types.iter().map(|layout| layouts::row(layout, part.name, &|_| false)));
+    if let Some(why) = unknown {
+        let reason = format!("layouts cannot be compared: {why}");
+        plan.refusals.push(Refusal::new(part.name, reason, "build with debug information"));
+    }
+    plan.notes.push(format!(
+        "{} is linked: what alternatives put in the place of its instructions, and its exception table, were not \
+         compared",
+        part.name
+    ));
+    Ok(())
+}
+
+/// The row of a variable of the image, and the refusal if it is one that the running kernel goes on with.
+fn variable(part: &Part<'_>, data: ImageData, plan: &mut Plan) {
+    if NOT_STATE.iter().any(|section| data.section.starts_with(section)) {
+        return;
+    }
+    let object = object_of(&data.file);
+    let Some(verdict) = data_change(data.change) else { return };
+    if matches!(verdict, "changed" | "resized") {
+        let reason =
+            format!("{verdict}: {}; the running kernel's copy is not touched yet", data.reason);
+        plan.refusals.push(Refusal::of_state(&data.name, &reason));
+    }
+    plan.data.push(DataPlan {
+        name: data.name,
+        object: if object.is_empty() { part.name.to_owned() } else { object },
+        verdict: verdict.into(),
+        reason: data.reason,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_found_by_its_file() {
+        let files = Files::from([
+            ("kernel/sound/snd-hda-core.ko".to_owned(), PathBuf::from("a")),
+            ("vmlinux".to_owned(), PathBuf::from("b")),
+        ]);
+        let owners: Vec<String> = by_owner(files).into_keys().collect();
+        assert_eq!(owners, ["snd_hda_core", "vmlinux"]);
+    }
+
+    #[test]
+    fn an_object_is_named_after_its_source() {
+        assert_eq!(object_of("fs/ext4/mballoc.c"), "fs/ext4/mballoc.o");
+        assert_eq!(object_of("arch/x86/entry/entry_64.S"), "arch/x86/entry/entry_64.o");
+        assert_eq!(object_of(""), "");
+    }
+}
