@@ -195,7 +195,8 @@ pub struct ReaderPlan {
 /// A hook of the update.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HookPlan {
-    /// `dynamos_before_on`, `dynamos_after_on`, `dynamos_before_off` or `dynamos_after_off`: that is also when.
+    /// `dynamos_before_on`, `dynamos_after_on`, `dynamos_before_off` or `dynamos_after_off`, or, between phases,
+    /// `dynamos_advance`, `dynamos_transfer` or these with `_back`: that is also when.
     pub name: String,
     /// Object that holds it.
     pub object: String,

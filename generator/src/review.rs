@@ -205,6 +205,18 @@ fn hooks(page: &mut String, plan: &Plan) {
             }
             "dynamos_after_on" => "once they have; can refuse it: the update is reverted then",
             "dynamos_before_off" => "before calls move back to edition 0; can refuse that",
+            "dynamos_advance" => {
+                "in phase 1, once nobody is in edition 0; 0: not yet, and it is asked again"
+            }
+            "dynamos_transfer" => {
+                "then: carries state to V2's meaning; can refuse that: the update goes back to edition 0"
+            }
+            "dynamos_advance_back" => {
+                "on the way back, once nobody is in V2's editions; 0: not yet, and it is asked again"
+            }
+            "dynamos_transfer_back" => {
+                "then: carries state back to V1's meaning; can refuse that: the update stays active"
+            }
             _ => "once edition 0 is current again and nobody is in the update's editions",
         };
         let _ = writeln!(page, "- `{}` in `{}`: {when}", hook.name, hook.object);
