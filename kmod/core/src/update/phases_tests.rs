@@ -39,6 +39,8 @@ struct Sim {
     /// Looks at a hook that has not returned yet.
     slow: u32,
     running: Option<HookKind>,
+    /// The update has hooks around its switches too.
+    around: bool,
     asked: Vec<HookKind>,
     interrupt: bool,
     waited: u32,
@@ -192,11 +194,16 @@ impl Layer for Sim {
     fn begin_hook(&mut self, hook: HookKind) -> Result<(), Errno> {
         assert_eq!(self.running, None);
         let [original, _, last] = self.inside;
-        assert_eq!(self.edition, BRIDGE);
+        match hook {
+            HookKind::BeforeOn => assert_eq!((self.edition, self.redirects), (ORIGINAL, [None; 3])),
+            HookKind::AfterOn | HookKind::BeforeOff => {}
+            HookKind::AfterOff => assert_eq!((self.edition, self.redirects), (ORIGINAL, [None; 3])),
+            _ => assert_eq!(self.edition, BRIDGE),
+        }
         match hook {
             HookKind::Advance | HookKind::Transfer => assert!(!original && !self.carried),
             HookKind::AdvanceBack | HookKind::TransferBack => assert!(!last && self.carried),
-            _ => unreachable!("it has none"),
+            _ => {}
         }
         self.act(|sim| {
             sim.running = Some(hook);
@@ -252,12 +259,21 @@ impl Layer for Sim {
 
 /// The record of an update with phases.
 fn record() -> Vec<u8> {
+    record_of(false)
+}
+
+/// The same, with hooks around its switches too.
+fn record_of(around: bool) -> Vec<u8> {
     let mut build = builder(FUNCTIONS);
     build.0.functions.iter_mut().filter(|f| f.flags != 0).for_each(|f| f.bridge = 1);
     build.0.code.push(Code { start: 0, len: 16, edition: BRIDGE });
     build.0.code.push(Code { start: 1, len: 16, edition: FINAL });
     for kind in HookKind::BETWEEN_PHASES {
         build.0.hooks.push(Hook { kind: kind as u32, function: 3 });
+    }
+    if around {
+        let all = HookKind::ALL.map(|kind| Hook { kind: kind as u32, function: 3 });
+        build.0.hooks.extend(all);
     }
     build.finish("pipe_fix")
 }
@@ -285,6 +301,10 @@ fn activate<'a>(sim: &mut Sim, update: &mut Update<'a>, how: Switching) -> Resul
 /// What must hold after every call.
 fn check_end(sim: &Sim, update: &Update<'_>) {
     assert_eq!((update.phase().edition, update.running()), (sim.edition, sim.running));
+    if update.running().is_some() {
+        assert!(update.is_held() && sim.late);
+        return;
+    }
     match update.state() {
         State::Active => assert!(sim.is_active()),
         State::Transitioning => assert!(update.is_held() && update.is_in_a_phase()),
@@ -298,7 +318,7 @@ fn check_end(sim: &Sim, update: &Update<'_>) {
 
 /// An update's whole life, and the end it comes to when nothing is in its way any more.
 fn live(mut sim: Sim, how: Switching, resumes: bool) -> u32 {
-    with_record(&record(), |record| {
+    with_record(&record_of(sim.around), |record| {
         let mut update = Update::new(record).unwrap();
         let begun = update
             .pin(&mut sim)
@@ -310,7 +330,7 @@ fn live(mut sim: Sim, how: Switching, resumes: bool) -> u32 {
         let outcome = activate(&mut sim, &mut update, how);
         assert!(outcome.is_ok() || update.state() != State::Transitioning);
         check_end(&sim, &update);
-        for _ in 0..2 {
+        for _ in 0..3 {
             if update.state() == State::Transitioning {
                 let _ = update.go_on(&mut sim, LOOK);
                 check_end(&sim, &update);
@@ -331,8 +351,14 @@ fn live(mut sim: Sim, how: Switching, resumes: bool) -> u32 {
         sim.says.clear();
         if !matches!(update.state(), State::Registered | State::Reverted) {
             // A hook may have the last word of an earlier one.
-            update.revert(&mut sim, HOW_IN_PHASES).unwrap();
-            assert_eq!(update.state(), State::Reverted);
+            for _ in 0..3 {
+                if update.state() == State::Transitioning && !update.is_in_a_phase() {
+                    let _ = update.give_up(&mut sim, &HOW.limits);
+                } else if !matches!(update.state(), State::Registered | State::Reverted) {
+                    let _ = update.revert(&mut sim, HOW_IN_PHASES);
+                }
+            }
+            assert!(matches!(update.state(), State::Registered | State::Reverted));
         }
         update.discard(&mut sim).unwrap();
         assert!(sim.is_pristine() && update.steps().done().is_empty());
@@ -362,6 +388,31 @@ fn a_life_in_phases() {
 }
 
 #[test]
+fn hooks_around_the_switches_run_before_the_first_phase_and_after_the_last() {
+    use HookKind::*;
+    let all =
+        [BeforeOn, Advance, Transfer, AfterOn, BeforeOff, AdvanceBack, TransferBack, AfterOff];
+    for refused in [None, Some(AfterOn)] {
+        let mut sim = Sim { around: true, ..Sim::new() };
+        sim.says.extend(refused.map(|hook| (hook, (1, -5))));
+        with_record(&record_of(true), |record| {
+            let mut update = ready(&mut sim, record);
+            let outcome = activate(&mut sim, &mut update, HOW_IN_PHASES);
+            if refused.is_some() {
+                assert!(matches!(outcome, Err(Refusal::HookRefused { hook: AfterOn, .. })));
+                let asked: Vec<_> = all.into_iter().filter(|hook| *hook != BeforeOff).collect();
+                assert_eq!(sim.asked, asked);
+            } else {
+                outcome.unwrap();
+                update.revert(&mut sim, HOW_IN_PHASES).unwrap();
+                assert_eq!(sim.asked, all);
+            }
+            assert!(update.state() == State::Reverted && sim.is_pristine());
+        });
+    }
+}
+
+#[test]
 fn every_operation_may_fail_and_any_two() {
     for (how, sleepers) in [
         (HOW_IN_PHASES, [0; 3]),
@@ -375,7 +426,9 @@ fn every_operation_may_fail_and_any_two() {
         for first in 1..=last {
             for second in first..=last {
                 for resumes in [false, true] {
-                    live(Sim { fail: BTreeSet::from([first, second]), ..sim() }, how, resumes);
+                    let fail = BTreeSet::from([first, second]);
+                    live(Sim { fail: fail.clone(), ..sim() }, how, resumes);
+                    live(Sim { fail, around: true, ..sim() }, how, resumes);
                 }
             }
         }
@@ -389,6 +442,7 @@ proptest! {
         sleepers in proptest::array::uniform3(0u32..30),
         says in proptest::array::uniform4((0u32..9, any::<bool>())),
         slow in 0u32..40,
+        around: bool,
         interrupt: bool,
         hold: bool,
         resumes: bool,
@@ -399,7 +453,7 @@ proptest! {
         let says = all.into_iter().zip(says).filter(|(_, (_, some))| *some);
         let says = says.map(|(which, (times, _))| (which, (times, refuses(which)))).collect();
         let how = if hold { HOLD } else { HOW_IN_PHASES };
-        live(Sim { fail, sleepers, says, slow, interrupt, ..Sim::new() }, how, resumes);
+        live(Sim { fail, sleepers, says, slow, around, interrupt, ..Sim::new() }, how, resumes);
     }
 }
 
