@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use dynamos_abi::{HookKind, symbol_flags};
+use dynamos_abi::{Code, HookKind, symbol_flags};
 
-use crate::closure::{self, Closure};
+use crate::closure::{self, BridgeInput, Closure, CodePiece};
 use crate::describe::{describe, possible_anchors, tells};
 use crate::package::{HANDLERS, handler_addrs};
 use crate::plan::{Refusal, SymbolPlan};
@@ -43,6 +43,8 @@ pub struct UnitInput {
     pub slots: Vec<SlotInput>,
     /// V1's functions that nobody may be in when handlers are written: they read one, or are one.
     pub watched: BTreeSet<String>,
+    /// The bridge editions of its functions, if the update has phases.
+    pub bridge: Option<BridgeInput>,
 }
 
 impl UnitInput {
@@ -72,6 +74,8 @@ pub struct Assembly {
     pub functions: Vec<(String, String)>,
     /// Of each of those, whether it has an adaptation handler of its own.
     pub adapts: Vec<bool>,
+    /// Whether each has a bridge edition too.
+    pub phases: bool,
     /// The record.
     pub record: Vec<u8>,
     /// Bytes matched of each function, by object and name.
@@ -106,7 +110,8 @@ pub fn assemble(
     release: &str,
 ) -> Result<Assembly> {
     let exported = kernel.exported;
-    let mut assembly = Assembly::default();
+    let phases = units.iter().any(|unit| unit.bridge.is_some());
+    let mut assembly = Assembly { phases, ..Assembly::default() };
     let closures = closures(units, exported, &mut assembly)?;
     let clone_addrs: u32 = closures.iter().map(|closure| closure.object.addrs.len() as u32).sum();
     let handlers = assembly.functions.len() as u32;
@@ -114,6 +119,7 @@ pub fn assemble(
         builder: RecordBuilder::default(),
         exported,
         running: kernel.running,
+        phases,
         assembly,
         base: 0,
         number: 0,
@@ -205,6 +211,8 @@ fn close_all(
             elsewhere: fresh,
             wanted,
             first_clone,
+            bridge: unit.bridge.as_ref(),
+            phases: units.iter().any(|unit| unit.bridge.is_some()),
         })
         .with_context(|| format!("clones of {}", unit.object))?;
         first_clone += closure.replaced.len();
@@ -217,6 +225,7 @@ struct Recorder<'a> {
     builder: RecordBuilder,
     exported: &'a BTreeSet<String>,
     running: &'a Running,
+    phases: bool,
     assembly: Assembly,
     /// First address index of the current object.
     base: u32,
@@ -234,7 +243,20 @@ impl Recorder<'_> {
             let [steady, transition, policy] = handler_addrs(self.handlers, self.number);
             self.number += 1;
             let addrs = [self.base + clone, transition, steady, policy];
+            let from = matches.len();
             self.replaced(index, unit, name, addrs, *adapts, &mut matches);
+            let bridge = closure.bridge_addrs.get(name).map(|addr| self.base + addr);
+            if self.phases && bridge.is_none() {
+                self.refuse(
+                    name,
+                    "the bridge has no edition of it",
+                    "give it one in the file of --bridge",
+                );
+            }
+            let mut these = matches.iter_mut().skip(from);
+            if let Some(found) = these.find(|found| found.replaced.is_some()) {
+                found.bridge = bridge;
+            }
         }
         self.watched(index, unit, &mut matches);
         let anchors = self.anchors(index, unit, closure, &matches)?;
@@ -258,6 +280,9 @@ impl Recorder<'_> {
                 flags |= symbol_flags::PER_CPU;
             }
             self.builder.need(&key, flags, need.placeholder + self.base, &fixups)?;
+        }
+        for CodePiece { start, len, edition } in &closure.code {
+            self.builder.code(Code { start: start + self.base, len: *len, edition: *edition });
         }
         for (kind, addr) in &closure.hook_addrs {
             self.builder.hook(*kind, self.base + addr);

@@ -102,7 +102,7 @@ pub fn run(request: &Request, reporter: &Reporter) -> Result<Plan> {
         .push(format!("{skipped} of {} pairs are identical or only link others", pairs.len()));
     finish(&mut plan);
     reporter.phase("write", "writing the report");
-    output.finish(&plan, "")?;
+    output.finish(&plan, ("", None))?;
     reporter.end();
     Ok(plan)
 }

@@ -68,6 +68,7 @@ pub fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
     let special = patches(pre, section, start, end)?;
     let body = Body { name, bytes, references, special };
     Ok(Match {
+        bridge: None,
         name: name.into(),
         owner: unit.owner.clone(),
         unit: index,

@@ -87,6 +87,7 @@ impl Series {
         let prepared = input.prepare(cache)?;
         let kbuild = prepared.kbuild()?;
         let kernels = Kernels {
+            bridge: None,
             v1: v1.label(),
             v2: v2.label(),
             release: input.release.clone(),
@@ -187,7 +188,7 @@ impl Workplace<'_> {
                 continue;
             }
             let diff = changes::diff(&self.series.input.v1_root, &laid.changes)?;
-            output.finish(&plan, &diff)?;
+            output.finish(&plan, (&diff, None))?;
             return Ok(Made { plan, with: fix.with });
         }
     }
@@ -266,7 +267,7 @@ impl Workplace<'_> {
         let assembly = series.target.assemble(&judged, plan)?;
         if plan.outcome == Outcome::Update {
             let diff = changes::diff(&series.input.v1_root, laid)?;
-            let ko = series.target.link(plan, &assembly, &diff, &series.module, output)?;
+            let ko = series.target.link(plan, &assembly, (&diff, None), &series.module, output)?;
             series.target.deliver(&plan.name, &ko, &assembly, &series.module, output)?;
         }
         Ok(assembly.missing)

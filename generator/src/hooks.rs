@@ -11,7 +11,13 @@ use dynamos_differ::verdict::{Comparison, Verdict};
 use crate::plan::{HookPlan, Plan, Refusal};
 
 /// What the names of hooks begin with: a new function of such a name is meant to be one.
-const PREFIXES: [&str; 2] = ["dynamos_before_", "dynamos_after_"];
+const PREFIXES: [&str; 4] =
+    ["dynamos_before_", "dynamos_after_", "dynamos_advance", "dynamos_transfer"];
+
+/// All kinds.
+fn kinds() -> impl Iterator<Item = HookKind> {
+    HookKind::ALL.into_iter().chain(HookKind::BETWEEN_PHASES)
+}
 
 /// The hooks of one object, whose source in V2 is `source`. What is not fit for one is refused.
 pub fn find(
@@ -28,7 +34,7 @@ pub fn find(
         .map(|function| function.name.clone())
         .filter(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
         .collect();
-    for kind in HookKind::ALL {
+    for kind in kinds() {
         if !hooks.contains(kind.name()) && defines(source, kind.name()) {
             refusals.push(refusal(kind.name(), "is in V2's source, and the compiler left it out"));
         }
@@ -39,8 +45,8 @@ pub fn find(
     let known = signatures(&Elf::parse(v2, object)?, &hooks)?;
     let mut found = BTreeMap::new();
     for name in hooks {
-        let Some(kind) = HookKind::ALL.into_iter().find(|kind| kind.name() == name) else {
-            let all = HookKind::ALL.map(HookKind::name).join(", ");
+        let Some(kind) = kinds().find(|kind| kind.name() == name) else {
+            let all = kinds().map(HookKind::name).collect::<Vec<_>>().join(", ");
             refusals.push(Refusal::new(
                 name,
                 format!("is called as a hook is, and there is none of this name ({all})"),
@@ -60,7 +66,7 @@ pub fn find(
 
 /// Takes the hooks of all objects into the plan: one of a kind for the whole update.
 pub fn tell(hooks: &[(String, BTreeMap<HookKind, String>)], plan: &mut Plan) {
-    for kind in HookKind::ALL {
+    for kind in kinds() {
         let all = hooks.iter().filter_map(|(object, hooks)| Some((object, hooks.get(&kind)?)));
         for (at, (object, name)) in all.enumerate() {
             plan.hooks.push(HookPlan { name: name.clone(), object: object.clone() });

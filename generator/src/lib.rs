@@ -25,6 +25,7 @@ mod needed;
 mod output;
 mod package;
 mod patch;
+mod phases;
 mod plan;
 mod reach;
 mod readers;

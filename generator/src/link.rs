@@ -54,16 +54,17 @@ impl Target {
         plan.escapes.clone_from(&assembly.escapes);
         plan.refusals.extend(assembly.refusals.iter().cloned());
         plan.settle();
-        plan.scope = Some(crate::scope::propose(plan, assembly.functions.len()));
+        plan.scope = Some(crate::scope::propose(plan, assembly.functions.len(), assembly.phases));
         Ok(assembly)
     }
 
-    /// Writes `source/` into the output and builds the update module from it.
+    /// Writes `source/` into the output and builds the update module from it. `diffs`: the source change, and that of the
+    /// bridge.
     pub fn link(
         &self,
         plan: &Plan,
         assembly: &Assembly,
-        diff: &str,
+        diffs: (&str, Option<&str>),
         module: &kmod_build::Built,
         output: &Output,
     ) -> Result<Vec<u8>> {
@@ -79,10 +80,12 @@ impl Target {
                 release: &self.release,
                 clones: &assembly.clones,
                 adapts: &assembly.adapts,
+                phases: assembly.phases,
                 record: &assembly.record,
                 scope_function,
                 symvers: &symvers,
-                diff,
+                diff: diffs.0,
+                bridge_diff: diffs.1,
             },
         )?;
         let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;

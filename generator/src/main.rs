@@ -29,6 +29,10 @@ struct Cli {
     v1: String,
     /// The kernel that should, or a patch of V1.
     v2: String,
+    /// A patch of V1 that gives each replaced function a bridge edition, which works with the state of V1 and of V2: the
+    /// update then goes by way of it, in phases (docs/phases.md).
+    #[arg(long, value_name = "PATCH", conflicts_with_all = ["explain", "report_only", "only"])]
+    bridge: Option<PathBuf>,
     /// Directory to put the update in; made, or replaced if it holds an update.
     #[arg(short, long, value_name = "UPDATE", required_unless_present = "explain")]
     output: Option<PathBuf>,
@@ -105,6 +109,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let request = Request {
         v1: Spec::parse(&cli.v1, cli.repo.as_deref()).context("V1")?,
         v2: Spec::parse(&cli.v2, cli.repo.as_deref()).context("V2")?,
+        bridge: cli.bridge,
         kernel: cli.kernel,
         name: cli.name,
         output: cli.output.unwrap_or_default(),

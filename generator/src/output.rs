@@ -52,11 +52,12 @@ impl Output {
     }
 
     /// Writes plan, review page and checksums, and moves all into place.
-    pub fn finish(self, plan: &Plan, diff: &str) -> Result<()> {
+    /// `diffs`: the source change, and that of the bridge.
+    pub fn finish(self, plan: &Plan, diffs: (&str, Option<&str>)) -> Result<()> {
         let mut text = serde_json::to_string_pretty(plan).context("cannot encode the plan")?;
         text.push('\n');
         self.put("plan.json", text.as_bytes())?;
-        self.put("review.md", crate::review::review(plan, diff).as_bytes())?;
+        self.put("review.md", crate::review::review(plan, diffs).as_bytes())?;
         self.put(CHECKSUMS, checksums(self.path())?.as_bytes())?;
         let old = self.path().with_extension("old");
         if self.target.exists() {

@@ -19,6 +19,8 @@ pub struct Sources<'a> {
     pub clones: &'a [Vec<u8>],
     /// One for each redirected function: whether it has an adaptation handler of the update's own.
     pub adapts: &'a [bool],
+    /// Whether each has a bridge edition too.
+    pub phases: bool,
     /// The record.
     pub record: &'a [u8],
     /// The line of `Module.symvers` for `dynamos.ko`'s exports.
@@ -27,11 +29,18 @@ pub struct Sources<'a> {
     pub scope_function: bool,
     /// The source change, as a unified diff.
     pub diff: &'a str,
+    /// That of the bridge, from V1 too.
+    pub bridge_diff: Option<&'a str>,
 }
 
 /// Global name of the clone of the redirected function with this index.
 pub fn clone_symbol(index: usize) -> String {
     format!("dynamos_clone_{index}")
+}
+
+/// Global name of the bridge edition of the redirected function with this index.
+pub fn bridge_symbol(index: usize) -> String {
+    format!("dynamos_bridge_{index}")
 }
 
 /// Global name of the adaptation handler of the redirected function with this index.
@@ -60,7 +69,7 @@ pub fn write_sources(directory: &Path, sources: &Sources<'_>) -> Result<()> {
     for (index, clones) in sources.clones.iter().enumerate() {
         put(&format!("clones-{index}.bin"), clones)?;
     }
-    put("handlers.S", handlers(sources.adapts).as_bytes())?;
+    put("handlers.S", handlers(sources.adapts, sources.phases).as_bytes())?;
     put("record.S", include_bytes!("../templates/record.S"))?;
     put("record.bin", sources.record)?;
     put("update.c", include_bytes!("../templates/update.c"))?;
@@ -68,6 +77,9 @@ pub fn write_sources(directory: &Path, sources: &Sources<'_>) -> Result<()> {
     put("dynamos.h", include_bytes!("../../kmod/module/dynamos.h"))?;
     put("dynamos.symvers", sources.symvers.as_bytes())?;
     put("change.patch", sources.diff.as_bytes())?;
+    if let Some(diff) = sources.bridge_diff {
+        put("bridge.patch", diff.as_bytes())?;
+    }
     put("Kbuild", kbuild(sources).as_bytes())?;
     put("Makefile", makefile(sources.release).as_bytes())
 }
@@ -80,7 +92,9 @@ pub fn write_sources(directory: &Path, sources: &Sources<'_>) -> Result<()> {
 ///
 /// An adaptation handler gets the arguments of the call, whose registers it may change; `rax`, `r10` and `r11` hold
 /// nothing there (System V ABI for x86-64, 3.2.1).
-fn handlers(adapts: &[bool]) -> String {
+///
+/// With phases the transition handler reads the edition's number once, so it must keep the flags of that.
+fn handlers(adapts: &[bool], phases: bool) -> String {
     let mut text = String::from(
         "/* SPDX-License-Identifier: GPL-2.0 */\n/* Made by dynamos-diff: redirection handlers. */\n\
          #include <linux/linkage.h>\n#include <asm/asm.h>\n#include <asm/nospec-branch.h>\n\
@@ -91,12 +105,19 @@ fn handlers(adapts: &[bool]) -> String {
     for (index, adapts) in adapts.iter().enumerate() {
         let clone = clone_symbol(index);
         let (ask, stay) = if *adapts { asking(index) } else { Default::default() };
+        let choose = if phases {
+            let bridge = bridge_symbol(index);
+            format!(
+                "\tcmpb $1, dynamos_active(%rip)\n\tjb 1f\n\tlea 8(%rsp), %rsp\n\tje {bridge}\n\tjmp {clone}\n"
+            )
+        } else {
+            format!("\tcmpb $0, dynamos_active(%rip)\n\tje 1f\n\tadd $8, %rsp\n\tjmp {clone}\n")
+        };
         let _ = write!(
             text,
             "\nSYM_CODE_START(dynamos_steady_{index})\n{ENTER}{ask}\tadd $8, %rsp\n\tjmp {clone}\n{stay}\
              SYM_CODE_END(dynamos_steady_{index})\n\
-             \nSYM_CODE_START(dynamos_transition_{index})\n{ENTER}\tcmpb $0, dynamos_active(%rip)\n\
-             \tje 1f\n\tadd $8, %rsp\n\tjmp {clone}\n1:\tUNWIND_HINT_FUNC\n\tRET\n\
+             \nSYM_CODE_START(dynamos_transition_{index})\n{ENTER}{choose}1:\tUNWIND_HINT_FUNC\n\tRET\n\
              SYM_CODE_END(dynamos_transition_{index})\n\
              \nSYM_CODE_START(dynamos_policy_{index})\n{ENTER}\tUNWIND_HINT_FUNC\n\tRET\n\
              \t.balign {SLOTS}, 0xcc\n"

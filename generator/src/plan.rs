@@ -17,6 +17,9 @@ pub struct Plan {
     pub name: String,
     /// The kernels compared and the one that runs the update.
     pub kernels: Kernels,
+    /// The phases on the way to V2's editions and back, where there is a bridge.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<PhasePlan>,
     /// The objects compared.
     pub objects: Vec<ObjectPlan>,
     /// Functions that differ in any way.
@@ -78,10 +81,28 @@ pub struct Kernels {
     pub v1: String,
     /// V2, as it was named.
     pub v2: String,
+    /// What gives the bridge editions, as it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
     /// Release of the kernel that is to run the update (`uname -r`).
     pub release: String,
     /// The compiler's command; it is the one that the kernel's configuration names.
     pub compiler: String,
+}
+
+/// One phase.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhasePlan {
+    /// `1`, `2`, and on the way back `2 back`, `1 back`.
+    pub name: String,
+    /// What new calls take: `bridge`, `V2` or `edition 0`.
+    pub edition: String,
+    /// The functions that do.
+    pub functions: Vec<String>,
+    /// What must be so before the next.
+    pub until: Vec<String>,
+    /// What happens then.
+    pub then: String,
 }
 
 /// One object compared.
@@ -174,7 +195,8 @@ pub struct ReaderPlan {
 /// A hook of the update.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HookPlan {
-    /// `dynamos_before_on`, `dynamos_after_on`, `dynamos_before_off` or `dynamos_after_off`: that is also when.
+    /// `dynamos_before_on`, `dynamos_after_on`, `dynamos_before_off` or `dynamos_after_off`, or, between phases,
+    /// `dynamos_advance`, `dynamos_transfer` or these with `_back`: that is also when.
     pub name: String,
     /// Object that holds it.
     pub object: String,

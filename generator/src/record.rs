@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use dynamos_abi::{
-    Function, Hook, HookKind, NONE, Object, RecordWriter, Relocation, RelocationKind, Site, Slot,
-    Symbol, function_flags, symbol_flags,
+    Code, Function, Hook, HookKind, NONE, Object, RecordWriter, Relocation, RelocationKind, Site,
+    Slot, Symbol, function_flags, symbol_flags,
 };
 
 use crate::sites::{Referent, SiteDraft};
@@ -31,6 +31,8 @@ pub struct Match {
     pub watched: bool,
     /// Addresses of clone, transition handler, steady handler and policies, for a function that is replaced.
     pub replaced: Option<[u32; 4]>,
+    /// Address of its bridge edition, if it has one.
+    pub bridge: Option<u32>,
     /// Whether its steady handler asks an adaptation handler of the update.
     pub adapts: bool,
     /// Its parameters as the record has them (see [`dynamos_abi::Function`]).
@@ -141,6 +143,7 @@ impl RecordBuilder {
             site_count: function.sites.len() as u32,
             fentry: function.fentry.unwrap_or(NONE),
             clone,
+            bridge: function.bridge.unwrap_or(NONE),
             transition,
             steady,
             policy,
@@ -225,6 +228,11 @@ impl RecordBuilder {
         let (before, after) = (function(before), function(after));
         let clone = clone.unwrap_or(NONE);
         self.writer.slots.push(Slot { symbol, offset, before, after, clone });
+    }
+
+    /// Adds a piece of an edition's code.
+    pub fn code(&mut self, code: Code) {
+        self.writer.code.push(code);
     }
 
     /// Adds a hook: an address of the update.

@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 
 use crate::plan::{FunctionPlan, Outcome, Plan, ScopePlan};
 
-/// The review page; `diff` is the source change.
-pub fn review(plan: &Plan, diff: &str) -> String {
+/// The review page; `diffs` are the source change and that of the bridge.
+pub fn review(plan: &Plan, diffs: (&str, Option<&str>)) -> String {
     let mut page = String::new();
     let title = if plan.name.is_empty() { "comparison" } else { &plan.name };
     let _ = writeln!(page, "# Live update `{title}`\n");
     verdict(&mut page, plan);
     kernels(&mut page, plan);
+    phases(&mut page, plan);
     functions(&mut page, plan);
     hooks(&mut page, plan);
     slots(&mut page, plan);
@@ -19,9 +20,12 @@ pub fn review(plan: &Plan, diff: &str) -> String {
     if plan.outcome != Outcome::Differs {
         not_covered(&mut page, plan);
     }
-    if !diff.is_empty() {
-        let fence = fence(diff);
-        let _ = writeln!(page, "## The source change\n\n{fence}diff\n{}\n{fence}", diff.trim_end());
+    let changes = [("The source change", Some(diffs.0)), ("The bridge, from V1", diffs.1)];
+    for (title, diff) in changes {
+        if let Some(diff) = diff.filter(|diff| !diff.is_empty()) {
+            let fence = fence(diff);
+            let _ = writeln!(page, "## {title}\n\n{fence}diff\n{}\n{fence}", diff.trim_end());
+        }
     }
     page
 }
@@ -76,10 +80,41 @@ fn scope(page: &mut String, plan: &Plan) {
     let _ = writeln!(page, "**Scope `{scope}`**: {when}. Because {reason}.\n");
 }
 
+/// The phases, and what leads from each to the next.
+fn phases(page: &mut String, plan: &Plan) {
+    if plan.phases.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        page,
+        "## Phases\n\n\
+         | phase | new calls take | goes on when | then |\n|---|---|---|---|"
+    );
+    for phase in &plan.phases {
+        let until = phase.until.iter().map(|until| cell(until)).collect::<Vec<_>>().join("; ");
+        let _ = writeln!(
+            page,
+            "| {} | {} | {until} | {} |",
+            cell(&phase.name),
+            phase.edition,
+            cell(&phase.then)
+        );
+    }
+    let functions = plan.phases.first().map(|phase| phase.functions.join("`, `"));
+    let _ = writeln!(
+        page,
+        "\nThe group, each of which takes these steps with all others: `{}`.\n",
+        functions.unwrap_or_default()
+    );
+}
+
 fn kernels(page: &mut String, plan: &Plan) {
     let _ = writeln!(page, "## What was compared\n");
     let _ = writeln!(page, "- V1, what runs: {}", plan.kernels.v1);
     let _ = writeln!(page, "- V2, what should run: {}", plan.kernels.v2);
+    if let Some(bridge) = &plan.kernels.bridge {
+        let _ = writeln!(page, "- the bridge from one to the other: {bridge}");
+    }
     if !plan.kernels.release.is_empty() {
         let _ = writeln!(page, "- the kernel: `{}`", plan.kernels.release);
         let _ = writeln!(page, "- the compiler: {}", plan.kernels.compiler);
@@ -170,6 +205,18 @@ fn hooks(page: &mut String, plan: &Plan) {
             }
             "dynamos_after_on" => "once they have; can refuse it: the update is reverted then",
             "dynamos_before_off" => "before calls move back to edition 0; can refuse that",
+            "dynamos_advance" => {
+                "in phase 1, once nobody is in edition 0; 0: not yet, and it is asked again"
+            }
+            "dynamos_transfer" => {
+                "then: carries state to V2's meaning; can refuse that: the update goes back to edition 0"
+            }
+            "dynamos_advance_back" => {
+                "on the way back, once nobody is in V2's editions; 0: not yet, and it is asked again"
+            }
+            "dynamos_transfer_back" => {
+                "then: carries state back to V1's meaning; can refuse that: the update stays active"
+            }
             _ => "once edition 0 is current again and nobody is in the update's editions",
         };
         let _ = writeln!(page, "- `{}` in `{}`: {when}", hook.name, hook.object);
@@ -302,7 +349,7 @@ mod tests {
         let mut plan = Plan::default();
         plan.refusals.push(Refusal::new("f|x", "is `__init`", "nothing to do"));
         plan.settle();
-        let page = review(&plan, "--- a\n+++ b\n```\n");
+        let page = review(&plan, ("--- a\n+++ b\n```\n", None));
         assert!(
             page.contains("**Refused.**") && page.contains("f\\|x") && page.contains("````diff")
         );

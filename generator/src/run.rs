@@ -20,7 +20,7 @@ use crate::release::users::{self, Readers};
 use crate::release::{self, Journal, Reach, Shipped};
 use crate::report::Reporter;
 use crate::verdicts::{self, Judged};
-use crate::{build, changes, layouts, slots};
+use crate::{build, changes, layouts, phases, slots};
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct Request {
     pub v1: Spec,
     /// The kernel that should.
     pub v2: Spec,
+    /// A patch of V1 that gives bridge editions of what V2 replaces.
+    pub bridge: Option<PathBuf>,
     /// Release of the kernel that will run the update, where it does not follow from V1, or the directory it
     /// was built in.
     pub kernel: Option<String>,
@@ -78,6 +80,7 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
             v2: request.v2.label(),
             release: input.release.clone(),
             compiler: v1.compiler().into(),
+            bridge: None,
         },
         ..Plan::default()
     };
@@ -100,7 +103,7 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     plan.refusals.clone_from(&found.refusals);
     let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
     let diff = changes::diff(&input.v1_root, &input.changes)?;
-    let (judged, removal) = if request.report_only {
+    let (mut judged, removal) = if request.report_only {
         let shipped = match request.compile {
             true => None,
             false => {
@@ -112,6 +115,24 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     } else {
         job.judge(&found, reporter, &mut plan)?
     };
+    let mut bridge_diff = None;
+    if request.bridge.is_none() {
+        phases::refuse(&judged, &mut plan);
+    }
+    if let Some(file) = &request.bridge {
+        let spec = Spec::Patch(file.clone());
+        plan.kernels.bridge = Some(spec.label());
+        begin(reporter, "bridge", "building the bridge")?;
+        let input = input::resolve(&cache, &request.v1, &spec, request.kernel.as_deref())?;
+        bridge_diff = Some(changes::diff(&input.v1_root, &input.changes)?);
+        let found = candidates::find(&kbuild, &input, request.max_objects)?;
+        let mut bridge = Plan { refusals: found.refusals.clone(), ..Plan::default() };
+        let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
+        let (editions, removal) = job.judge(&found, reporter, &mut bridge)?;
+        phases::join(&mut judged, editions, &mut plan, bridge);
+        drop(removal);
+    }
+    let diffs = (diff.as_str(), bridge_diff.as_deref());
     plan.name = update_name(request, &found)?;
     plan.settle();
     if plan.outcome == Outcome::Update && !request.report_only {
@@ -124,7 +145,7 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
             begin(reporter, "module", "waiting for dynamos.ko")?;
             let module = module.wait().context("dynamos.ko was not built")??;
             begin(reporter, "link", "linking the update module")?;
-            let ko = target.link(&plan, &assembly, &diff, &module, &output)?;
+            let ko = target.link(&plan, &assembly, diffs, &module, &output)?;
             begin(reporter, "validate", "checking the update module")?;
             target.deliver(&plan.name, &ko, &assembly, &module, &output)?;
         }
@@ -132,7 +153,7 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     begin(reporter, "cleanup", "removing the view of V2")?;
     drop(removal);
     begin(reporter, "write", "writing the update")?;
-    output.finish(&plan, &diff)?;
+    output.finish(&plan, diffs)?;
     reporter.end();
     Ok(plan)
 }

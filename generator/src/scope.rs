@@ -4,8 +4,13 @@ use crate::plan::{Plan, ScopePlan};
 
 /// Proposes `function` where it can be shown that both editions may run at a time, else `system`.
 ///
-/// `redirected` is the number of functions that are replaced.
-pub fn propose(plan: &Plan, redirected: usize) -> ScopePlan {
+/// `redirected` is the number of functions that are replaced; `phases`: each by way of a bridge edition.
+pub fn propose(plan: &Plan, redirected: usize, phases: bool) -> ScopePlan {
+    if phases {
+        let reason = "there are phases: calls move one by one, the bridge editions work with what edition 0 and V2's \
+                      leave, and those two never run at a time";
+        return ScopePlan { scope: "function".into(), reason: reason.into() };
+    }
     if let Some(table) = plan.slots.iter().find(|table| table.written) {
         let reason = format!(
             "handlers of `{}` are written, which all calls share: nobody may be in a function that reads one",
@@ -48,7 +53,7 @@ mod tests {
     use crate::plan::{DataPlan, LayoutPlan};
 
     fn proposed(plan: &Plan, redirected: usize) -> (String, String) {
-        let ScopePlan { scope, reason } = propose(plan, redirected);
+        let ScopePlan { scope, reason } = propose(plan, redirected, false);
         (scope, reason)
     }
 

@@ -23,7 +23,7 @@ pub struct Table {
     /// The object's source.
     source: String,
     /// Its name, and V1's.
-    name: String,
+    pub name: String,
     old_name: String,
     /// What differs.
     slots: Slots,
@@ -181,6 +181,7 @@ fn unchanged(object: &str, bytes: &[u8], owner: &str) -> Result<UnitInput> {
         hooks: BTreeMap::new(),
         slots: Vec::new(),
         watched: BTreeSet::new(),
+        bridge: None,
     })
 }
 

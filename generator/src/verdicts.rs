@@ -96,6 +96,7 @@ pub fn judge(
             replaced,
             slots: Vec::new(),
             watched: BTreeSet::new(),
+            bridge: None,
         });
     }
     hooks::tell(&all_hooks, plan);

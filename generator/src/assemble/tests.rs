@@ -16,15 +16,14 @@ use crate::verdicts;
 const FLAGS: &str = "-O2 -g -fno-pie -mcmodel=kernel -mno-red-zone -pg -mrecord-mcount -mfentry \
     -fno-asynchronous-unwind-tables -mno-sse -fno-common -fcf-protection=none -w";
 
-/// Compares and assembles sources (name, V1, V2), for a kernel that has what V1 defines and the names `more`.
-fn assembled(sources: &[(&str, &str, &str)], more: &str) -> (Assembly, Plan) {
-    let (v1, v2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+/// Compares sources (name, V1, V2) in these directories.
+fn judged(sources: &[(&str, &str, &str)], v1: &Path, v2: &Path) -> (verdicts::Judged, Plan) {
     let mut found = Candidates::default();
     let mut commands = Vec::new();
     for (name, old, new) in sources {
         let source = format!("{name}.c");
-        std::fs::write(v1.path().join(&source), old).unwrap();
-        std::fs::write(v2.path().join(&source), new).unwrap();
+        std::fs::write(v1.join(&source), old).unwrap();
+        std::fs::write(v2.join(&source), new).unwrap();
         let object = format!("{name}.o");
         let candidate = Candidate { owner: "vmlinux".into(), because: BTreeSet::new() };
         found.objects.insert(object.clone(), candidate);
@@ -33,22 +32,42 @@ fn assembled(sources: &[(&str, &str, &str)], more: &str) -> (Assembly, Plan) {
             source,
             compiler: "gcc".into(),
             args: FLAGS.split_whitespace().map(Into::into).collect(),
-            cwd: v1.path().into(),
+            cwd: v1.into(),
         });
     }
-    let built = build::build(&commands, v2.path(), Some(1)).unwrap();
+    let built = build::build(&commands, v2, Some(1)).unwrap();
     let mut plan = Plan::default();
     let quiet = Reporter::new(true, false);
-    let mut judged =
-        verdicts::judge(&found, &commands, &built, v2.path(), &quiet, &mut plan).unwrap();
+    let judged = verdicts::judge(&found, &commands, &built, v2, &quiet, &mut plan).unwrap();
+    (judged, plan)
+}
+
+/// Compares and assembles sources (name, V1, V2), for a kernel that has what V1 defines and the names `more`.
+fn assembled(sources: &[(&str, &str, &str)], more: &str) -> (Assembly, Plan) {
+    let (v1, v2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut judged, mut plan) = judged(sources, v1.path(), v2.path());
     for table in std::mem::take(&mut judged.slots) {
         crate::slots::add(&table, &mut judged.units).unwrap();
     }
     plan.settle();
+    (put_together(&judged, v1.path(), more), plan)
+}
+
+/// The same of one source with a bridge.
+fn phased(v1: &str, v2: &str, bridge: &str, more: &str) -> (Assembly, Plan) {
+    let roots = [(); 4].map(|()| tempfile::tempdir().unwrap());
+    let (mut all, mut plan) = judged(&[("a", v1, v2)], roots[0].path(), roots[1].path());
+    let (editions, other) = judged(&[("a", v1, bridge)], roots[2].path(), roots[3].path());
+    crate::phases::join(&mut all, editions, &mut plan, other);
+    plan.settle();
+    (put_together(&all, roots[0].path(), more), plan)
+}
+
+fn put_together(judged: &verdicts::Judged, scratch: &Path, more: &str) -> Assembly {
     let exported = BTreeSet::new();
-    let running = running(v1.path(), more);
+    let running = running(scratch, more);
     let kernel = Kernel { exported: &exported, running: &running };
-    (assemble(&judged.units, kernel, "test", "6.0").unwrap(), plan)
+    assemble(&judged.units, kernel, "test", "6.0").unwrap()
 }
 
 fn running(scratch: &Path, names: &str) -> Running {
@@ -289,4 +308,85 @@ fn hooks_go_along_and_are_in_the_record() {
         new.replace("__attribute__((used)) int dynamos_after_off", "int dynamos_after_off");
     let (_, plan) = assembled(&[("a", old, &unused)], "old __fentry__");
     assert!(plan.refusals.iter().any(|refusal| refusal.reason.contains("left it out")));
+}
+
+/// Two paths that share `left`, whose meaning V2 changes.
+const PATHS: &str =
+    "int left; int get(void) { return left + 1; } int put(int a) { left = a; return 0; }\n";
+
+fn paths(get: &str, put: &str, more: &str) -> String {
+    format!(
+        "int left; {more} int get(void) {{ return left + {get}; }} int put(int a) {{ left = a; return {put}; }}\n"
+    )
+}
+
+#[test]
+fn a_bridge_that_lacks_a_path_is_refused_by_name() {
+    let v2 = paths("2", "2", "");
+    let (_, plan) = phased(PATHS, &v2, &paths("3", "0", ""), "left __fentry__");
+    let names: Vec<&str> = plan.refusals.iter().map(|refusal| refusal.name.as_str()).collect();
+    assert_eq!(names, ["put"]);
+    assert!(plan.refusals[0].reason.contains("the bridge leaves it as V1 has it"));
+    // Nor may it have one too many.
+    let (_, plan) = phased(PATHS, &paths("2", "0", ""), &paths("3", "3", ""), "left __fentry__");
+    assert!(plan.refusals.iter().any(|r| r.name == "put" && r.reason.contains("V2 does not")));
+}
+
+#[test]
+fn both_editions_are_in_the_record_and_share_what_is_new() {
+    let more = "int fresh; static __attribute__((noinline)) int helper(int a) { fresh += a; return fresh * 3; }";
+    let (v2, bridge) =
+        (paths("helper(2)", "helper(1)", more), paths("helper(4)", "helper(3)", more));
+    let (assembly, plan) = phased(PATHS, &v2, &bridge, "left __fentry__");
+    assert!(plan.refusals.is_empty() && assembly.refusals.is_empty(), "{:?}", plan.refusals);
+    let record = dynamos_abi::Record::parse(&assembly.record).unwrap();
+    assert!(record.has_phases() && record.replaced().count() == 2);
+    assert!(record.replaced().all(|(_, function)| function.bridge != function.clone));
+    let of = |edition| record.code().iter().filter(|code| code.edition == edition).count();
+    // Each has its own helper.
+    assert_eq!([of(1), of(2)], [3, 3]);
+    let names = |wanted: &str| {
+        let text = String::from_utf8_lossy(&assembly.clones[0]);
+        text.matches(&format!("\0{wanted}\0")).count()
+    };
+    assert_eq!(["fresh", "get.clone", "get.bridge", "helper.bridge"].map(names), [1; 4]);
+    assert_eq!(plan.phases.len(), 4);
+    // What they share must be the same.
+    let other = bridge.replace("int fresh;", "int fresh = 7;");
+    let (assembly, _) = phased(PATHS, &v2, &other, "left __fentry__");
+    assert!(assembly.refusals.iter().any(|refusal| refusal.name == "fresh"));
+}
+
+#[test]
+fn a_variable_within_a_function_is_not_shared_and_so_refused() {
+    let put = |n| format!("({{ static int count; count += {n}; count; }})");
+    let (v2, bridge) = (paths("2", &put(1), ""), paths("3", &put(2), ""));
+    let (assembly, _) = phased(PATHS, &v2, &bridge, "left __fentry__");
+    assert!(assembly.refusals.iter().any(|refusal| refusal.name == "count"));
+}
+
+#[test]
+fn hooks_between_phases_are_the_bridges() {
+    let hook = |name: &str| {
+        format!("static __attribute__((used)) int dynamos_{name}(void) {{ return left; }}")
+    };
+    let refused = |v2: &str, bridge: &str| {
+        let (v2, bridge) = (paths("2", "2", v2), paths("3", "3", bridge));
+        let (assembly, plan) = phased(PATHS, &v2, &bridge, "left __fentry__");
+        let hooks = dynamos_abi::Record::parse(&assembly.record).map_or(0, |r| r.hooks().len());
+        (plan.refusals.iter().map(|refusal| refusal.name.clone()).collect::<Vec<_>>(), hooks)
+    };
+    let both = hook("transfer") + &hook("transfer_back") + &hook("advance");
+    assert_eq!(refused("", &both), (vec![], 3));
+    assert_eq!(refused(&hook("before_on"), &hook("transfer_back")), (vec![], 2));
+    let lone = refused("", &hook("transfer"));
+    assert_eq!(lone.0, ["dynamos_transfer"]);
+    assert_eq!(refused(&hook("advance"), "").0, ["dynamos_advance"]);
+    assert_eq!(refused("", &hook("after_on")).0, ["dynamos_after_on"]);
+    // Without a bridge there is nothing they could be between.
+    let roots = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let v2 = paths("2", "2", &both);
+    let (judged, mut plan) = judged(&[("a", PATHS, &v2)], roots[0].path(), roots[1].path());
+    crate::phases::refuse(&judged, &mut plan);
+    assert_eq!(plan.refusals.len(), 3);
 }

@@ -1,13 +1,16 @@
 //! The clone closure: from the functions that changed to everything that must move into the update, and to what
 //! it uses of the running kernel.
 
+mod bridge;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use dynamos_abi::HookKind;
+use dynamos_abi::{HookKind, edition};
 use object::elf;
+
+pub use bridge::{BridgeInput, CodePiece};
 
 use crate::clones::{
     CloneObject, Piece, PieceId, PieceRelocation, PieceSymbol, Placeholder, PlaceholderKind, Target,
@@ -17,7 +20,7 @@ use crate::record::Fixup;
 use crate::unit::{Field, Place, Unit};
 
 /// What is known of one object and of the kernel it goes into.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
     /// V2's object.
     pub unit: &'a Unit,
@@ -41,6 +44,10 @@ pub struct Known<'a> {
     pub wanted: &'a BTreeSet<String>,
     /// First index of the handlers' clones: the n-th replaced function's clone is `dynamos_clone_N`.
     pub first_clone: usize,
+    /// The bridge editions of the same functions, if the update has phases.
+    pub bridge: Option<&'a BridgeInput>,
+    /// Whether it has: its objects without such functions too.
+    pub phases: bool,
 }
 
 /// Something of the running kernel that the update needs.
@@ -67,6 +74,10 @@ pub struct Closure {
     pub adapts: Vec<bool>,
     /// Address index (within this object) of each replaced function's clone.
     pub clone_addrs: Vec<u32>,
+    /// Address index (within this object) of each bridge edition, by V1's name of the function.
+    pub bridge_addrs: BTreeMap<String, u32>,
+    /// The code of each edition, if there are phases.
+    pub code: Vec<CodePiece>,
     /// Address index (within this object) of each function that is to be a handler.
     pub handler_addrs: BTreeMap<String, u32>,
     /// Address index (within this object) of each hook.
@@ -92,6 +103,8 @@ pub fn close(context: &Known<'_>) -> Result<Closure> {
         queue: Vec::new(),
         edition0: BTreeMap::new(),
         names: Vec::new(),
+        of_bridge: false,
+        shared: BTreeMap::new(),
     };
     for (name, v1_name) in context.replaced {
         builder.replace(name, v1_name)?;
@@ -103,6 +116,17 @@ pub fn close(context: &Known<'_>) -> Result<Closure> {
         builder.relocate(work)?;
     }
     builder.tables()?;
+    if context.phases {
+        builder.note_code(0, edition::FINAL);
+    }
+    let of_bridge;
+    let mut builder = match context.bridge {
+        None => builder,
+        Some(input) => {
+            of_bridge = bridge::context(context, input);
+            builder.bridge(&of_bridge, input)?
+        }
+    };
     builder.needs()?;
     Ok(builder.closure)
 }
@@ -126,6 +150,10 @@ struct Builder<'a> {
     edition0: BTreeMap<String, usize>,
     /// V1's name of each placeholder, and whether it is code.
     names: Vec<(String, bool)>,
+    /// It is the bridge's object that is copied, after V2's.
+    of_bridge: bool,
+    /// V2's new variables and constants, which the bridge shares: where they went.
+    shared: BTreeMap<String, (PieceId, u64)>,
 }
 
 impl Builder<'_> {
@@ -252,7 +280,9 @@ impl Builder<'_> {
         let start = symbol.value - if padding == 16 { padding } else { 0 };
         let end = symbol.value + symbol.size;
         let suffix = if symbol.name.ends_with(".cold") { ".text.unlikely." } else { ".text." };
-        self.copy(section_index, start, end, format!("{suffix}{}", symbol.name), index)
+        // Sections of one name are put together with zeroes between them, which objtool takes for code.
+        let of = if self.of_bridge { "bridge." } else { "" };
+        self.copy(section_index, start, end, format!("{suffix}{of}{}", symbol.name), index)
     }
 
     /// Copies a variable or constant.
@@ -281,7 +311,9 @@ impl Builder<'_> {
             offset: symbol.value - start,
             size: symbol.size,
             function: symbol.function,
-            global: symbol.global && !self.context.known.contains_key(&symbol.name),
+            global: symbol.global
+                && !self.of_bridge
+                && !self.context.known.contains_key(&symbol.name),
         };
         let piece = self.copy_range(section_index, start, end, output)?;
         if let Some(piece) = self.closure.object.pieces.get_mut(piece) {
@@ -295,6 +327,9 @@ impl Builder<'_> {
     /// what objtool finds as the cold part of it by name.
     fn name_in_update(&self, name: &str) -> String {
         let (base, part) = name.find(".cold").map_or((name, ""), |at| name.split_at(at));
+        if self.of_bridge {
+            return format!("{base}.bridge{part}");
+        }
         if self.context.replaced.contains_key(base) {
             format!("{base}.clone{part}")
         } else {
@@ -403,6 +438,9 @@ impl Builder<'_> {
                 if let Some(v1_name) = self.context.known.get(&symbol.name) {
                     let target = self.kernel(v1_name, section.is_code(), *index)?;
                     return Ok(Some((target, *into as i64)));
+                }
+                if let Some(shared) = self.shared(*index)? {
+                    return Ok(shared.map(|(piece, at)| (Target::Piece(piece), at + *into as i64)));
                 }
                 if section.name.contains("percpu") {
                     self.refuse(&symbol.name, "a new per-CPU variable");

@@ -132,8 +132,10 @@ entry! {
         site_count: u32,
         /// Offset of its `call __fentry__`, or `NONE`.
         fentry: u32,
-        /// Address of the clone (`REPLACE` only, else `NONE`).
+        /// Address of the clone (`REPLACE` only, else `NONE`): of the final edition, if there is a bridge.
         clone: u32,
+        /// Address of the bridge edition, where the update has phases; else `NONE`.
+        bridge: u32,
         /// Address of the handler that asks whether the update is active.
         transition: u32,
         /// Address of the handler that goes straight to the clone.
@@ -163,6 +165,28 @@ entry! {
     }
 }
 
+/// The editions of an update with phases, as `dynamos_active` counts them.
+pub mod edition {
+    /// The kernel's own.
+    pub const ORIGINAL: u32 = 0;
+    /// That works with the state of both.
+    pub const BRIDGE: u32 = 1;
+    /// V2's.
+    pub const FINAL: u32 = 2;
+}
+
+entry! {
+    /// Code of one edition of an update with phases: what must be left before the next phase.
+    Code {
+        /// Address of its first byte.
+        start: u32,
+        /// Length in bytes.
+        len: u32,
+        /// See [`edition`].
+        edition: u32,
+    }
+}
+
 /// When a hook runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
@@ -175,25 +199,46 @@ pub enum HookKind {
     BeforeOff = 3,
     /// Once nobody is in the update's editions any more.
     AfterOff = 4,
+    /// In phase 1: whether V2's editions may begin. Asked again until it is not 0.
+    Advance = 5,
+    /// At the end of phase 1: carries state over to V2's meaning.
+    Transfer = 6,
+    /// On the way back, in phase 1: whether edition 0 may come back. Asked again until it is not 0.
+    AdvanceBack = 7,
+    /// Then carries state back.
+    TransferBack = 8,
 }
 
 impl HookKind {
-    /// All of them, in the order in which an update's life has them.
+    /// Those around the switches, in the order in which an update's life has them.
     pub const ALL: [HookKind; 4] =
         [HookKind::BeforeOn, HookKind::AfterOn, HookKind::BeforeOff, HookKind::AfterOff];
 
-    /// The kind with the number `raw`.
-    pub fn from_raw(raw: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| *kind as u32 == raw)
+    /// Those between phases.
+    pub const BETWEEN_PHASES: [HookKind; 4] =
+        [HookKind::Advance, HookKind::Transfer, HookKind::AdvanceBack, HookKind::TransferBack];
+
+    /// Whether what it returns is an answer, and no error.
+    pub const fn is_predicate(self) -> bool {
+        matches!(self, HookKind::Advance | HookKind::AdvanceBack)
     }
 
-    /// What the function is called in V2's source.
+    /// The kind with the number `raw`.
+    pub fn from_raw(raw: u32) -> Option<Self> {
+        Self::ALL.into_iter().chain(Self::BETWEEN_PHASES).find(|kind| *kind as u32 == raw)
+    }
+
+    /// What the function is called in the source.
     pub const fn name(self) -> &'static str {
         match self {
             HookKind::BeforeOn => "dynamos_before_on",
             HookKind::AfterOn => "dynamos_after_on",
             HookKind::BeforeOff => "dynamos_before_off",
             HookKind::AfterOff => "dynamos_after_off",
+            HookKind::Advance => "dynamos_advance",
+            HookKind::Transfer => "dynamos_transfer",
+            HookKind::AdvanceBack => "dynamos_advance_back",
+            HookKind::TransferBack => "dynamos_transfer_back",
         }
     }
 }

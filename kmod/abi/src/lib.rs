@@ -1,6 +1,6 @@
 //! The record that an update module carries and `dynamos.ko` reads.
 //!
-//! A record is one block of bytes: a header, seven tables of fixed-size entries, a table of strings and a block
+//! A record is one block of bytes: a header, eight tables of fixed-size entries, a table of strings and a block
 //! of raw bytes. It holds no pointer. What only the module loader knows, the addresses of the update's own
 //! code and data, stands beside it as an array of `u64` that the record refers to by index ([`AddrIndex`]).
 //!
@@ -21,15 +21,15 @@ mod read;
 mod write;
 
 pub use entry::{
-    Alternative, Bytes, Function, Hook, HookKind, Object, Relocation, RelocationKind, Site,
-    SiteKind, Slot, Str, Symbol, function_flags, symbol_flags,
+    Alternative, Bytes, Code, Function, Hook, HookKind, Object, Relocation, RelocationKind, Site,
+    SiteKind, Slot, Str, Symbol, edition, function_flags, symbol_flags,
 };
 pub use read::{Alternatives, Record, RecordError, Table};
 #[cfg(feature = "write")]
 pub use write::RecordWriter;
 
 /// Version of the record format. `struct dynamos_update_desc` in `kmod/module/dynamos.h` has its own.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// First bytes of every record.
 pub const MAGIC: [u8; 8] = *b"DYNAMOS\0";

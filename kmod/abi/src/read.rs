@@ -4,8 +4,8 @@ use core::marker::PhantomData;
 
 use crate::entry::{Field, symbol_flags};
 use crate::{
-    ABI, Alternative, Bytes, Function, Hook, HookKind, MAGIC, MAX_RECORD, NONE, Object, Relocation,
-    RelocationKind, Site, SiteKind, Slot, Str, Symbol, function_flags,
+    ABI, Alternative, Bytes, Code, Function, Hook, HookKind, MAGIC, MAX_RECORD, NONE, Object,
+    Relocation, RelocationKind, Site, SiteKind, Slot, Str, Symbol, edition, function_flags,
 };
 
 /// Why a block of bytes is no record that this side understands.
@@ -97,6 +97,7 @@ pub struct Record<'a> {
     sites: Table<'a, Site>,
     relocations: Table<'a, Relocation>,
     slots: Table<'a, Slot>,
+    code: Table<'a, Code>,
     hooks: Table<'a, Hook>,
 }
 
@@ -135,6 +136,7 @@ impl<'a> Record<'a> {
             sites: table(whole, &mut cursor, "sites")?,
             relocations: table(whole, &mut cursor, "relocations")?,
             slots: table(whole, &mut cursor, "slots")?,
+            code: table(whole, &mut cursor, "code")?,
             hooks: table(whole, &mut cursor, "hooks")?,
         };
         record.check()?;
@@ -200,6 +202,16 @@ impl<'a> Record<'a> {
     /// The slots that hold other handlers while the editions run.
     pub fn slots(&self) -> Table<'a, Slot> {
         self.slots
+    }
+
+    /// The code of each edition; empty without phases.
+    pub fn code(&self) -> Table<'a, Code> {
+        self.code
+    }
+
+    /// Whether calls go by way of bridge editions, in phases.
+    pub fn has_phases(&self) -> bool {
+        !self.code.is_empty()
     }
 
     /// The hooks: at most one of each kind.
@@ -276,7 +288,7 @@ impl<'a> Record<'a> {
             self.check_slot(&slot)?;
         }
         // Not more than there are kinds: so the look for others of a kind below is short.
-        if self.hooks.len() as usize > HookKind::ALL.len() {
+        if self.hooks.len() as usize > HookKind::ALL.len() + HookKind::BETWEEN_PHASES.len() {
             return Err(RecordError::Value("number of hooks"));
         }
         for hook in self.hooks.iter() {
@@ -284,6 +296,33 @@ impl<'a> Record<'a> {
             let kind = HookKind::from_raw(hook.kind).ok_or(RecordError::Value("hook kind"))?;
             if self.hooks.iter().filter(|other| other.kind == kind as u32).count() > 1 {
                 return Err(RecordError::Value("two hooks of a kind"));
+            }
+        }
+        self.check_phases()
+    }
+
+    /// All functions that are replaced have a bridge edition or none has, and nothing else of the record decides then
+    /// which edition a call takes.
+    fn check_phases(&self) -> Result<(), RecordError> {
+        let phases = self.has_phases();
+        let fits = |function: &Function| {
+            (function.bridge != NONE) == phases
+                && !(phases && function.flags & function_flags::ADAPTS != 0)
+        };
+        if !self.replaced().all(|(_, function)| fits(&function)) {
+            return Err(RecordError::Value("bridge editions"));
+        }
+        if phases && (!self.slots.is_empty() || self.replaced().next().is_none()) {
+            return Err(RecordError::Value("phases"));
+        }
+        let between = |kind: &HookKind| self.hook(*kind).is_some();
+        if !phases && HookKind::BETWEEN_PHASES.iter().any(between) {
+            return Err(RecordError::Value("hooks between phases"));
+        }
+        for code in self.code.iter() {
+            within(code.start, self.addr_count, "code start")?;
+            if code.len == 0 || !matches!(code.edition, edition::BRIDGE | edition::FINAL) {
+                return Err(RecordError::Value("code"));
             }
         }
         Ok(())
@@ -334,6 +373,10 @@ impl<'a> Record<'a> {
             } else if addr != NONE {
                 return Err(RecordError::Value("function addresses"));
             }
+        }
+        optional(function.bridge, self.addr_count, "bridge edition")?;
+        if !replaced && function.bridge != NONE {
+            return Err(RecordError::Value("bridge edition of a function that is not replaced"));
         }
         if !replaced && function.flags & function_flags::ADAPTS != 0 {
             return Err(RecordError::Value("adaptation of a function that is not replaced"));

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use crate::entry::Field;
 use crate::{
-    ABI, Bytes, Function, Hook, MAGIC, Object, Record, RecordError, Relocation, Site, Slot, Str,
-    Symbol,
+    ABI, Bytes, Code, Function, Hook, MAGIC, Object, Record, RecordError, Relocation, Site, Slot,
+    Str, Symbol,
 };
 
 /// Collects a record's entries and encodes them.
@@ -28,6 +28,8 @@ pub struct RecordWriter {
     pub relocations: Vec<Relocation>,
     /// The slots to be written.
     pub slots: Vec<Slot>,
+    /// The code of each edition, if there are phases.
+    pub code: Vec<Code>,
     /// The hooks.
     pub hooks: Vec<Hook>,
     /// Number of addresses that accompany the record.
@@ -83,6 +85,7 @@ impl RecordWriter {
             (self.sites.len(), encode(&self.sites)),
             (self.relocations.len(), encode(&self.relocations)),
             (self.slots.len(), encode(&self.slots)),
+            (self.code.len(), encode(&self.code)),
             (self.hooks.len(), encode(&self.hooks)),
         ];
         let header = MAGIC.len() + 4 + 4 + fixed.len() * Str::SIZE + 4 + blocks.len() * 8;

@@ -33,6 +33,7 @@ fn sample() -> Vec<u8> {
         site_count: 3,
         fentry: 4,
         clone: 0,
+        bridge: NONE,
         transition: 1,
         steady: 2,
         policy: 3,
@@ -94,7 +95,8 @@ fn hooks_are_one_of_a_kind_and_lead_somewhere() {
     for (hooks, fits) in [
         (vec![hook(1, 0), hook(2, 0), hook(3, 0), hook(4, 0)], true),
         (vec![hook(0, 0)], false),
-        (vec![hook(5, 0)], false),
+        (vec![hook(5, 0)], false), // it has no phases
+        (vec![hook(9, 0)], false),
         (vec![hook(1, 1)], false),
         (vec![hook(1, NONE)], false),
         (vec![hook(1, 0), hook(1, 0)], false),
@@ -126,6 +128,69 @@ fn a_slot_that_leads_nowhere_is_refused() {
         writer.symbols.push(Symbol { name, object: 0, flags: 0, placeholder: NONE });
         writer.slots.push(slot);
         assert!(writer.finish("update", "6.1", "").is_err(), "{slot:?}");
+    }
+}
+
+/// A record of two functions that are replaced, each with the bridge edition given.
+fn phased(
+    bridges: [u32; 2],
+    flags: u32,
+    code: &[Code],
+    slots: bool,
+) -> Result<Vec<u8>, RecordError> {
+    let mut writer = RecordWriter::default();
+    writer.addr_count = 4;
+    let object = Object { name: writer.str("vmlinux") };
+    writer.objects.push(object);
+    let (name, bytes) = (writer.str("f"), writer.bytes(&[0x90; 8]));
+    writer.symbols.push(Symbol { name, object: 0, flags: 1, placeholder: NONE });
+    for bridge in bridges {
+        writer.functions.push(Function {
+            symbol: 0,
+            flags,
+            bytes,
+            first_site: 0,
+            site_count: 0,
+            fentry: 0,
+            clone: 0,
+            bridge,
+            transition: 1,
+            steady: 2,
+            policy: 3,
+            parameters: Str { offset: 0, len: 0 },
+        });
+    }
+    writer.code.extend(code);
+    if slots {
+        writer.slots.push(Slot { symbol: 0, offset: 0, before: 0, after: NONE, clone: NONE });
+    }
+    writer.finish("update", "6.1", "")
+}
+
+#[test]
+fn phases_are_of_all_functions_or_of_none() {
+    let code = Code { start: 0, len: 8, edition: edition::BRIDGE };
+    let other = Code { edition: edition::FINAL, ..code };
+    let replace = function_flags::REPLACE;
+    let bytes = phased([0, 1], replace, &[code, other], false).unwrap();
+    let record = Record::parse(&bytes).unwrap();
+    assert!(record.has_phases());
+    assert_eq!(record.code().get(1), Some(other));
+    assert!(!Record::parse(&phased([NONE; 2], replace, &[], false).unwrap()).unwrap().has_phases());
+    let adapts = replace | function_flags::ADAPTS;
+    for (what, bridges, flags, code, slots) in [
+        ("one has no bridge", [0, NONE], replace, vec![code], false),
+        ("bridges without code", [0, 0], replace, vec![], false),
+        ("code without bridges", [NONE; 2], replace, vec![code], false),
+        ("a bridge that leads nowhere", [0, 4], replace, vec![code], false),
+        ("code that leads nowhere", [0, 1], replace, vec![Code { start: 4, ..code }], false),
+        ("no code", [0, 1], replace, vec![Code { len: 0, ..code }], false),
+        ("code of edition 0", [0, 1], replace, vec![Code { edition: 0, ..code }], false),
+        ("another edition", [0, 1], replace, vec![Code { edition: 3, ..code }], false),
+        ("an adaptation handler", [0, 1], adapts, vec![code], false),
+        ("handlers in tables", [0, 1], replace, vec![code], true),
+    ] {
+        assert!(phased(bridges, flags, &code, slots).is_err(), "{what}");
     }
 }
 
@@ -163,6 +228,7 @@ fn functions_do_not_share_sites() {
         site_count: 1,
         fentry: NONE,
         clone: NONE,
+        bridge: NONE,
         transition: NONE,
         steady: NONE,
         policy: NONE,

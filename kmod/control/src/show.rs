@@ -61,6 +61,9 @@ fn print(update: &Update) {
     if let Some(hook) = &update.hook {
         println!("  waits for hook {hook}, which has not returned");
     }
+    if let Some(phase) = phase(update) {
+        println!("  {phase}");
+    }
     if let Some(count) = update.blocking.filter(|count| *count > 0) {
         let plural = |count| if count == 1 { "" } else { "s" };
         let activations = update.activations.unwrap_or(count);
@@ -89,8 +92,29 @@ fn print(update: &Update) {
     }
 }
 
+/// Where an update with phases is.
+fn phase(update: &Update) -> Option<String> {
+    let (edition, number) = match update.phase? {
+        1 => ("the bridge", "1 of 2"),
+        2 => ("V2's edition", "2 of 2"),
+        _ => return None,
+    };
+    let not_yet = update.not_yet.as_ref();
+    let not_yet = not_yet.map_or_else(String::new, |hook| format!("; {hook} says: not yet"));
+    Some(format!("phase {number}: new calls take {edition}{not_yet}"))
+}
+
 /// Who holds up a switch of `update`, in one line.
 pub(crate) fn held_by(update: &Update) -> String {
+    let tasks = tasks_of(update);
+    match (phase(update), update.blockers.is_empty()) {
+        (Some(phase), true) => phase,
+        (Some(phase), false) => format!("{phase}; {tasks}"),
+        (None, _) => tasks,
+    }
+}
+
+fn tasks_of(update: &Update) -> String {
     let hook = update.hook.iter().map(|hook| format!("hook {hook} has not returned"));
     let shown = hook.chain(update.blockers.iter().cloned()).collect::<Vec<_>>().join(", ");
     match update.blocking.map(|count| count.saturating_sub(update.blockers.len() as u64)) {

@@ -9,6 +9,7 @@
 //! | `NAME/scope` | what is waited for, and what the plan proposes |
 //! | `NAME/blockers` | how many tasks are in the way, and their activations, then the first of them a line |
 //! | `NAME/hook` | the hook that has not returned yet |
+//! | `NAME/phase` | the edition that new calls take, and the hook that says that it may not go on; empty without phases |
 //! | `NAME/functions` | `OBJECT FUNCTION EDITION` a line |
 //! | `NAME/policy` | what decides which calls take the editions; written, it sets that |
 //! | `NAME/parameters` | `OBJECT FUNCTION (NAME:TYPE …)` a line |
@@ -57,6 +58,10 @@ pub(crate) struct Update {
     pub(crate) activations: Option<u64>,
     /// The first of them, and where they are.
     pub(crate) blockers: Vec<String>,
+    /// The edition that new calls take, in an update with phases: 1 is the bridge's, 2 V2's.
+    pub(crate) phase: Option<u32>,
+    /// The hook that says that it may not go on to the next phase.
+    pub(crate) not_yet: Option<String>,
     /// The update's hook that has not returned yet.
     pub(crate) hook: Option<String>,
 }
@@ -154,6 +159,8 @@ impl Sysfs {
             .collect::<Result<_, _>>()?;
         let scopes = read(&dir.join("scope")).unwrap_or_default();
         let mut scopes = scopes.split_whitespace().map(str::to_owned);
+        let phase = read(&dir.join("phase")).unwrap_or_default();
+        let mut phase = phase.split_whitespace();
         let blockers = read(&dir.join("blockers")).unwrap_or_default();
         let mut blockers = blockers.lines().map(str::to_owned);
         let counts = blockers.next().unwrap_or_default();
@@ -170,6 +177,8 @@ impl Sysfs {
             blocking: counts.next().flatten(),
             activations: counts.next().flatten(),
             blockers: blockers.collect(),
+            phase: phase.next().and_then(|edition| edition.parse().ok()),
+            not_yet: phase.next().map(str::to_owned),
             hook: read(&dir.join("hook")).ok().filter(|hook| !hook.is_empty()),
         })
     }

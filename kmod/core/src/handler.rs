@@ -14,12 +14,20 @@ const DROP: &[u8] = &[0x48, 0x83, 0xc4, 0x08];
 const COMPARE: &[u8] = &[0x80, 0x3d];
 /// The immediate of the comparison, and `je` over the drop and the jump.
 const EQUAL: &[u8] = &[0x00, 0x74, 0x09];
+/// The immediate of the comparison with the bridge's number, and `jb` over all that follows.
+const BELOW: &[u8] = &[0x01, 0x72, 0x10];
+/// `lea 8(%rsp), %rsp`: drops the return address, and keeps the flags.
+const DROP_KEEPING: &[u8] = &[0x48, 0x8d, 0x64, 0x24, 0x08];
+/// `je` with four bytes.
+const JUMP_EQUAL: &[u8] = &[0x0f, 0x84];
 /// `push` of the registers that arguments come in.
 const SAVE: &[u8] = &[0x57, 0x56, 0x52, 0x51, 0x41, 0x50, 0x41, 0x51];
 /// `call`.
 const CALL: &[u8] = &[0xe8];
 /// `pop` of them; `test %eax, %eax`, and `je` over the drop and the jump.
 const RESTORE: &[u8] = &[0x41, 0x59, 0x41, 0x58, 0x59, 0x5a, 0x5e, 0x5f, 0x85, 0xc0, 0x74, 0x09];
+/// `ret`, or a jump that some mitigation has made of it.
+const RETURNS: [u8; 2] = [0xc3, 0xe9];
 /// `jmp`.
 const JUMP: &[u8] = &[0xe9];
 
@@ -39,6 +47,22 @@ pub fn is_handler(code: &[u8], address: u64, kind: Handler, clone: u64, active: 
     entered && asks && cursor.take(DROP) && cursor.take(JUMP) && cursor.target(0) == Some(clone)
 }
 
+/// Whether `code`, which is at `address`, is the transition handler of an update with phases: it reads the byte at
+/// `active` once, and goes on in edition 0, or to the one at `bridge`, or to the one at `last`.
+pub fn is_phase_handler(code: &[u8], address: u64, bridge: u64, last: u64, active: u64) -> bool {
+    let mut cursor = Cursor { rest: code, address };
+    ENTRIES.into_iter().any(|entry| cursor.take(entry))
+        && cursor.take(COMPARE)
+        && cursor.target(1) == Some(active)
+        && cursor.take(BELOW)
+        && cursor.take(DROP_KEEPING)
+        && cursor.take(JUMP_EQUAL)
+        && cursor.target(0) == Some(bridge)
+        && cursor.take(JUMP)
+        && cursor.target(0) == Some(last)
+        && cursor.rest.first().is_some_and(|byte| RETURNS.contains(byte))
+}
+
 /// Whether `code`, which is at `address`, is a steady handler that leads to the edition at `clone` only if the update's
 /// own adaptation handler says so: the address of that one.
 pub fn adaptation_of(code: &[u8], address: u64, clone: u64) -> Option<u64> {
@@ -55,7 +79,6 @@ pub fn adaptation_of(code: &[u8], address: u64, clone: u64) -> Option<u64> {
 /// Whether `code` is a handler that goes back to edition 0: `endbr64; ret`, the latter as whatever mitigation the
 /// kernel has made of it, which is a jump if it is not itself.
 pub fn is_leave(code: &[u8]) -> bool {
-    const RETURNS: [u8; 2] = [0xc3, 0xe9];
     ENTRIES.into_iter().any(|entry| {
         code.strip_prefix(entry).and_then(<[u8]>::first).is_some_and(|byte| RETURNS.contains(byte))
     })
@@ -187,6 +210,30 @@ mod tests {
             assert_ne!(adaptation_of(&other, AT, CLONE), Some(AT + 0x200), "byte {at}");
             assert_eq!(adaptation_of(&code[..at], AT, CLONE), None);
         }
+    }
+
+    #[test]
+    fn a_phase_handler_knows_three_editions() {
+        const BRIDGE: u64 = AT + 0x200;
+        let mut code = vec![0xf3, 0x0f, 0x1e, 0xfa, 0x80, 0x3d];
+        code.extend((0x1000u32 - 11).to_le_bytes());
+        code.extend([1, 0x72, 0x10, 0x48, 0x8d, 0x64, 0x24, 8, 0x0f, 0x84]);
+        code.extend((0x200u32 - 24).to_le_bytes());
+        code.push(0xe9);
+        code.extend((0x100u32 - 29).to_le_bytes());
+        code.push(0xc3);
+        // `jb` leads to the return.
+        assert_eq!(13 + 0x10, code.len() - 1);
+        assert!(code.len() <= HANDLER_LEN && is_phase_handler(&code, AT, BRIDGE, CLONE, ACTIVE));
+        for at in 0..code.len() {
+            let mut other = code.clone();
+            other[at] ^= 1;
+            assert!(!is_phase_handler(&other, AT, BRIDGE, CLONE, ACTIVE), "byte {at}");
+            assert!(!is_phase_handler(&code[..at], AT, BRIDGE, CLONE, ACTIVE));
+        }
+        assert!(!is_phase_handler(&code, AT, CLONE, BRIDGE, ACTIVE));
+        assert!(!is_handler(&code, AT, Handler::Transition, CLONE, ACTIVE));
+        assert!(!is_phase_handler(&handler(Handler::Transition), AT, BRIDGE, CLONE, ACTIVE));
     }
 
     #[test]

@@ -31,7 +31,7 @@ mod update;
 
 pub use budget::Budget;
 pub use candidates::{Candidates, Names};
-pub use handler::{HANDLER_LEN, adaptation_of, choice, is_handler, is_leave};
+pub use handler::{HANDLER_LEN, adaptation_of, choice, is_handler, is_leave, is_phase_handler};
 pub use manager::{Leaving, Manager, UpdateId};
 pub use matching::{Matched, Memory, Mismatch, What, match_function};
 pub use refusal::{Name, Refusal};
@@ -42,5 +42,5 @@ pub use sort::{sort, sort_by_key};
 pub use stack::{Touch, activations, first_touch, normalise};
 pub use update::{
     Blocked, Blockers, Errno, Handler, Layer, Limits, OnTimeout, Options, OptionsError, Over,
-    Place, Returned, Scope, State, Step, Steps, Switching, Update,
+    Phase, Place, Returned, Scope, State, Step, Steps, Switching, Update,
 };

@@ -167,6 +167,9 @@ impl Manager {
         has_run: bool,
     ) -> Result<(), Refusal<'static>> {
         let entry = self.entry(id)?;
+        if entry.state == to {
+            return Ok(()); // In phases editions run on the way.
+        }
         if has_run && entry.state == State::Transitioning && to != State::Active {
             self.advance(id, State::Active)?;
         }

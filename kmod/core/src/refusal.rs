@@ -90,6 +90,12 @@ pub enum Refusal<'a> {
     HandlersNeedSystem,
     /// An update that has written handlers cannot be replaced by another.
     HasHandlers { update: Name },
+    /// An update with phases moves call by call, and nobody may be forced out of one.
+    PhasesNeedFunction,
+    /// An update with phases cannot take another's place, nor another its place.
+    HasPhases { update: Name },
+    /// A hook of the update has not said in time that it may go on.
+    NotYet { waited_ms: u32, interrupted: bool, hook: HookKind },
     /// Updates with hooks neither take the place of others nor leave at another's switch.
     HasHooks { update: Name },
     /// A hook of the update says no.
@@ -223,7 +229,7 @@ impl fmt::Display for Refusal<'_> {
                 }
                 Ok(())
             }
-            _ => self.fmt_hooks(f),
+            _ => self.fmt_phases(f),
         }
     }
 }
@@ -235,6 +241,31 @@ impl Refusal<'_> {
             *undone = false;
         }
         self
+    }
+
+    /// The refusals of updates with phases.
+    fn fmt_phases(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Refusal::*;
+        match self {
+            PhasesNeedFunction => write!(
+                f,
+                "the update has phases: its calls move one by one from phase to phase (scope `function`), and a phase \
+                 ends when nobody is in the edition before, which cannot be forced"
+            ),
+            HasPhases { update } => write!(
+                f,
+                "update `{update}` has phases, which lead from edition 0 and back there: revert the one of the two \
+                 that is active, then load the other"
+            ),
+            NotYet { waited_ms, interrupted, hook } => write!(
+                f,
+                "{} after {waited_ms} ms: hook `{}` of the update does not say that it may go on; raise the time \
+                 limit, or find out what it waits for",
+                ended(*interrupted),
+                hook.name(),
+            ),
+            _ => self.fmt_hooks(f),
+        }
     }
 
     /// What hooks say.

@@ -96,6 +96,7 @@ impl Build {
             site_count,
             fentry,
             clone,
+            bridge: NONE,
             transition,
             steady,
             policy,

@@ -3,8 +3,10 @@
 use alloc::vec::Vec;
 
 use dynamos_abi::policy as place;
-use dynamos_abi::{Record, function_flags};
-use dynamos_core::{HANDLER_LEN, Handler, Range, adaptation_of, is_handler, is_leave};
+use dynamos_abi::{Code, NONE, Record, function_flags};
+use dynamos_core::{
+    HANDLER_LEN, Handler, Range, adaptation_of, is_handler, is_leave, is_phase_handler,
+};
 
 use crate::ffi::errno::Errno;
 use crate::ffi::kernel_memory;
@@ -46,6 +48,20 @@ pub(crate) fn check_addresses(
                 is_handler(code, address, kind, clone, active.address())
             }
     };
+    let leads_to_three = |index: u32, bridge: u32, clone: u64| {
+        let (Some(address), Some(bridge)) = (text(index), text(bridge)) else { return false };
+        let mut code = [0; HANDLER_LEN];
+        let len = ranges.text().end.saturating_sub(address).min(HANDLER_LEN as u64);
+        let code = code.get_mut(..len as usize).unwrap_or_default();
+        kernel_memory::read(address, code).is_ok()
+            && is_phase_handler(code, address, bridge, clone, active.address())
+    };
+    let is_code = |code: Code| {
+        let start = addresses.get(code.start as usize);
+        start.is_some_and(|start| {
+            ranges.kind_of(*start, u64::from(code.len)) == Some(RangeKind::Text)
+        })
+    };
     let has_policies = |index: u32| {
         let Some(address) = text(index) else { return false };
         let mut code = [0; 5];
@@ -54,12 +70,17 @@ pub(crate) fn check_addresses(
             && is_leave(&code)
     };
     addresses.len() == record.addr_count() as usize
+        && record.code().iter().all(is_code)
         && record.hooks().iter().all(|hook| text(hook.function).is_some())
         && addresses.iter().all(|address| ranges.kind_of(*address, 0).is_some())
         && record.replaced().all(|(_, function)| {
             text(function.clone).is_some_and(|clone| {
                 let adapts = function.flags & function_flags::ADAPTS != 0;
-                leads(function.transition, Handler::Transition, false, clone)
+                let begins = match function.bridge {
+                    NONE => leads(function.transition, Handler::Transition, false, clone),
+                    bridge => leads_to_three(function.transition, bridge, clone),
+                };
+                begins
                     && leads(function.steady, Handler::Steady, adapts, clone)
                     && has_policies(function.policy)
             })

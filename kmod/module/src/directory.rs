@@ -37,6 +37,7 @@ impl Directory for UpdateDirectory {
         Attribute { name: c"parameters", mode: 0o444 },
         Attribute { name: c"scope", mode: 0o444 },
         Attribute { name: c"hook", mode: 0o444 },
+        Attribute { name: c"phase", mode: 0o444 },
     ];
 
     fn show(&self, attribute: usize, out: &mut SliceWriter<'_>) -> Result<(), Errno> {
@@ -56,6 +57,7 @@ impl Directory for UpdateDirectory {
             8 => writeln!(out, "{} {}", entry.scope.as_str(), entry.proposed.as_str()),
             // The hook that runs.
             9 => writeln!(out, "{}", entry.hook.map_or("", HookKind::name)),
+            10 => phase(entry, out),
             _ => return Err(Errno::EINVAL),
         }
         .map_err(|_| Errno::EIO)
@@ -75,6 +77,14 @@ impl Directory for UpdateDirectory {
 fn waiting(entry: &Entry, out: &mut SliceWriter<'_>) -> fmt::Result {
     let unfit = if entry.unfit { " (the one that is loaded does not fit)" } else { "" };
     writeln!(out, "waiting for module {}{unfit}", entry.waits_for)
+}
+
+/// The edition that new calls take, and the hook that says that it may not go on; nothing without phases.
+fn phase(entry: &Entry, out: &mut SliceWriter<'_>) -> fmt::Result {
+    if !entry.record.has_phases() {
+        return writeln!(out);
+    }
+    writeln!(out, "{} {}", entry.phase.edition, entry.phase.not_yet.map_or("", HookKind::name))
 }
 
 /// What a reader needs to know of a state.
@@ -114,7 +124,7 @@ fn parameters(record: &Record<'static>, out: &mut SliceWriter<'_>) -> fmt::Resul
 
 /// `OBJECT FUNCTION EDITION` a line; whole lines, as many as fit in a page.
 fn functions(entry: &Entry, out: &mut SliceWriter<'_>) -> fmt::Result {
-    let edition = u8::from(entry.active.get());
+    let edition = entry.active.edition();
     for (object, function) in replaced(&entry.record) {
         let line = FixedText::<640>::new(format_args!("{object} {function} {edition}\n"));
         if line.is_cut() || line.as_bytes().len() > out.room() {

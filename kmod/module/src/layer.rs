@@ -7,10 +7,11 @@ use core::fmt;
 use core::ops::ControlFlow;
 use core::time::Duration;
 
+use dynamos_abi::edition::{BRIDGE, FINAL, ORIGINAL};
 use dynamos_abi::{Function, HookKind, Record};
 use dynamos_core::{
-    Blockers, Errno, Handler, Layer, Memory, Place, Range, Resolved, Returned, State, UpdateId,
-    Word,
+    Blockers, Errno, Handler, Layer, Memory, Phase, Place, Range, Resolved, Returned, State,
+    UpdateId, Word,
 };
 
 use crate::checks::sections;
@@ -62,6 +63,8 @@ pub(crate) struct KernelLayer {
     pub(crate) left_on_activation: Watched,
     /// What no task may be in when it stops to be.
     left_on_revert: Watched,
+    /// What no task may be in before the phase after the next edition's, by edition. Empty without phases.
+    editions: Vec<Watched>,
     stack: StackBuffer,
     /// What relocations have overwritten.
     before: Vec<Written>,
@@ -127,6 +130,7 @@ impl KernelLayer {
             policies: Policies::new(&record, descriptor.takes_by_default())?,
             left_on_activation: Watched::default(),
             left_on_revert: Watched::default(),
+            editions: Vec::new(),
             stack: StackBuffer::new()?,
             before: Vec::new(),
             keep: false,
@@ -158,6 +162,14 @@ impl KernelLayer {
             |part| Watched::new(&self.record, &self.functions, self.addresses, text, part);
         (self.left_on_activation, self.left_on_revert) =
             (watched(Part::Whole)?, watched(Part::Entry)?);
+        self.editions.clear();
+        if self.record.has_phases() {
+            for edition in [ORIGINAL, BRIDGE, FINAL] {
+                let (functions, addresses) = (&self.functions, self.addresses);
+                let watched = Watched::edition(&self.record, functions, addresses, edition)?;
+                self.editions.try_push(watched)?;
+            }
+        }
         if !self.record.slots().is_empty() {
             for thunk in handlers::thunks()? {
                 // From where it jumps nobody can tell.
@@ -492,10 +504,41 @@ impl Layer for KernelLayer {
 
     fn wake_blockers(&mut self, activating: bool) {
         let watched = if activating { &self.left_on_activation } else { &self.left_on_revert };
-        // Whoever is left out is woken the next time.
-        stacks::each_live_task(&mut self.stack, true, |task| {
-            if watched.blocks(task).is_some() { Then::Wake } else { Then::GoOn }
-        });
+        wake(watched, &mut self.stack);
+    }
+
+    fn take(&mut self, edition: u32) -> Result<(), Errno> {
+        self.gather_strays()?;
+        let byte = u8::try_from(edition).map_err(|_| INVALID)?;
+        // Before whatever the look at a stack reads, as in `flip_now`.
+        self.active.take(byte);
+        self.switch = Switch { at: wait::now(), ..Switch::default() };
+        self.keep |= edition != ORIGINAL && !self.record.pinned().is_empty();
+        self.be_calm();
+        Ok(())
+    }
+
+    fn has_left(&mut self, edition: u32, blockers: &mut Blockers) -> Result<bool, Errno> {
+        let watched = self.editions.get(edition as usize).ok_or(INVALID)?;
+        look_at_all(watched, &mut self.stack, blockers);
+        Ok(blockers.count() == 0)
+    }
+
+    fn wake_in(&mut self, edition: u32) {
+        let Some(watched) = self.editions.get(edition as usize) else { return };
+        wake(watched, &mut self.stack);
+    }
+
+    fn show_phase(&mut self, phase: Phase) {
+        updates::show_phase(self.id, phase);
+        if phase.not_yet.is_none() {
+            let edition = ["edition 0", "the bridge", "V2's edition"].get(phase.edition as usize);
+            log::info(format_args!(
+                "{}: new calls take {}",
+                self.record.name(),
+                edition.copied().unwrap_or_default()
+            ));
+        }
     }
 
     fn begin_hook(&mut self, kind: HookKind) -> Result<(), Errno> {
@@ -520,11 +563,14 @@ impl Layer for KernelLayer {
             Ok(true) => {
                 let result = hook.end();
                 updates::show_hook(self.id, None);
-                log::info(format_args!(
-                    "{}: hook {} answers {result}",
-                    self.record.name(),
-                    kind.name()
-                ));
+                // Those are asked again and again.
+                if !kind.is_predicate() {
+                    log::info(format_args!(
+                        "{}: hook {} answers {result}",
+                        self.record.name(),
+                        kind.name()
+                    ));
+                }
                 Returned::With(result)
             }
             other => {
@@ -552,6 +598,13 @@ impl Layer for KernelLayer {
     fn log(&mut self, line: fmt::Arguments<'_>) {
         log::info(line);
     }
+}
+
+/// Wakes the tasks that sleep in the code that is watched. Whoever is left out is woken the next time.
+fn wake(watched: &Watched, stack: &mut StackBuffer) {
+    stacks::each_live_task(stack, true, |task| {
+        if watched.blocks(task).is_some() { Then::Wake } else { Then::GoOn }
+    });
 }
 
 /// Looks at one task after the other, and adds those that are in the code that is watched.

@@ -57,8 +57,10 @@ impl Refused {
                 TooFar { .. } | OutsideUpdate { .. } | Record(_) | TooMuchWork | BadName { .. } => {
                     Errno::EINVAL
                 }
-                Blocked { interrupted: true, .. } | Busy { interrupted: true, .. } => Errno::EINTR,
-                Blocked { .. } | Busy { .. } => Errno::EBUSY,
+                Blocked { interrupted: true, .. }
+                | Busy { interrupted: true, .. }
+                | NotYet { interrupted: true, .. } => Errno::EINTR,
+                Blocked { .. } | Busy { .. } | NotYet { .. } => Errno::EBUSY,
                 AlreadyReplaced { .. }
                 | Unsettled { .. }
                 | FollowsModule { .. }
@@ -68,11 +70,12 @@ impl Refused {
                 | Pinned { .. }
                 | HandlerDiffers { .. }
                 | HasHandlers { .. }
-                | HasHooks { .. } => Errno::EBUSY,
+                | HasHooks { .. }
+                | HasPhases { .. } => Errno::EBUSY,
                 HookRuns { interrupted: true, .. } => Errno::EINTR,
                 HookRuns { .. } => Errno::ETIMEDOUT,
                 HookRefused { result, .. } => of_hook(*result),
-                HandlersNeedSystem => Errno::EINVAL,
+                HandlersNeedSystem | PhasesNeedFunction => Errno::EINVAL,
                 Failed { errno, .. } => from_core(*errno),
                 // All others: the running code is not what was compared.
                 _ => Errno::ENOEXEC,

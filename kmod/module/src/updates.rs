@@ -11,7 +11,7 @@ use core::time::Duration;
 
 use dynamos_abi::{HookKind, Record};
 use dynamos_core::{
-    Blockers, Manager, OnTimeout, Options, Range, Refusal, Scope, State, Update, UpdateId,
+    Blockers, Manager, OnTimeout, Options, Phase, Range, Refusal, Scope, State, Update, UpdateId,
 };
 
 use crate::checks::{check_addresses, sections};
@@ -28,7 +28,7 @@ use crate::module::{Root, STATE, refuse};
 use crate::names;
 use crate::policies::Policies;
 use crate::refused::Refused;
-use crate::work::{CALLS_SHARE_HANDLERS, Work};
+use crate::work::{CALLS_SHARE_HANDLERS, PHASES_DECIDE, Work};
 
 /// All updates.
 pub(crate) struct Registry {
@@ -61,6 +61,8 @@ pub(crate) struct Entry {
     pub(crate) held: bool,
     /// The hook that has not returned yet.
     pub(crate) hook: Option<HookKind>,
+    /// Where it is, if it has phases.
+    pub(crate) phase: Phase,
     /// Not there while an operation has it.
     work: Option<Box<Work>>,
     /// That is [`look`].
@@ -124,6 +126,9 @@ pub(crate) fn load(descriptor: &Descriptor<'static>, module: Module) -> Result<(
     if !record.slots().is_empty() && !descriptor.takes_by_default() {
         return Err(Refused::policy(format_args!("{CALLS_SHARE_HANDLERS}")));
     }
+    if record.has_phases() && !descriptor.takes_by_default() {
+        return Err(Refused::policy(format_args!("{PHASES_DECIDE}")));
+    }
     let id = {
         let registry = &mut STATE.lock().registry;
         registry.entries.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
@@ -143,6 +148,7 @@ pub(crate) fn load(descriptor: &Descriptor<'static>, module: Module) -> Result<(
             blockers: Blockers::default(),
             held: false,
             hook: None,
+            phase: Phase::default(),
             work: None,
             looked_at: false,
             directory: None,
@@ -366,7 +372,11 @@ pub(crate) fn unregister(handle: Handle) {
 fn see_off(id: UpdateId, work: &mut Work) {
     // Handlers cannot be taken back from some calls only.
     let all = !work.update.record().slots().is_empty();
-    let on_timeout = if all { OnTimeout::RollBack } else { OnTimeout::ForceNewCalls };
+    let on_timeout = match (all, work.update.has_phases()) {
+        (true, _) => OnTimeout::RollBack,
+        (_, true) => OnTimeout::Hold, // One phase after the other, as far as it gets.
+        _ => OnTimeout::ForceNewCalls,
+    };
     let mut options = Options { on_timeout, ..Options::default() };
     let mut tries = 0_u32;
     work.must_go();
@@ -458,6 +468,13 @@ fn forget(id: UpdateId) {
         entry
     };
     drop(entry);
+}
+
+/// Notes the phase of an update, for whoever reads its files.
+pub(crate) fn show_phase(id: UpdateId, phase: Phase) {
+    if let Some(entry) = STATE.lock().registry.entry_mut(id) {
+        entry.phase = phase;
+    }
 }
 
 /// Notes which hook of an update is running, for whoever reads its files.

@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use dynamos_abi::edition::ORIGINAL;
+use dynamos_abi::policy as place;
 use dynamos_abi::{HookKind, NONE, Record, function_flags};
 use dynamos_core::{Blocked, Place, Range, activations, first_touch, normalise, sort_by_key};
 
@@ -44,6 +46,47 @@ impl Watched {
     ) -> Result<Self, Errno> {
         let mut watched = Self::default();
         watched.ranges.try_push(text)?;
+        watched.add(record, functions, addresses, part)
+    }
+
+    /// One edition of an update with phases, and whoever is on the way there: in a handler that has read the flag, or
+    /// on the way to one that reads none.
+    pub(crate) fn edition(
+        record: &Record<'_>,
+        functions: &[u64],
+        addresses: &[u64],
+        edition: u32,
+    ) -> Result<Self, Errno> {
+        let mut watched = Self::default();
+        let address = |index: u32| addresses.get(index as usize).copied();
+        let mut handlers: Option<Range> = None;
+        for (_, function) in record.replaced() {
+            let all = [function.transition, function.steady, function.policy];
+            for start in all.into_iter().filter_map(address) {
+                let end = start.checked_add(place::SIZE).ok_or(Errno::EINVAL)?;
+                let (first, last) = handlers.map_or((start, end), |h| (h.start, h.end));
+                handlers = Some(Range { start: first.min(start), end: last.max(end) });
+            }
+        }
+        watched.ranges.try_push(handlers.ok_or(Errno::EINVAL)?)?;
+        for code in record.code().iter().filter(|code| code.edition == edition) {
+            let start = address(code.start).ok_or(Errno::EINVAL)?;
+            let end = start.checked_add(u64::from(code.len)).ok_or(Errno::EINVAL)?;
+            watched.ranges.try_push(Range { start, end })?;
+        }
+        let part = if edition == ORIGINAL { Part::Whole } else { Part::Entry };
+        watched.add(record, functions, addresses, part)
+    }
+
+    /// Adds the editions 0, and what begins where.
+    fn add(
+        mut self,
+        record: &Record<'_>,
+        functions: &[u64],
+        addresses: &[u64],
+        part: Part,
+    ) -> Result<Self, Errno> {
+        let watched = &mut self;
         for (index, (function, &start)) in (0u32..).zip(record.functions().iter().zip(functions)) {
             // An anchor's fragment is watched too: it is rarely run, and nothing says whose it is.
             let counts =
@@ -63,6 +106,7 @@ impl Watched {
             watched.marks.try_push((start, Place::Function(index)))?;
             for (address, place) in [
                 (function.clone, Place::Function(index)),
+                (function.bridge, Place::Function(index)),
                 (function.transition, Place::Handler),
                 (function.steady, Place::Handler),
                 (function.policy, Place::Handler),
@@ -72,14 +116,14 @@ impl Watched {
                 }
             }
         }
-        for kind in HookKind::ALL {
+        for kind in HookKind::ALL.into_iter().chain(HookKind::BETWEEN_PHASES) {
             let address = record.hook(kind).and_then(|hook| addresses.get(hook as usize));
             if let Some(address) = address {
                 watched.marks.try_push((*address, Place::Hook(kind)))?;
             }
         }
         sort_by_key(&mut watched.marks, |(address, _)| *address);
-        if normalise(&mut watched.ranges) { Ok(watched) } else { Err(Errno::EINVAL) }
+        if normalise(&mut watched.ranges) { Ok(self) } else { Err(Errno::EINVAL) }
     }
 
     /// Adds other code: the text of an update that is left at the same switch, or a thunk.

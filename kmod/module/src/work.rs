@@ -23,6 +23,10 @@ use crate::refused::Refused;
 pub(crate) const CALLS_SHARE_HANDLERS: &str =
     "the update writes handlers into tables of operations: all calls share them";
 
+/// Why an update with phases has none.
+pub(crate) const PHASES_DECIDE: &str =
+    "the update has phases, and in each all calls take the same edition";
+
 /// How long to wait before a revert that must come to its end is tried again.
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 /// How many tries that fail pass between two lines in the log: a minute.
@@ -118,7 +122,11 @@ impl Work {
             self.follow(id);
             return Err(Refusal::HasHandlers { update }.into());
         }
-        if let Some(update) = self.hooked_beside_others() {
+        if let Some(update) = self.of_several(Update::has_phases) {
+            self.follow(id);
+            return Err(Refusal::HasPhases { update }.into());
+        }
+        if let Some(update) = self.of_several(|update| !update.record().hooks().is_empty()) {
             self.follow(id);
             return Err(Refusal::HasHooks { update }.into());
         }
@@ -144,12 +152,12 @@ impl Work {
         Ok(())
     }
 
-    /// An update with hooks among those of one switch, if they are several.
-    fn hooked_beside_others(&self) -> Option<Name> {
+    /// An update that `is` so among those of one switch, if they are several.
+    fn of_several(&self, is: impl Fn(&Update<'static>) -> bool) -> Option<Name> {
         let others = self.layer.replacing.others.iter().map(|(_, other)| &other.update);
         let mut all = others.chain([&self.update]);
-        let hooked = all.find(|update| !update.record().hooks().is_empty())?;
-        (!self.layer.replacing.others.is_empty()).then(|| hooked.name())
+        let found = all.find(|update| is(update))?;
+        (!self.layer.replacing.others.is_empty()).then(|| found.name())
     }
 
     /// Looks once whether the updates that were replaced are left already; else they drain.
@@ -167,7 +175,9 @@ impl Work {
     /// Goes back to edition 0 and lets go of everything, or as far as `options` say.
     pub(crate) fn revert(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
         match self.update.state() {
-            State::Transitioning => return self.give_up(id, options),
+            State::Transitioning if !self.update.is_in_a_phase() => {
+                return self.give_up(id, options);
+            }
             State::Waiting => {
                 self.update.discard(&mut self.layer)?;
                 self.be_reverted(id);
@@ -375,6 +385,9 @@ impl Work {
         };
         if !self.update.record().slots().is_empty() {
             return Err(Refused::policy(format_args!("{CALLS_SHARE_HANDLERS}")));
+        }
+        if self.update.has_phases() {
+            return Err(Refused::policy(format_args!("{PHASES_DECIDE}")));
         }
         let request =
             Request::parse(input).map_err(|error| Refused::policy(format_args!("{error}")))?;

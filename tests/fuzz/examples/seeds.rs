@@ -110,6 +110,7 @@ fn example() -> (Vec<u8>, Vec<u8>) {
         site_count: kinds.len() as u32,
         fentry: NONE,
         clone: NONE,
+        bridge: NONE,
         transition: NONE,
         steady: NONE,
         policy: NONE,

@@ -3,7 +3,9 @@
 use dynamos_abi::{HookKind, Record};
 
 use super::hooks::is_held;
-use super::{Blockers, Errno, Layer, Limits, OnTimeout, Scope, State, Step, Steps, Switching};
+use super::{
+    Blockers, Errno, Layer, Limits, OnTimeout, Phase, Scope, State, Step, Steps, Switching,
+};
 use crate::budget::Budget;
 use crate::candidates::Names;
 use crate::refusal::{Name, Refusal};
@@ -18,6 +20,11 @@ pub struct Update<'a> {
     pub(super) state: State,
     pub(super) scope: Scope,
     pub(super) steps: Steps,
+    pub(super) phase: Phase,
+    /// State was, or may have been, carried over to V2's meaning, and V2's editions may have run since.
+    pub(super) transferred: bool,
+    /// The log says why it does not come back.
+    pub(super) told: bool,
     resolved: Option<Resolved>,
     pub(super) blockers: Blockers,
     /// The hook that has not returned yet.
@@ -39,6 +46,9 @@ impl<'a> Update<'a> {
             record: *record,
             state: State::Loading,
             scope: Scope::System,
+            phase: Phase::default(),
+            transferred: false,
+            told: false,
             resolved: None,
             blockers: Blockers::default(),
             running: None,
@@ -139,6 +149,9 @@ impl<'a> Update<'a> {
         self.enter(layer, State::Transitioning);
         let result = self.redirect(layer, addresses, writable, how);
         let result = result.and_then(|switched| {
+            if self.has_phases() {
+                return self.forward(layer, how);
+            }
             if !switched {
                 return self.switch_on(layer, how);
             }
@@ -148,6 +161,7 @@ impl<'a> Update<'a> {
         match result {
             Ok(()) if self.state == State::Active => self.be_on(layer, how, false),
             Ok(()) => Ok(()),
+            Err(refusal) if self.is_in_a_phase() => Err(self.fall_back(layer, how, refusal)),
             // Tasks may be in the update's code, which cannot be given up.
             Err(refusal) if self.state != State::Transitioning => Err(refusal),
             Err(refusal) => match self.give_up(layer, &how.limits) {
@@ -166,6 +180,10 @@ impl<'a> Update<'a> {
 
     /// Whether it may be switched like that at all.
     pub fn check(&self, how: &Switching) -> Result<(), Refusal<'a>> {
+        if self.has_phases() {
+            let fits = how.scope == Scope::Function && how.on_timeout != OnTimeout::ForceNewCalls;
+            return if fits { Ok(()) } else { Err(Refusal::PhasesNeedFunction) };
+        }
         let all = how.scope == Scope::System && how.on_timeout != OnTimeout::ForceNewCalls;
         if self.record.slots().is_empty() || all {
             return Ok(());
@@ -177,6 +195,9 @@ impl<'a> Update<'a> {
     /// leaves the update `Reverting`.
     pub fn give_up(&mut self, layer: &mut dyn Layer, limits: &Limits) -> Result<(), Refusal<'a>> {
         self.expect(State::Transitioning, State::Registered)?;
+        if self.is_in_a_phase() {
+            return Err(self.wrong_state(State::Registered)); // That takes a revert.
+        }
         let pins = self.steps.done.iter().filter(|step| matches!(step, Step::TargetPinned(_)));
         let pins = pins.count();
         match self.remove(layer, pins, limits) {
@@ -197,14 +218,15 @@ impl<'a> Update<'a> {
     pub fn revert(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
         let from = self.state;
         self.check(&how)?;
-        if !matches!(from, State::Active | State::Reverting | State::Draining) {
+        let in_a_phase = from == State::Transitioning && self.is_in_a_phase();
+        if !in_a_phase && !matches!(from, State::Active | State::Reverting | State::Draining) {
             return Err(self.wrong_state(State::Reverting));
         }
         self.must |= how.must;
         if !self.may_go_off(layer, &how)? {
             return Ok(());
         }
-        if from == State::Active {
+        if from == State::Active || in_a_phase {
             self.enter(layer, State::Reverting);
         }
         self.go_off(layer, from, how)
@@ -217,7 +239,12 @@ impl<'a> Update<'a> {
         from: State,
         how: Switching,
     ) -> Result<(), Refusal<'a>> {
-        match self.switch_off(layer, from, how) {
+        let off = if self.has_phases() {
+            self.backward(layer, from, how)
+        } else {
+            self.switch_off(layer, from, how)
+        };
+        match off {
             Ok(true) => {}
             Ok(false) => return Ok(()),
             Err(refusal) if self.state == State::Active && !self.on => {
@@ -260,6 +287,7 @@ impl<'a> Update<'a> {
         // Its code is whole, and nothing of the kernel has been touched.
         self.begin(layer, &how.limits)?;
         if let Some(index) = self.only_function()
+            && !self.has_phases()
             && how.scope == Scope::Function
             && !layer.replaces_others()
         {

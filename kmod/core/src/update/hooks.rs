@@ -70,7 +70,7 @@ impl<'a> Update<'a> {
         self.must = true;
         self.enter(layer, State::Reverting);
         // Who is still in its way would be so if it were waited for. Handlers can only be taken from all calls.
-        let forced = self.record.slots().is_empty();
+        let forced = self.record.slots().is_empty() && !self.has_phases();
         let on_timeout = if forced { OnTimeout::ForceNewCalls } else { OnTimeout::Hold };
         let mut limits = how.limits;
         if self.running.is_some() {
@@ -179,7 +179,7 @@ impl<'a> Update<'a> {
     }
 
     /// Waits for the hook that runs, if one does, and takes note of what it returns.
-    fn settle_hook(
+    pub(super) fn settle_hook(
         &mut self,
         layer: &mut dyn Layer,
         ms: u32,
@@ -190,7 +190,7 @@ impl<'a> Update<'a> {
             Returned::With(result) => {
                 self.running = None;
                 self.ended(hook, result == 0);
-                return if result == 0 {
+                return if result == 0 || hook.is_predicate() {
                     Ok(())
                 } else {
                     Err(Refusal::HookRefused { hook, result })
@@ -203,13 +203,17 @@ impl<'a> Update<'a> {
     }
 
     /// What is to follow, now that a hook has returned.
-    fn ended(&mut self, hook: HookKind, well: bool) {
+    pub(super) fn ended(&mut self, hook: HookKind, well: bool) {
         match (hook, well) {
             (HookKind::BeforeOn, false) | (HookKind::AfterOff, _) => {
                 self.steps.done.retain(|step| !matches!(step, Step::Hook(_)));
             }
             (HookKind::AfterOn, true) => self.on = true,
             (HookKind::BeforeOff, true) => self.on = false,
+            (HookKind::Transfer, true) => self.transferred = true,
+            (HookKind::TransferBack, true) => self.transferred = false,
+            (HookKind::Transfer | HookKind::TransferBack, false) => {}
+            (HookKind::Advance | HookKind::AdvanceBack, _) => {}
             (HookKind::BeforeOn, true) | (HookKind::AfterOn | HookKind::BeforeOff, false) => {}
         }
     }

@@ -71,6 +71,7 @@ impl Hooks {
             AfterOn => assert!(begun && !before_off),
             BeforeOff => assert!(begun && (before_off || !self.has([AfterOn, BeforeOff]))),
             AfterOff => assert!(begun && (!before_off || self.refused)),
+            _ => {}
         }
     }
 

@@ -4,7 +4,7 @@ use core::fmt;
 
 use dynamos_abi::{HookKind, Record};
 
-use super::{Returned, State, Step};
+use super::{Phase, Returned, State, Step};
 use crate::matching::Memory;
 use crate::resolve::function_name;
 
@@ -251,6 +251,15 @@ pub trait Layer: Memory {
     /// Wakes the tasks that sleep in what is being left, so that they come out of it: to be called again, for some may
     /// not be asleep yet.
     fn wake_blockers(&mut self, activating: bool);
+    /// In phases: sends new calls to an edition ([`dynamos_abi::edition`]); all others end in theirs.
+    fn take(&mut self, edition: u32) -> Result<(), Errno>;
+    /// While no call enters an edition: whether no task is left there; else adds those that are to `blockers`. Not for
+    /// the last look, [`Layer::drained`].
+    fn has_left(&mut self, edition: u32, blockers: &mut Blockers) -> Result<bool, Errno>;
+    /// Wakes the tasks that sleep in an edition, like [`Layer::wake_blockers`].
+    fn wake_in(&mut self, edition: u32);
+    /// Takes note of the phase, for whoever asks meanwhile.
+    fn show_phase(&mut self, phase: Phase);
     /// Runs a hook of the update in a thread of its own. None is running.
     fn begin_hook(&mut self, hook: HookKind) -> Result<(), Errno>;
     /// Waits so long for the hook that runs; not to be interrupted where it is `patient`. When the hook has returned its

@@ -13,7 +13,8 @@
 //!
 //! `Loading` leads to `Waiting` where a module is not loaded yet; when it is, everything begins anew with `Loading`.
 //! Edition 0 runs in all of them but `Active` and, until the switch, `Reverting`. Where a hook has not returned in time
-//! an update is `Reverting` with nothing left to switch, or `Active`, until it has ([`hooks`]).
+//! an update is `Reverting` with nothing left to switch, or `Active`, until it has ([`hooks`]). An update with
+//! [phases](phases) is `Transitioning` in both of them, and `Reverting` on its way back.
 
 mod drive;
 mod hooks;
@@ -22,6 +23,9 @@ mod hooks_tests;
 mod layer;
 mod options;
 mod others;
+mod phases;
+#[cfg(test)]
+mod phases_tests;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -34,6 +38,7 @@ pub use drive::Update;
 pub use hooks::Returned;
 pub use layer::{Blocked, Blockers, Errno, Handler, Layer, Place};
 pub use options::{Limits, OnTimeout, Options, OptionsError, Over, Scope, Switching};
+pub use phases::Phase;
 
 use crate::refusal::Refusal;
 use alloc::vec::Vec;
@@ -73,7 +78,7 @@ impl State {
                 | (Registered, Transitioning | Gone)
                 | (Transitioning, Active | Registered | Reverting | Draining)
                 | (Active, Reverting)
-                | (Reverting, Active | Draining | Reverted)
+                | (Reverting, Active | Transitioning | Draining | Reverted)
                 | (Draining, Active | Reverting | Reverted)
                 | (Reverted, Gone)
         )

@@ -4,16 +4,23 @@ use super::{
     Blockers, Errno, Handler, Layer, Limits, OnTimeout, Scope, State, Step, Switching, Update,
 };
 use crate::refusal::Refusal;
+use dynamos_abi::HookKind;
 
 /// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Until {
+pub(super) enum Until {
     /// No task is in any edition 0; then the editions run.
     SwitchedOn,
     /// No task is in the update's code; then edition 0 runs.
     SwitchedOff,
     /// No task is in the update's code, which none enters any more.
     Drained,
+    /// No task is in an edition, which none enters any more.
+    Left(u32),
+    /// The same, and a hook says that it may go on.
+    Ready(u32, HookKind),
+    /// A hook has carried the state over.
+    Carried(HookKind),
 }
 
 impl Until {
@@ -22,12 +29,22 @@ impl Until {
             Until::SwitchedOn => layer.check_and_flip(true, blockers),
             Until::SwitchedOff => layer.check_and_flip(false, blockers),
             Until::Drained => layer.drained(blockers),
+            Until::Left(edition) | Until::Ready(edition, _) => layer.has_left(edition, blockers),
+            Until::Carried(_) => Ok(true),
+        }
+    }
+
+    fn wake(self, layer: &mut dyn Layer) {
+        match self {
+            Until::Left(edition) | Until::Ready(edition, _) => layer.wake_in(edition),
+            Until::Carried(_) => {}
+            _ => layer.wake_blockers(self == Until::SwitchedOn),
         }
     }
 }
 
 /// How a wait ended.
-enum Waited<'a> {
+pub(super) enum Waited<'a> {
     /// As it should.
     Quiet,
     /// At the time limit.
@@ -57,7 +74,11 @@ impl<'a> Update<'a> {
         self.check(&how)?;
         match self.state {
             State::Transitioning => {
-                self.switch_on(layer, how)?;
+                if self.has_phases() {
+                    self.forward_again(layer, how)?;
+                } else {
+                    self.switch_on(layer, how)?;
+                }
                 if self.state == State::Active { self.be_on(layer, how, false) } else { Ok(()) }
             }
             State::Active if self.running.is_some() => self.stay_on(layer, how),
@@ -83,6 +104,9 @@ impl<'a> Update<'a> {
 
     /// The editions take all calls again.
     fn take_calls(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+        if self.has_phases() {
+            return self.forward_at_once(layer);
+        }
         let redirected = |step: &Step| matches!(step, Step::Redirected(_));
         // One that only writes handlers has no redirections.
         if self.record.replaced().next().is_some() && !self.steps.done().iter().any(redirected) {
@@ -253,7 +277,12 @@ impl<'a> Update<'a> {
     }
 
     /// Tries until it succeeds or the time is over.
-    fn wait(&mut self, layer: &mut dyn Layer, until: Until, how: &Switching) -> Waited<'a> {
+    pub(super) fn wait(
+        &mut self,
+        layer: &mut dyn Layer,
+        until: Until,
+        how: &Switching,
+    ) -> Waited<'a> {
         let Limits { wait_ms, first_pause_ms, longest_pause_ms, .. } = how.limits;
         let (mut waited, mut pause) = (0u32, first_pause_ms);
         loop {
@@ -263,13 +292,22 @@ impl<'a> Update<'a> {
                 blockers = Blockers::default();
             }
             self.blockers = blockers;
+            let result = match (result, until) {
+                (Ok(true), Until::Ready(_, hook) | Until::Carried(hook)) => {
+                    match self.agrees(layer, hook) {
+                        Ok(agrees) => Ok(agrees),
+                        Err(refusal) => return Waited::Failed(refusal),
+                    }
+                }
+                (result, _) => result,
+            };
             match result {
                 Ok(true) => return Waited::Quiet,
                 Ok(false) => layer.progress(self.state, &self.blockers),
                 Err(errno) => return Waited::Failed(self.failed(Step::Flipped, errno)),
             }
             if how.signal {
-                layer.wake_blockers(until == Until::SwitchedOn);
+                until.wake(layer);
             }
             if waited >= wait_ms {
                 return Waited::TimedOut(self.blocked(layer, waited, false));
@@ -293,6 +331,9 @@ impl<'a> Update<'a> {
             ));
         }
         let Some(&task) = self.blockers.first().next() else {
+            if let Some(hook) = self.phase.not_yet {
+                return Refusal::NotYet { waited_ms, interrupted, hook };
+            }
             return Refusal::Busy { waited_ms, interrupted };
         };
         let function = task.function(&self.record);

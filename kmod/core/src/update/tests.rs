@@ -218,6 +218,18 @@ impl Layer for Sim {
         assert!(activating == began || began && self.redirects == [None]);
         self.woken += 1;
     }
+    fn take(&mut self, _: u32) -> Result<(), Errno> {
+        unreachable!("it has no phases")
+    }
+    fn has_left(&mut self, _: u32, _: &mut Blockers) -> Result<bool, Errno> {
+        unreachable!("it has no phases")
+    }
+    fn wake_in(&mut self, _: u32) {
+        unreachable!("it has no phases")
+    }
+    fn show_phase(&mut self, _: Phase) {
+        unreachable!("it has no phases")
+    }
     fn begin_hook(&mut self, hook: HookKind) -> Result<(), Errno> {
         let redirected = self.redirects.iter().flatten().count() > 0;
         match hook {
@@ -225,6 +237,7 @@ impl Layer for Sim {
             HookKind::AfterOn => assert!(self.is_fully_active()),
             HookKind::BeforeOff => assert!(redirected),
             HookKind::AfterOff => assert!(!redirected && !self.inside && !self.unsynchronised),
+            _ => unreachable!("it has no phases"),
         }
         self.act("begin hook", |sim| sim.hooks.begin(hook))
     }

@@ -60,6 +60,19 @@ impl ActiveFlag {
         unsafe { self.0.as_ref() }.store(u8::from(active), Ordering::SeqCst);
     }
 
+    /// Sends calls to an edition of an update with phases.
+    pub fn take(self, edition: u8) {
+        // SAFETY: as above.
+        unsafe { self.0.as_ref() }.store(edition, Ordering::SeqCst);
+    }
+
+    /// Which edition calls take.
+    #[must_use]
+    pub fn edition(self) -> u8 {
+        // SAFETY: as above.
+        unsafe { self.0.as_ref() }.load(Ordering::SeqCst)
+    }
+
     /// Where it is, as the handlers refer to it.
     #[must_use]
     pub fn address(self) -> u64 {
@@ -69,8 +82,7 @@ impl ActiveFlag {
     /// Where calls go.
     #[must_use]
     pub fn get(self) -> bool {
-        // SAFETY: as above.
-        unsafe { self.0.as_ref() }.load(Ordering::SeqCst) != 0
+        self.edition() != 0
     }
 }
 

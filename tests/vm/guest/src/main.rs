@@ -3,6 +3,7 @@
 mod kcore;
 mod load;
 mod pipe;
+mod pipes;
 mod seccomp;
 mod sleepers;
 mod stress;
@@ -71,6 +72,18 @@ enum Command {
         /// How many calls to make.
         #[arg(long, default_value_t = 3)]
         times: u32,
+    },
+    /// Write and read pipes until a file exists, and tell whether any byte was lost.
+    Pipes {
+        /// How many write, and how many read.
+        #[arg(long, default_value_t = 8)]
+        count: u32,
+        /// End when this file exists.
+        #[arg(long)]
+        stop_file: PathBuf,
+        /// Created when all have begun.
+        #[arg(long)]
+        ready_file: PathBuf,
     },
     /// How many milliseconds of virtual run time calls of `sched_yield` cost while another thread does the same.
     Yields {
@@ -167,6 +180,9 @@ fn main() -> anyhow::Result<()> {
         Command::HoldCall { held, until } => seccomp::hold_call(&held, &until)?,
         Command::PipeEdition { size, made, times } => {
             println!("{}", pipe::edition(size, made, times)?);
+        }
+        Command::Pipes { count, stop_file, ready_file } => {
+            println!("{}", pipes::run(count, &stop_file, &ready_file)?);
         }
         Command::Yields { times } => println!("{}", yields::cost(times)?),
         Command::AsUser { id, program } => pipe::as_user(id, &program)?,

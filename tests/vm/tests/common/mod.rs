@@ -61,6 +61,7 @@ pub fn asked(v1: Spec, v2: Spec, output: &Path) -> Request {
         v2,
         kernel: None,
         name: None,
+        bridge: None,
         output: output.into(),
         report_only: false,
         compile: false,

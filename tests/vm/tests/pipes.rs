@@ -1,0 +1,268 @@
+//! Updates with phases, on real kernels: pipes whose readers leave pages in the ring (docs/phases.md), and phases that
+//! do not end.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::{SAYS, asked, edit, machine, refusing_pipe_read, request};
+use dynamos_generator::{Plan, Request, Spec};
+
+/// Emulated machines are slow, and this one shares its host.
+const LONG: Duration = Duration::from_secs(900);
+
+const SHELL: &str = r#"
+ask() { guest-tool sleepers ask "$1"; }
+# becomes FILE TEXT: waits for it.
+becomes() {
+    for try in $(seq 600); do
+        read -r line </sys/kernel/dynamos/dynamos_pipes/$1
+        if [ "$line" = "$2" ]; then return; fi
+        usleep 50000
+    done
+    echo "$1 is $line, not $2"
+    return 1
+}
+"#;
+
+fn directory(version: &str, name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("phases").join(version).join(name);
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+fn made(version: &str, v2: &Path, bridge: &Path, name: &str, output: &Path) -> Plan {
+    let v1 = Spec::parse(&format!("deb:{version}"), None).unwrap();
+    let v2 = Spec::parse(v2.to_str().unwrap(), None).unwrap();
+    let (name, bridge) = (Some(name.to_owned()), Some(bridge.to_owned()));
+    let plan = request(Request { name, bridge, ..asked(v1, v2, output) }).unwrap();
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    plan
+}
+
+/// The example: `tests/vm/pipes/SERIES`.
+fn pipes(version: &str, series: &str, directory: &Path) -> PathBuf {
+    let patches = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipes").join(series);
+    let update = directory.join("pipes");
+    let (v2, bridge) = (patches.join("late-release.patch"), patches.join("bridge.patch"));
+    let plan = made(version, &v2, &bridge, "dynamos_pipes", &update);
+    assert_eq!(plan.phases.len(), 4);
+    assert_eq!(plan.phases[0].functions, ["pipe_poll", "pipe_read", "pipe_write"]);
+    assert_eq!(plan.scope.unwrap().scope, "function");
+    assert!(plan.escapes.is_empty(), "{:?}", plan.escapes);
+    let review = std::fs::read_to_string(update.join("review.md")).unwrap();
+    assert!(review.contains("## Phases"), "{review}");
+    assert!(review.contains("carries state back to V1's meaning"), "{review}");
+    update
+}
+
+#[track_caller]
+fn check(results: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
+    for (name, text) in expected {
+        assert!(results[*name].contains(text), "{name} should say {text:?}: {}", results[*name]);
+    }
+}
+
+fn no_byte_is_lost(version: &str, series: &str, release: &str) {
+    let directory = directory(version, "load");
+    let update = pipes(version, series, &directory);
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            guest-tool pipes --stop-file /run/stop --ready-file /run/ready >/run/pipes.out 2>&1 &
+            while [ ! -e /run/ready ]; do usleep 50000; done
+            says load dynamos load /update/pipes --timeout 240
+            says active dynamos status
+            sleep 2
+            says policy dynamos policy dynamos_pipes --default 0
+            says forced dynamos revert dynamos_pipes --on-timeout force-new-calls
+            says revert dynamos revert dynamos_pipes --timeout 240
+            says reverted dynamos status
+            sleep 1
+            says scope dynamos enable dynamos_pipes --scope system
+            says enable dynamos enable dynamos_pipes --timeout 240
+            sleep 1
+            says revert_2 dynamos revert dynamos_pipes --timeout 240
+            says unload dynamos unload dynamos_pipes
+            touch /run/stop
+            wait
+            result bytes </run/pipes.out
+            dmesg | grep 'dynamos: ' | result log"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    let results = &outcome.results;
+    println!("{}\n{}", results["log"], results["bytes"]);
+    check(
+        results,
+        &[
+            ("load", "status 0\ndynamos_pipes is loaded"),
+            (
+                "active",
+                "active, enabled\n  scope: function\n  phase 2 of 2: new calls take V2's edition",
+            ),
+            ("active", "edition 2"),
+            ("policy", "status 3\n"),
+            ("policy", "in each all calls take the same edition"),
+            ("forced", "cannot be forced"),
+            ("revert", "status 0\ndynamos_pipes is reverted"),
+            ("reverted", "reverted, not enabled"),
+            ("scope", "the update has phases"),
+            ("enable", "status 0\n"),
+            ("revert_2", "status 0\n"),
+            ("unload", "status 0\n"),
+            ("bytes", "0 bytes lost, 0 damaged, sums equal"),
+            ("log", "hook dynamos_transfer_back answers 0"),
+        ],
+    );
+    let takes = |what: &str| results["log"].matches(&format!("new calls take {what}")).count();
+    assert_eq!([takes("the bridge"), takes("V2's"), takes("edition 0")], [4, 2, 2]);
+}
+
+#[test]
+fn no_byte_is_lost_on_6_1() {
+    no_byte_is_lost("6.1.192-1", "6.1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn no_byte_is_lost_on_6_12() {
+    no_byte_is_lost("6.12.107", "6.12", "6.12.107+deb12-amd64");
+}
+
+/// Phases that wait for tasks asleep for ever, for a predicate, and that a transfer refuses.
+fn phases_that_do_not_end(version: &str, series: &str, release: &str) {
+    let directory = directory(version, "waits");
+    let update = pipes(version, series, &directory);
+    let v2 = directory.join("v2.patch");
+    edit(version, "fs/pipe.c", refusing_pipe_read, &v2);
+    let simple = |name: &str, hooks: &str| {
+        let bridge = directory.join(format!("{name}.patch"));
+        let other = |text: &str| {
+            let text = refusing_pipe_read(text).replacen("return -EINVAL;", "return -ENODATA;", 1);
+            text.replacen(
+                "static ssize_t\npipe_read(",
+                &format!("{hooks}static ssize_t\npipe_read("),
+                1,
+            )
+        };
+        edit(version, "fs/pipe.c", other, &bridge);
+        let output = directory.join(name);
+        made(version, &v2, &bridge, &format!("dynamos_{name}"), &output);
+        output
+    };
+    let hook = |name: &str, value: &str| {
+        format!("static __used int dynamos_{name}(void)\n{{\n\treturn {value};\n}}\n\n")
+    };
+    let never = simple("never", &hook("advance", "0"));
+    let refuses = simple("refuses", &(hook("transfer", "-EPERM") + &hook("transfer_back", "0")));
+    let outcome = machine(release, &[&update, &never, &refuses])
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            guest-tool sleepers serve --count 20 &
+            while [ ! -S /run/sleepers ]; do usleep 20000; done
+            ask asleep
+            says back dynamos load /update/pipes --timeout 1
+            says none dynamos list
+            says held dynamos load /update/pipes --timeout 1 --on-timeout hold
+            says status dynamos status dynamos_pipes
+            says json dynamos status --json
+            says given_up dynamos revert dynamos_pipes --timeout 10
+            says enable_held dynamos enable dynamos_pipes --timeout 1 --on-timeout hold
+            says fed_1 ask feed
+            ask asleep
+            becomes phase 2
+            says status_2 dynamos status dynamos_pipes
+            says fed_2 ask feed
+            becomes state active
+            ask asleep
+            says stays dynamos revert dynamos_pipes --timeout 1
+            says still dynamos status dynamos_pipes
+            says held_back dynamos revert dynamos_pipes --timeout 1 --on-timeout hold
+            says resumed dynamos enable dynamos_pipes
+            says held_again dynamos revert dynamos_pipes --timeout 1 --on-timeout hold
+            says fed_3 ask feed
+            ask asleep
+            becomes phase 0
+            says draining dynamos status dynamos_pipes
+            says fed_4 ask feed
+            becomes state reverted
+            ask asleep
+            says signal dynamos enable dynamos_pipes --signal --timeout 240
+            says signal_back dynamos revert dynamos_pipes --signal --timeout 240
+            says fed_5 ask feed
+            says end ask end
+            says unload dynamos unload dynamos_pipes
+            says never dynamos load /update/never --timeout 1
+            says never_held dynamos load /update/never --timeout 1 --on-timeout hold
+            says never_status dynamos status dynamos_never
+            says replace dynamos load /update/pipes --replace
+            says never_back dynamos revert dynamos_never
+            says unload_never dynamos unload dynamos_never
+            says refuses dynamos load /update/refuses --timeout 10
+            says left dynamos list
+            dmesg | grep 'dynamos: ' | result log"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    let results = &outcome.results;
+    println!("{}", results["log"]);
+    check(
+        results,
+        &[
+            ("back", "status 3\n"),
+            ("back", "sleeps in pipe_read and 19 more"),
+            ("none", "no update is loaded"),
+            (
+                "held",
+                "status 0\ndynamos_pipes is loaded, but waits: phase 1 of 2: new calls take the bridge; task ",
+            ),
+            ("status", "loading (held), enabled"),
+            ("status", "phase 1 of 2: new calls take the bridge\n  waits for 20 tasks"),
+            ("status", "(guest-tool) sleeps in pipe_read"),
+            ("json", r#""phase": 1"#),
+            ("given_up", "status 0\ndynamos_pipes is reverted"),
+            ("enable_held", "status 0\ndynamos_pipes is loading (held): phase 1 of 2"),
+            ("fed_1", "20 intact, 0 damaged"),
+            ("status_2", "phase 2 of 2: new calls take V2's edition\n  waits for "),
+            ("fed_2", "40 intact, 0 damaged"),
+            ("stays", "status 3\n"),
+            ("still", "active, enabled"),
+            ("held_back", "reverting (held): phase 1 of 2: new calls take the bridge; task "),
+            ("resumed", "status 0\ndynamos_pipes is active"),
+            ("fed_3", "60 intact, 0 damaged"),
+            ("draining", "reverted (draining), not enabled"),
+            ("fed_4", "80 intact, 0 damaged"),
+            ("signal", "status 0\ndynamos_pipes is active"),
+            ("signal_back", "status 0\ndynamos_pipes is reverted"),
+            ("end", "100 intact, 0 damaged"),
+            ("unload", "status 0\n"),
+            ("never", "status 3\n"),
+            ("never", "hook `dynamos_advance` of the update does not say that it may go on"),
+            ("never_held", "status 0\n"),
+            ("never_held", "dynamos_advance says: not yet"),
+            ("never_status", "loading (held), enabled"),
+            ("replace", "status 3\n"),
+            ("never_back", "status 0\n"),
+            ("unload_never", "status 0\n"),
+            ("refuses", "status 3\n"),
+            ("refuses", "hook `dynamos_transfer` of the update answers -1 (EPERM)"),
+            ("left", "no update is loaded"),
+        ],
+    );
+}
+
+#[test]
+fn phases_that_do_not_end_on_6_1() {
+    phases_that_do_not_end("6.1.192-1", "6.1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn phases_that_do_not_end_on_6_12() {
+    phases_that_do_not_end("6.12.107", "6.12", "6.12.107+deb12-amd64");
+}
