@@ -1,5 +1,7 @@
 //! Variables and constants of two linked images: sizes, and initial values by what their words point at.
 
+use std::collections::BTreeMap;
+
 use object::elf;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -18,7 +20,7 @@ pub struct ImageData {
     pub name: String,
     /// The source file it is compiled from, like that of a function.
     pub file: String,
-    /// Its section.
+    /// Its section; in a table that the linker marks (`__start_NAME` to `__stop_NAME`), that.
     pub section: String,
     /// Whether the kernel may write to it.
     pub writable: bool,
@@ -32,6 +34,7 @@ pub struct ImageData {
 /// is constant: the functions that use it are compared by its content.
 pub(super) fn data(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Vec<ImageData> {
     let (pairs, removed, new) = pair(a, b, is_data);
+    let (tables_a, tables_b) = (tables(a), tables(b));
     let is_compilers = |names: &Names<'_, '_>, id: Id| {
         let numbered = names.identities.get(id as usize).is_some_and(|i| i.numbered);
         let symbol = names.image.symbols.get(id as usize);
@@ -42,15 +45,15 @@ pub(super) fn data(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Vec<ImageData> {
         .filter(|(x, y)| !is_compilers(a, *x) || !is_compilers(b, *y))
         .filter_map(|(x, y)| {
             let (change, reason) = compare(a, *x, b, *y)?;
-            Some(verdict(b, *y, change, reason))
+            Some(verdict((b, &tables_b), *y, change, reason))
         })
         .collect();
-    let alone = |names: &Names<'_, '_>, ids: &[Id], change, reason: &str| -> Vec<ImageData> {
-        let ids = ids.iter().filter(|id| !is_compilers(names, **id));
-        ids.map(|id| verdict(names, *id, change, reason.to_owned())).collect()
+    let alone = |side: (&Names<'_, '_>, &[Table<'_>]), ids: &[Id], change, reason: &str| {
+        let ids = ids.iter().filter(|id| !is_compilers(side.0, **id));
+        ids.map(|id| verdict(side, *id, change, reason.to_owned())).collect::<Vec<_>>()
     };
-    all.extend(alone(a, &removed, DataChange::Removed, "not in v2"));
-    all.extend(alone(b, &new, DataChange::New, "not in v1"));
+    all.extend(alone((a, &tables_a), &removed, DataChange::Removed, "not in v2"));
+    all.extend(alone((b, &tables_b), &new, DataChange::New, "not in v1"));
     all.sort();
     all
 }
@@ -59,14 +62,38 @@ fn is_data(symbol: &Symbol<'_>, section: &Section<'_>) -> bool {
     symbol.kind == elf::STT_OBJECT && section.is_alloc() && !section.is_exec()
 }
 
-fn verdict(names: &Names<'_, '_>, id: Id, change: DataChange, reason: String) -> ImageData {
+/// Start, end and name.
+type Table<'d> = (u64, u64, &'d str);
+
+/// The tables that the linker marks. In an image they lie within larger sections (`__dyndbg` in `.data`).
+fn tables<'d>(names: &Names<'_, 'd>) -> Vec<Table<'d>> {
+    let named = |prefix: &'static str| {
+        names
+            .image
+            .symbols
+            .iter()
+            .filter_map(move |s| Some((s.name.strip_prefix(prefix)?, s.address)))
+    };
+    let ends: BTreeMap<&str, u64> = named("__stop_").collect();
+    named("__start_").filter_map(|(name, start)| Some((start, *ends.get(name)?, name))).collect()
+}
+
+fn verdict(
+    (names, tables): (&Names<'_, '_>, &[Table<'_>]),
+    id: Id,
+    change: DataChange,
+    reason: String,
+) -> ImageData {
     let (name, file) = name(names, id);
-    let section = names.image.symbols.get(id as usize).map_or(u32::MAX, |s| s.section);
-    let placed = names.image.sections.get(section as usize);
+    let symbol = names.image.symbols.get(id as usize);
+    let section = symbol.map_or(u32::MAX, |s| s.section);
+    let placed = names.image.sections.get(section as usize).map(|s| s.section.name);
+    let address = symbol.map_or(0, |s| s.address);
+    let table = tables.iter().find(|(start, end, _)| (*start..*end).contains(&address));
     ImageData {
         name,
         file,
-        section: placed.map_or_else(String::new, |s| s.section.name.to_owned()),
+        section: table.map(|table| table.2).or(placed).unwrap_or_default().to_owned(),
         writable: names.writable(section),
         change,
         reason,
