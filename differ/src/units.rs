@@ -24,15 +24,17 @@ pub struct Units {
 impl Units {
     /// Reads those of a relocatable file (a module).
     pub fn of_object(elf: &Elf<'_>) -> Result<Self> {
-        Self::read(&elf.name, &Debug::load(elf)?)
+        Self::read(&elf.name, &Debug::load(elf)?, Variables::All)
     }
 
-    /// Reads those of a linked image.
+    /// Reads those of a linked image; of the variables only those of files, for an image is large. Others are static, and
+    /// the linker notes their file.
     pub fn of_image(image: &Image<'_>) -> Result<Self> {
-        Self::read(&image.name, &Debug::of(image.sections.iter().map(|s| &s.section)))
+        let debug = Debug::of(image.sections.iter().map(|s| &s.section));
+        Self::read(&image.name, &debug, Variables::OfFiles)
     }
 
-    fn read(name: &str, debug: &Debug<'_>) -> Result<Self> {
+    fn read(name: &str, debug: &Debug<'_>, variables: Variables) -> Result<Self> {
         let dwarf = debug.dwarf();
         let bad = |e: gimli::Error| Error::new(name, format_args!("DWARF: {e}"));
         let mut headers = Vec::new();
@@ -42,7 +44,7 @@ impl Units {
         }
         let read: Vec<(String, Vec<u64>)> = headers
             .par_iter()
-            .map(|header| read_unit(&dwarf.unit(*header)?))
+            .map(|header| read_unit(&dwarf.unit(*header)?, variables))
             .collect::<gimli::Result<_>>()
             .map_err(bad)?;
         let numbers: HashMap<_, usize> = headers
@@ -74,6 +76,11 @@ impl Units {
         self.names.get(number).map(String::as_str)
     }
 
+    /// The source of a unit.
+    pub(crate) fn source(&self, number: usize) -> Option<&str> {
+        self.names.get(number).map(String::as_str)
+    }
+
     /// The number of the unit that the code at an address is from.
     pub(crate) fn of_code(&self, address: u64) -> Option<usize> {
         let after = self.code.partition_point(|range| range.0 <= address);
@@ -92,17 +99,36 @@ impl Units {
     }
 }
 
+/// Which variables to read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Variables {
+    /// All of them.
+    All,
+    /// Those outside of functions.
+    OfFiles,
+}
+
 /// A unit's name, and where its variables are.
-fn read_unit(unit: &gimli::Unit<Reader<'_>>) -> gimli::Result<(String, Vec<u64>)> {
+fn read_unit(
+    unit: &gimli::Unit<Reader<'_>>,
+    wanted: Variables,
+) -> gimli::Result<(String, Vec<u64>)> {
     let name = unit.name.map(text).unwrap_or_default();
     let mut variables = Vec::new();
     let mut entries = unit.entries();
-    while let Some((_, entry)) = entries.next_dfs()? {
+    // The unit's own entry, then what is in it.
+    entries.next_dfs()?;
+    let mut next = entries.next_dfs()?.map(|(_, entry)| entry.clone());
+    while let Some(entry) = next {
         if entry.tag() == gimli::DW_TAG_variable
-            && let Some(at) = static_address(unit, entry)?
+            && let Some(at) = static_address(unit, &entry)?
         {
             variables.push(at);
         }
+        next = match wanted {
+            Variables::All => entries.next_dfs()?.map(|(_, entry)| entry.clone()),
+            Variables::OfFiles => entries.next_sibling()?.cloned(),
+        };
     }
     Ok((name, variables))
 }

@@ -56,6 +56,9 @@ struct Cli {
     /// distribution built.
     #[arg(long, requires = "report_only")]
     compile: bool,
+    /// In the report on a whole release say who uses the types that differ, too (an hour or more).
+    #[arg(long, requires = "report_only")]
+    users: bool,
     /// Compare only what is in this part of the kernel: `vmlinux`, or a module. May be given several times.
     #[arg(long, value_name = "NAME", conflicts_with = "explain")]
     part: Vec<String>,
@@ -115,6 +118,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         output: cli.output.unwrap_or_default(),
         report_only: cli.report_only,
         compile: cli.compile,
+        users: cli.users,
         parts: cli.part,
         only: cli.only,
         max_objects: cli.max_objects.unwrap_or(if cli.report_only { usize::MAX } else { 64 }),

@@ -42,6 +42,8 @@ pub struct Request {
     pub report_only: bool,
     /// Compile both sides of a whole release, too.
     pub compile: bool,
+    /// Look for the users of types in a whole release, too.
+    pub users: bool,
     /// The parts of the kernel (`vmlinux`, modules) to compare; all if there are none.
     pub parts: Vec<String>,
     /// What to compare of built files, if not all.
@@ -101,7 +103,13 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     }
     plan.ignored.clone_from(&found.ignored);
     plan.refusals.clone_from(&found.refusals);
-    let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
+    let job = Comparison {
+        v1: &v1,
+        kbuild: &kbuild,
+        input: &input,
+        jobs: request.jobs,
+        users: request.users,
+    };
     let diff = changes::diff(&input.v1_root, &input.changes)?;
     let (mut judged, removal) = if request.report_only {
         let shipped = match request.compile {
@@ -127,7 +135,13 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
         bridge_diff = Some(changes::diff(&input.v1_root, &input.changes)?);
         let found = candidates::find(&kbuild, &input, request.max_objects)?;
         let mut bridge = Plan { refusals: found.refusals.clone(), ..Plan::default() };
-        let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
+        let job = Comparison {
+            v1: &v1,
+            kbuild: &kbuild,
+            input: &input,
+            jobs: request.jobs,
+            users: request.users,
+        };
         let (editions, removal) = job.judge(&found, reporter, &mut bridge)?;
         phases::join(&mut judged, editions, &mut plan, bridge);
         drop(removal);
@@ -171,6 +185,7 @@ struct Comparison<'a> {
     kbuild: &'a Kbuild,
     input: &'a Input,
     jobs: Option<usize>,
+    users: bool,
 }
 
 impl Comparison<'_> {
@@ -208,7 +223,9 @@ impl Comparison<'_> {
         let mut readers = Readers::new();
         if let Some(shipped) = shipped {
             let rest = shipped.judge(found, &journal("shipped")?, self.jobs, reporter, plan)?;
-            readers = users::readers(found, &rest.seen, self.input, plan)?;
+            if self.users {
+                readers = users::readers(found, &rest.seen, self.input, plan)?;
+            }
             compiled = rest.missing;
         }
         let objects: BTreeSet<&str> =
@@ -329,7 +346,13 @@ pub fn explain(
     for refusal in &found.refusals {
         reporter.warn(&format!("not looked at: {}: {}", refusal.name, refusal.reason));
     }
-    let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, jobs: request.jobs };
+    let job = Comparison {
+        v1: &v1,
+        kbuild: &kbuild,
+        input: &input,
+        jobs: request.jobs,
+        users: request.users,
+    };
     let Some(Objects { commands, built, view }) =
         job.build(&found, reporter, &mut Plan::default())?
     else {

@@ -22,6 +22,7 @@ fn report(compile: bool, output: &Path) -> Plan {
         output: output.into(),
         report_only: true,
         compile,
+        users: false,
         parts: PARTS.map(str::to_owned).into(),
         only: None,
         max_objects: usize::MAX,

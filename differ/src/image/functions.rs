@@ -122,9 +122,7 @@ fn verdict(
 /// What a symbol is called, and the source it is from.
 pub(super) fn name(names: &Names<'_, '_>, id: Id) -> (String, String) {
     let Some(symbol) = names.image.symbols.get(id as usize) else { return Default::default() };
-    let noted = || names.image.files.get(symbol.file as usize).copied().unwrap_or("");
-    let file = names.units.at(symbol.address).unwrap_or_else(noted);
-    (symbol.name.to_owned(), file.to_owned())
+    (symbol.name.to_owned(), names.source(symbol).to_owned())
 }
 
 /// Which numbered variable of one side is which of the other, as the functions compared so far have it.

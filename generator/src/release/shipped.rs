@@ -148,8 +148,8 @@ impl Shipped {
         }
         plan.notes.push(format!(
             "{} parts of the kernel were compared as the distribution built them, each side with its own \
-             configuration and compiler; a change of a type is told of the first part that has it, and its users are those \
-             in sources that say the name of a member that differs",
+             configuration and compiler; a change of a type is told of the first part that has it; --users looks for \
+             its users",
             parts.len()
         ));
         Ok(Rest { missing, seen })

@@ -65,6 +65,7 @@ pub fn asked(v1: Spec, v2: Spec, output: &Path) -> Request {
         output: output.into(),
         report_only: false,
         compile: false,
+        users: false,
         parts: Vec::new(),
         only: None,
         max_objects: 64,
