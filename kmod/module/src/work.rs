@@ -395,7 +395,8 @@ impl Work {
         let state = self.update.state();
         let live = match state {
             State::Active => true,
-            State::Reverted => false,
+            // Gone is one that could not be enabled again.
+            State::Reverted | State::Gone => false,
             _ => {
                 let (update, wanted) = (self.update.name(), State::Active);
                 return Err(Refusal::WrongState { update, state, wanted }.into());
