@@ -80,6 +80,11 @@ impl Replacing {
         self.taken.get(function as usize).copied().flatten().map(|taken| taken.entry)
     }
 
+    /// The same where it lies over another and stays so. What takes others' place leads to edition 0 after its switch.
+    pub(crate) fn below(&self, function: u32) -> Option<u64> {
+        self.under(function).filter(|_| self.stacks)
+    }
+
     /// Whether another update has the redirection.
     pub(crate) fn is_handed(&self, function: u32) -> bool {
         self.handed.get(function as usize).copied().unwrap_or(false)

@@ -54,7 +54,7 @@ impl KernelLayer {
         let (record, addresses, facts) = (&self.record, self.addresses(), policy::facts()?);
         let target = Target { record, addresses, module, facts };
         let replacing = &self.replacing;
-        self.policies.lead_to(&target, |function| replacing.under(function))
+        self.policies.lead_to(&target, |function| replacing.below(function))
     }
 
     /// Whether nothing of it leads to what is below a function: its calls go straight to the edition, or would, if this

@@ -24,6 +24,7 @@ impl KernelLayer {
         let (function, _) = self.function(index)?;
         let adapts = function.flags & function_flags::ADAPTS != 0;
         let address = |index: u32| self.addresses.get(index as usize).copied().ok_or(INVALID);
+        let below = self.replacing.below(index);
         let (under, leaving) = (self.replacing.under(index), self.replacing.is_leaving());
         match (handler, rule) {
             (Handler::Transition, Rule::Always) if !adapts && under.is_some() && !leaving => {
@@ -36,7 +37,7 @@ impl KernelLayer {
             (Handler::Transition, Rule::Always) if !adapts => address(function.transition),
             (Handler::Steady, Rule::Always) => address(function.steady),
             (Handler::Steady, Rule::Slot(slot)) => Ok(slot),
-            (Handler::Steady, Rule::Never) if under.is_some() => under.ok_or(INVALID),
+            (Handler::Steady, Rule::Never) if below.is_some() => below.ok_or(INVALID),
             (Handler::Transition, _) | (Handler::Steady, Rule::Never) => {
                 Ok(address(function.policy)? + place::LEAVE)
             }
@@ -107,7 +108,7 @@ impl KernelLayer {
             [goes_to.map_or(0, Redirection::handler), ruled]
         };
         let facts = policy::facts()?;
-        let under = |function| self.replacing.under(function);
+        let under = |function| self.replacing.below(function);
         let target =
             policies::Target { record: &self.record, addresses: self.addresses, module, facts };
         let changes = policies::prepare(&target, request, program, in_use, under)?;
