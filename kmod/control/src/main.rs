@@ -47,6 +47,10 @@ enum Command {
         /// `dynamos revert` then gives the kernel's own functions, not theirs.
         #[arg(long)]
         replace: bool,
+        /// Lie over every update that replaces one of the functions: the newest edition runs, and `dynamos revert`
+        /// gives theirs back.
+        #[arg(long, conflicts_with = "replace")]
+        stack: bool,
         /// Which edition calls take until there is a policy: 0 leaves all of them with the kernel's own functions.
         #[arg(long, value_name = "0|1", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
         default: u8,
@@ -83,6 +87,9 @@ enum Command {
         /// Take the place of every update that replaces one of the functions.
         #[arg(long)]
         replace: bool,
+        /// Lie over every update that replaces one of the functions.
+        #[arg(long, conflicts_with = "replace")]
+        stack: bool,
     },
     /// Decide which calls take the update's editions, while they run; without an option, show it.
     #[command(group(ArgGroup::new("wanted")))]
@@ -165,8 +172,13 @@ fn on_timeout(text: &str) -> Result<OnTimeout, &'static str> {
 }
 
 /// What is to become of other updates of the same functions.
-fn over(options: Options, replace: bool) -> Options {
-    Options { over: if replace { Over::Replace } else { Over::Nothing }, ..options }
+fn over(options: Options, replace: bool, stack: bool) -> Options {
+    let over = match (replace, stack) {
+        (true, _) => Over::Replace,
+        (_, true) => Over::Stack,
+        _ => Over::Nothing,
+    };
+    Options { over, ..options }
 }
 
 fn main() -> ExitCode {
@@ -186,15 +198,15 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     let sysfs = Sysfs::at(&cli.sysfs);
     match &cli.command {
-        Command::Load { update, scope, wait, replace, default } => {
-            let options = over(wait.options(scope.scope), *replace);
+        Command::Load { update, scope, wait, replace, stack, default } => {
+            let options = over(wait.options(scope.scope), *replace, *stack);
             load::load(&sysfs, update, &options, *default != 0)
         }
         Command::List => show::list(&sysfs),
         Command::Status { name, json } => show::status(&sysfs, name.as_deref(), *json),
         Command::Revert { name, wait } => change::revert(&sysfs, name, &wait.options(None)),
-        Command::Enable { name, scope, wait, replace } => {
-            change::enable(&sysfs, name, &over(wait.options(scope.scope), *replace))
+        Command::Enable { name, scope, wait, replace, stack } => {
+            change::enable(&sysfs, name, &over(wait.options(scope.scope), *replace, *stack))
         }
         Command::Policy { name, function, when, default } => {
             let wanted = match (when, default) {

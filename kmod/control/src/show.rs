@@ -85,10 +85,20 @@ fn print(update: &Update) {
     }
     let width = update.functions.iter().map(|f| f.function.len()).max().unwrap_or(0);
     for function in &update.functions {
-        println!(
-            "  {:width$}  edition {}  {}",
-            function.function, function.edition, function.object
-        );
+        let object = &function.object;
+        let stack = stacked(&function.stack);
+        println!("  {:width$}  edition {}  {object}{stack}", function.function, function.edition);
+    }
+}
+
+/// Which updates have editions of a function, if several have: the topmost first.
+fn stacked(stack: &[String]) -> String {
+    match stack {
+        [] | [_] => String::new(),
+        all => {
+            let names: Vec<_> = all.iter().rev().map(String::as_str).collect();
+            format!("  ({})", names.join(" over "))
+        }
     }
 }
 

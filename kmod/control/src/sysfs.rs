@@ -11,6 +11,7 @@
 //! | `NAME/hook` | the hook that has not returned yet |
 //! | `NAME/phase` | the edition that new calls take, and the hook that says that it may not go on; empty without phases |
 //! | `NAME/functions` | `OBJECT FUNCTION EDITION` a line |
+//! | `NAME/stack` | `OBJECT FUNCTION UPDATE …` a line: the updates that have editions of it, the lowest first |
 //! | `NAME/policy` | what decides which calls take the editions; written, it sets that |
 //! | `NAME/parameters` | `OBJECT FUNCTION (NAME:TYPE …)` a line |
 //! | `NAME/target` | the release the update is for |
@@ -72,6 +73,8 @@ pub(crate) struct Function {
     pub(crate) object: String,
     pub(crate) function: String,
     pub(crate) edition: u32,
+    /// The updates that have editions of it, the lowest first; none where that is not known.
+    pub(crate) stack: Vec<String>,
 }
 
 impl Sysfs {
@@ -145,7 +148,9 @@ impl Sysfs {
     fn read_update(&self, name: &str) -> Result<Update, Failure> {
         let dir = self.dynamos().join(name);
         let functions = read(&dir.join("functions"))?;
-        let functions = functions
+        // Older ones have no such file.
+        let stack = read(&dir.join("stack")).unwrap_or_default();
+        let mut functions = functions
             .lines()
             .map(|line| {
                 Function::parse(line).with_context(|| {
@@ -156,7 +161,10 @@ impl Sysfs {
                     )
                 })
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        for function in &mut functions {
+            function.stack = stack_of(&stack, function);
+        }
         let scopes = read(&dir.join("scope")).unwrap_or_default();
         let mut scopes = scopes.split_whitespace().map(str::to_owned);
         let phase = read(&dir.join("phase")).unwrap_or_default();
@@ -248,9 +256,20 @@ impl Function {
             object: words.next()?.to_owned(),
             function: words.next()?.to_owned(),
             edition: words.next()?.parse().ok()?,
+            stack: Vec::new(),
         };
         words.next().is_none().then_some(function)
     }
+}
+
+/// The updates that `text`, of the file `stack`, has for a function.
+fn stack_of(text: &str, function: &Function) -> Vec<String> {
+    let mut lines = text.lines().map(str::split_whitespace);
+    let line = lines.find_map(|mut words| {
+        let is = words.next() == Some(&function.object) && words.next() == Some(&function.function);
+        is.then_some(words)
+    });
+    line.into_iter().flatten().map(str::to_owned).collect()
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
@@ -295,6 +314,15 @@ mod tests {
             "integrity"
         );
         assert_eq!(fake("", "").1.lockdown(), None);
+    }
+
+    #[test]
+    fn a_stack_is_that_of_the_function() {
+        let function = |line| Function::parse(line).unwrap();
+        let text = "vmlinux f a\next4 f a b\nvmlinux g\n";
+        assert_eq!(stack_of(text, &function("ext4 f 1")), ["a", "b"]);
+        assert!(stack_of(text, &function("vmlinux g 1")).is_empty());
+        assert!(stack_of("", &function("ext4 f 1")).is_empty());
     }
 
     #[test]

@@ -58,6 +58,30 @@ fn whose_place_is_taken_is_asked_for() {
 }
 
 #[test]
+fn lying_over_others_is_asked_for() {
+    let sysfs = with_update("reverted", "0");
+    dynamos(sysfs.path(), &["enable", "u", "--stack"]);
+    let enabled = std::fs::read_to_string(sysfs.path().join("kernel/dynamos/u/enabled"));
+    assert_eq!(enabled.unwrap(), "1 stack,on_timeout=roll-back");
+    let (code, text) = dynamos(sysfs.path(), &["enable", "u", "--stack", "--replace"]);
+    assert!(code == Some(2) && text.contains("cannot be used with"), "{text}");
+}
+
+#[test]
+fn what_lies_over_what_is_shown() {
+    let sysfs = with_update("active", "1");
+    let update = sysfs.path().join("kernel/dynamos/u");
+    std::fs::write(update.join("functions"), "vmlinux f 1\nvmlinux g 1\n").unwrap();
+    std::fs::write(update.join("stack"), "vmlinux f a u\nvmlinux g u\n").unwrap();
+    for file in ["version", "abi"] {
+        std::fs::write(sysfs.path().join("kernel/dynamos").join(file), "1\n").unwrap();
+    }
+    let (_, text) = dynamos(sysfs.path(), &["status", "u"]);
+    assert!(text.contains("f  edition 1  vmlinux  (u over a)\n"), "{text}");
+    assert!(text.contains("g  edition 1  vmlinux\n"), "{text}");
+}
+
+#[test]
 fn what_is_done_already_is_success() {
     let sysfs = with_update("reverted", "0");
     assert_eq!(

@@ -180,7 +180,7 @@ impl fmt::Display for Refusal<'_> {
             AlreadyReplaced { function, by } => write!(
                 f,
                 "function `{function}` is already replaced by update `{by}`: give --replace to take its \
-                 place, or revert it first"
+                 place, --stack to lie over it, or revert it first"
             ),
             WrongState { update, state, wanted } => write!(
                 f,

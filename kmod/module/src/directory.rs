@@ -5,7 +5,7 @@
 use core::fmt::{self, Write};
 
 use dynamos_abi::{HookKind, Record};
-use dynamos_core::{State, UpdateId};
+use dynamos_core::{Manager, State, UpdateId};
 
 use crate::ffi::errno::Errno;
 use crate::ffi::sysfs::{Attribute, Directory};
@@ -38,6 +38,7 @@ impl Directory for UpdateDirectory {
         Attribute { name: c"scope", mode: 0o444 },
         Attribute { name: c"hook", mode: 0o444 },
         Attribute { name: c"phase", mode: 0o444 },
+        Attribute { name: c"stack", mode: 0o444 },
     ];
 
     fn show(&self, attribute: usize, out: &mut SliceWriter<'_>) -> Result<(), Errno> {
@@ -58,6 +59,7 @@ impl Directory for UpdateDirectory {
             // The hook that runs.
             9 => writeln!(out, "{}", entry.hook.map_or("", HookKind::name)),
             10 => phase(entry, out),
+            11 => stack(entry, &state.registry.manager, out),
             _ => return Err(Errno::EINVAL),
         }
         .map_err(|_| Errno::EIO)
@@ -133,6 +135,30 @@ fn functions(entry: &Entry, out: &mut SliceWriter<'_>) -> fmt::Result {
         out.write_str(core::str::from_utf8(line.as_bytes()).unwrap_or_default())?;
     }
     Ok(())
+}
+
+/// `OBJECT FUNCTION UPDATE …` a line: the updates that have editions of it, the lowest first; whole lines, as above.
+fn stack(entry: &Entry, manager: &Manager, out: &mut SliceWriter<'_>) -> fmt::Result {
+    for (index, function) in entry.record.replaced() {
+        let (object, name) = policies::names(&entry.record, &function).unwrap_or_default();
+        let Some(address) = entry.functions.get(index as usize) else { break };
+        let line =
+            FixedText::<1200>::new(format_args!("{object} {name}{}\n", Names(manager, *address)));
+        if line.is_cut() || line.as_bytes().len() > out.room() {
+            break;
+        }
+        out.write_str(core::str::from_utf8(line.as_bytes()).unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+/// The updates that have editions of the function at an address, each after a space.
+struct Names<'a>(&'a Manager, u64);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.editions(self.1).try_for_each(|(_, name, _)| write!(f, " {name}"))
+    }
 }
 
 /// The objects that hold replaced functions, each once.

@@ -40,7 +40,7 @@ pub(crate) struct KernelLayer {
     pub(crate) id: UpdateId,
     pub(crate) record: Record<'static>,
     /// The update's own module, while its code may be reached.
-    own: Option<Module>,
+    pub(crate) own: Option<Module>,
     ranges: Ranges,
     addresses: &'static [u64],
     pub(crate) active: ActiveFlag,
@@ -391,8 +391,10 @@ impl Layer for KernelLayer {
         if self.replacing.is_handed(function) {
             return Ok(());
         }
-        if handler == Handler::Transition {
-            self.write_choice(function)?;
+        match handler {
+            Handler::Transition => self.write_choice(function)?,
+            // Somebody may be in the slot that asked the flag.
+            Handler::Steady => self.replacing.stale |= self.replacing.under(function).is_some(),
         }
         let address = self.handler(function, handler, self.policies.rule(function))?;
         self.redirect(function, address)
@@ -585,7 +587,10 @@ impl Layer for KernelLayer {
     }
 
     fn synchronize(&mut self) {
-        wait::synchronize_rcu_tasks();
+        // Where ftrace has not removed a redirection it has not waited for those that RCU-tasks does not see, either.
+        if !self.replacing.freshen() {
+            wait::synchronize_rcu_tasks();
+        }
     }
 
     fn progress(&mut self, state: State, blockers: &Blockers) {

@@ -18,6 +18,7 @@ mod names;
 mod policies;
 mod refused;
 mod replacing;
+mod stacking;
 mod updates;
 mod watched;
 mod work;

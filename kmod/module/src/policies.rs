@@ -10,7 +10,7 @@ use core::fmt;
 use dynamos_abi::policy as place;
 use dynamos_abi::{Function, Record, function_flags};
 use dynamos_core::policy::native::{self, Place};
-use dynamos_core::policy::{Parameters, Program, Request, Target};
+use dynamos_core::policy::{Parameters, Program, Request, Target as Start};
 
 use crate::ffi::errno::Errno;
 use crate::ffi::kernel_memory;
@@ -39,6 +39,10 @@ pub(crate) struct Policy {
     rule: Rule,
     /// The expression of a [`Rule::Slot`].
     source: String,
+    /// Its program, as it was written to the file: the code can be made anew.
+    program: Vec<u8>,
+    /// Where its code sends calls that do not take the edition.
+    leave: u64,
 }
 
 /// The policies of an update, one for each function of its record.
@@ -48,6 +52,21 @@ pub(crate) struct Policies(Vec<Policy>);
 pub(crate) struct Change {
     pub(crate) function: u32,
     pub(crate) rule: Rule,
+    leave: u64,
+}
+
+/// The texts of a policy.
+pub(crate) struct Source {
+    text: String,
+    program: Vec<u8>,
+}
+
+/// What code is made for, and where it lies.
+pub(crate) struct Target<'a> {
+    pub(crate) record: &'a Record<'static>,
+    pub(crate) addresses: &'a [u64],
+    pub(crate) module: &'a Module,
+    pub(crate) facts: Facts,
 }
 
 impl Policies {
@@ -56,7 +75,8 @@ impl Policies {
         let rule = if take { Rule::Always } else { Rule::Never };
         let mut policies = Vec::new();
         for _ in record.functions().iter() {
-            policies.try_push(Policy { rule, source: String::new() })?;
+            let (source, program) = (String::new(), Vec::new());
+            policies.try_push(Policy { rule, source, program, leave: 0 })?;
         }
         Ok(Self(policies))
     }
@@ -76,20 +96,53 @@ impl Policies {
     }
 
     /// The sources for `changes`, made before anything changes.
-    pub(crate) fn sources(changes: &[Change], program: &Program) -> Result<Vec<String>, Errno> {
+    pub(crate) fn sources(
+        changes: &[Change],
+        program: &Program,
+        bytes: &[u8],
+    ) -> Result<Vec<Source>, Errno> {
         let mut sources = Vec::new();
         for change in changes {
-            let source = if matches!(change.rule, Rule::Slot(_)) { program.source() } else { "" };
-            sources.try_push(try_string(source)?)?;
+            let is_code = matches!(change.rule, Rule::Slot(_));
+            let (text, bytes) = if is_code { (program.source(), bytes) } else { ("", &[][..]) };
+            let (text, program) = (try_string(text)?, Vec::try_filled_from(bytes)?);
+            sources.try_push(Source { text, program })?;
         }
         Ok(sources)
     }
 
+    /// Whether one of them is code.
+    pub(crate) fn have_code(&self) -> bool {
+        self.0.iter().any(|policy| matches!(policy.rule, Rule::Slot(_)))
+    }
+
+    /// Makes the code anew that sends calls where they are not to go any more: the update lies over another now, or
+    /// did when the policy was set. No call goes to the code, and nobody is in it.
+    pub(crate) fn lead_to(
+        &mut self,
+        target: &Target<'_>,
+        under: impl Fn(u32) -> Option<u64>,
+    ) -> Result<(), Refused> {
+        let mut code = Vec::try_filled(0u8, place::SLOT as usize)?;
+        for (index, policy) in (0u32..).zip(&mut self.0) {
+            let Rule::Slot(at) = policy.rule else { continue };
+            let leave = target.leave(index, under(index))?;
+            if policy.leave != leave {
+                let program = Program::parse(&policy.program, target.facts.hz)
+                    .map_err(|error| Refused::policy(format_args!("{error}")))?;
+                target.write(index, &program, at, leave, &mut code)?;
+                policy.leave = leave;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes note of what is in force.
-    pub(crate) fn adopt(&mut self, changes: &[Change], sources: Vec<String>) {
+    pub(crate) fn adopt(&mut self, changes: &[Change], sources: Vec<Source>) {
         for (change, source) in changes.iter().zip(sources) {
             if let Some(policy) = self.0.get_mut(change.function as usize) {
-                *policy = Policy { rule: change.rule, source };
+                let (rule, leave) = (change.rule, change.leave);
+                *policy = Policy { rule, source: source.text, program: source.program, leave };
             }
         }
     }
@@ -129,17 +182,52 @@ impl Policies {
     }
 }
 
+impl Target<'_> {
+    /// Where the calls of a function go that do not take the edition.
+    fn leave(&self, function: u32, under: Option<u64>) -> Result<u64, Errno> {
+        let own = || {
+            let function = self.record.functions().get(function).ok_or(Errno::EINVAL)?;
+            Ok(self.address(function.policy)? + place::LEAVE)
+        };
+        Ok(under.map_or_else(own, Ok)? + place::PAST_ENDBR)
+    }
+
+    fn address(&self, index: u32) -> Result<u64, Errno> {
+        self.addresses.get(index as usize).copied().ok_or(Errno::EINVAL)
+    }
+
+    /// Writes the code of a policy of a function to the slot at `at`, by way of `code`.
+    fn write(
+        &self,
+        function: u32,
+        program: &Program,
+        at: u64,
+        leave: u64,
+        code: &mut [u8],
+    ) -> Result<(), Refused> {
+        let function = self.record.functions().get(function).ok_or(Errno::EINVAL)?;
+        let take = self.address(function.steady)? + place::PAST_ENDBR;
+        let place = Place { at, take, leave, resched: self.facts.resched };
+        native::generate(program, &self.facts.layout, &place, code)
+            .map_err(|error| Refused::policy(format_args!("{error}")))?;
+        // SAFETY: the slot is the update's, for code of this kind; no call goes there, and nobody is left in it since
+        // the last change. What it leads to stays while calls go there: the update itself, or what it lies over.
+        unsafe { kernel_memory::write(self.module, at, code) }?;
+        Ok(())
+    }
+}
+
 /// The functions that `request` is for, with what `program` means for each. `in_use` says where the calls of a
-/// function go; the code is written to the slot where they do not.
+/// function go; the code is written to the slot where they do not. `under` is what a function's calls go to if not to
+/// edition 0.
 pub(crate) fn prepare(
-    record: &Record<'static>,
+    target: &Target<'_>,
     request: &Request<'_>,
     program: &Program,
-    addresses: &[u64],
-    module: &Module,
-    facts: &Facts,
     in_use: impl Fn(u32) -> [u64; 2],
+    under: impl Fn(u32) -> Option<u64>,
 ) -> Result<Vec<Change>, Refused> {
+    let record = target.record;
     let mut changes = select(record, request)?;
     if let (Some(name), true) = (request.function, changes.is_empty()) {
         return Err(Refused::policy(format_args!(
@@ -155,26 +243,16 @@ pub(crate) fn prepare(
     for change in &mut changes {
         let function = record.functions().get(change.function).ok_or(Errno::EINVAL)?;
         check_arguments(record, &function, program)?;
-        let address = |index: u32| addresses.get(index as usize).copied().ok_or(Errno::EINVAL);
-        let (base, steady) = (address(function.policy)?, address(function.steady)?);
+        let base = target.address(function.policy)?;
+        change.leave = target.leave(change.function, under(change.function))?;
         let used = in_use(change.function);
         let mut slots = (0..place::COUNT).map(|slot| base + place::SLOTS + slot * place::SLOT);
         let at = slots.find(|slot| !used.contains(slot)).ok_or(Errno::EBUSY)?;
         change.rule = match program.start() {
-            Target::Answer(true) => Rule::Always,
-            Target::Answer(false) => Rule::Never,
-            Target::Step(_) => {
-                let place = Place {
-                    at,
-                    take: steady + place::PAST_ENDBR,
-                    leave: base + place::LEAVE + place::PAST_ENDBR,
-                    resched: facts.resched,
-                };
-                native::generate(program, &facts.layout, &place, &mut code)
-                    .map_err(|error| Refused::policy(format_args!("{error}")))?;
-                // SAFETY: the slot is the update's, for code of this kind; no call goes there, and nobody is
-                // left in it since the last change.
-                unsafe { kernel_memory::write(module, at, &code) }?;
+            Start::Answer(true) => Rule::Always,
+            Start::Answer(false) => Rule::Never,
+            Start::Step(_) => {
+                target.write(change.function, program, at, change.leave, &mut code)?;
                 Rule::Slot(at)
             }
         };
@@ -187,7 +265,7 @@ fn select(record: &Record<'static>, request: &Request<'_>) -> Result<Vec<Change>
     for (function, entry) in record.replaced() {
         let (object, name) = names(record, &entry).unwrap_or_default();
         if request.selects(object, name) {
-            changes.try_push(Change { function, rule: Rule::Always })?;
+            changes.try_push(Change { function, rule: Rule::Always, leave: 0 })?;
         }
     }
     Ok(changes)

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use dynamos_abi::RecordError;
-use dynamos_core::{OptionsError, Refusal};
+use dynamos_core::{Name, OptionsError, Refusal};
 
 use crate::ffi::errno::Errno;
 use crate::ffi::memory::TryVec;
@@ -26,8 +26,10 @@ pub(crate) enum Refused {
     Policy(Vec<u8>),
     /// What is asked for is not understood.
     Options(OptionsError),
-    /// It is to lie over other updates, which this module cannot do yet.
-    Over,
+    /// It is to lie over other updates, but its own adaptation handler of this function leads to edition 0.
+    Adapts(&'static str),
+    /// Another update lies over it, and leads to what its policies of this function have made.
+    Below { function: &'static str, by: Name },
     /// The kernel says so.
     Kernel(Errno),
 }
@@ -47,8 +49,8 @@ impl Refused {
             | Refused::Record(_)
             | Refused::Policy(_)
             | Refused::Options(_) => Errno::EINVAL,
-            Refused::AlwaysRuns(_) | Refused::InProgress => Errno::EBUSY,
-            Refused::Over => Errno::EINVAL,
+            Refused::AlwaysRuns(_) | Refused::InProgress | Refused::Below { .. } => Errno::EBUSY,
+            Refused::Adapts(_) => Errno::EINVAL,
             Refused::Kernel(errno) => *errno,
             Refused::Decision(refusal) => match refusal {
                 OutOfMemory => Errno::ENOMEM,
@@ -102,8 +104,15 @@ impl fmt::Display for Refused {
                 f.write_str(core::str::from_utf8(reason).unwrap_or_default())
             }
             Refused::Options(error) => write!(f, "{error}"),
-            Refused::Over => f.write_str(
-                "this dynamos.ko puts no update over another (`stack`): give `replace`, to take its place, or revert it first",
+            Refused::Adapts(function) => write!(
+                f,
+                "the update's own adaptation handler of `{function}` leaves calls to edition 0, so it cannot lie over \
+                 an update that replaces it too: give --replace to take its place, or revert it first"
+            ),
+            Refused::Below { function, by } => write!(
+                f,
+                "update `{by}` lies over it and leaves calls of `{function}` to what is in force now: revert `{by}` \
+                 first, or give `{by}` the policy"
             ),
             Refused::Kernel(errno) => write!(f, "the kernel answers {errno}"),
         }

@@ -1,13 +1,15 @@
-//! An update in the place of others: their redirections are handed to it, and they leave at its switch.
+//! An update in the place of others, or over them: their redirections are handed to it. Where it takes their place they
+//! leave at its switch.
 //!
 //! Of a function's calls only one redirection can decide. So the update that comes takes it over from the one that has
-//! it, and until the switch sends calls where that one would. A switch that comes to nothing hands it back.
+//! it, and until the switch sends calls where that one would. A switch that comes to nothing hands it back; so does the
+//! revert of one that lies over others ([`crate::stacking`]).
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use dynamos_abi::policy as place;
-use dynamos_core::{Errno, HANDLER_LEN, Handler, Place, UpdateId, choice};
+use dynamos_core::{Errno, HANDLER_LEN, Handler, Over, Place, UpdateId, choice};
 
 use crate::ffi::errno::Errno as KernelErrno;
 use crate::ffi::kernel_memory;
@@ -20,31 +22,34 @@ use crate::policies::Rule;
 use crate::refused::to_core;
 use crate::work::Work;
 
-/// What an update knows of those that it takes the place of, and of the one that takes its own.
+/// What an update knows of those that it takes the place of or lies over, and of the one that has done so with it.
 #[derive(Default)]
 pub(crate) struct Replacing {
-    /// Those whose place it takes, from the registration on until all is settled: nobody else can have them.
+    /// Those whose place it takes, or that hang together with it, while it moves: nobody else can have them.
     pub(crate) others: Vec<(UpdateId, Box<Work>)>,
+    /// They stay below it.
+    pub(crate) stacks: bool,
     /// Their flags, while a switch is theirs too.
     flags: Vec<ActiveFlag>,
-    /// For each function: where calls go until the switch, and whose that is.
-    taken: Vec<Option<Taken>>,
+    /// For each function: where calls go until the switch, and whose that is. They go there afterwards too if it lies
+    /// over that one and does not take them.
+    pub(crate) taken: Vec<Option<Taken>>,
     /// For each function: another update has the redirection.
     handed: Vec<bool>,
     /// It is about to leave, at another update's switch.
     leaving: bool,
     /// Somebody may be in code of a slot that is in use no more.
-    stale: bool,
-    /// Somebody may be on the way here through the handler of the update that took the place.
-    awaited: bool,
+    pub(crate) stale: bool,
+    /// Somebody may be on the way here through the handler of the update that took the place, or lies above.
+    pub(crate) awaited: bool,
 }
 
 /// Where calls of a function went before.
 #[derive(Clone, Copy)]
-struct Taken {
-    entry: u64,
-    other: usize,
-    function: u32,
+pub(crate) struct Taken {
+    pub(crate) entry: u64,
+    pub(crate) other: UpdateId,
+    pub(crate) function: u32,
 }
 
 impl Replacing {
@@ -54,9 +59,30 @@ impl Replacing {
         Ok(Self { taken, handed, ..Self::default() })
     }
 
-    /// Where calls of a function go until the switch, if not to edition 0.
+    /// One of the others.
+    pub(crate) fn other(&mut self, wanted: UpdateId) -> Option<&mut Work> {
+        self.others.iter_mut().find(|(id, _)| *id == wanted).map(|(_, work)| &mut **work)
+    }
+
+    /// Whether it lies over others, or is about to.
+    pub(crate) fn lies_over(&self) -> bool {
+        self.stacks && self.taken.iter().any(Option::is_some)
+    }
+
+    /// It has no redirections, so it lies over nothing.
+    pub(crate) fn lie_alone(&mut self) {
+        self.taken.fill(None);
+        self.stacks = false;
+    }
+
+    /// Where calls of a function go that this does not take, if not to edition 0.
     pub(crate) fn under(&self, function: u32) -> Option<u64> {
         self.taken.get(function as usize).copied().flatten().map(|taken| taken.entry)
+    }
+
+    /// The same where it lies over another and stays so. What takes others' place leads to edition 0 after its switch.
+    pub(crate) fn below(&self, function: u32) -> Option<u64> {
+        self.under(function).filter(|_| self.stacks)
     }
 
     /// Whether another update has the redirection.
@@ -76,12 +102,13 @@ impl Replacing {
         }
     }
 
-    /// Waits until nobody is in slots that are in use no more: before one is written.
-    pub(crate) fn freshen(&mut self) {
-        if self.stale {
+    /// Waits until nobody is in slots that are in use no more: before one is written, or goes. Whether it had to.
+    pub(crate) fn freshen(&mut self) -> bool {
+        let stale = core::mem::take(&mut self.stale);
+        if stale {
             synchronize();
-            self.stale = false;
         }
+        stale
     }
 
     /// Waits until whoever has read the flag of the update that took the place, before its switch, has come here or
@@ -105,12 +132,14 @@ impl KernelLayer {
     pub(crate) fn take_others(
         &mut self,
         others: Vec<(UpdateId, Box<Work>)>,
+        over: Over,
     ) -> Result<(), KernelErrno> {
         self.replacing.others = others;
+        self.replacing.stacks = over == Over::Stack;
         self.replacing.leaving = false;
         self.replacing.handed.fill(false);
         self.replacing.taken.fill(None);
-        for (at, (_, work)) in self.replacing.others.iter().enumerate() {
+        for (id, work) in &self.replacing.others {
             let layer = &work.layer;
             self.left_on_activation.also(layer.text(), Place::Other)?;
             for (index, _) in self.record.replaced() {
@@ -127,7 +156,7 @@ impl KernelLayer {
                     .handler(function, Handler::Steady, rule)
                     .map_err(|_| KernelErrno::EINVAL)?;
                 if let Some(slot) = self.replacing.taken.get_mut(index as usize) {
-                    *slot = Some(Taken { entry, other: at, function });
+                    *slot = Some(Taken { entry, other: *id, function });
                 }
             }
         }
@@ -140,8 +169,7 @@ impl KernelLayer {
         let Some(taken) = taken else { return Ok(false) };
         self.write_choice(function)?;
         let to = self.handler(function, Handler::Transition, self.policies.rule(function))?;
-        let (_, work) = self.replacing.others.get_mut(taken.other).ok_or(INVALID)?;
-        let theirs = &mut work.layer;
+        let theirs = &mut self.replacing.other(taken.other).ok_or(INVALID)?.layer;
         theirs.redirect(taken.function, to)?;
         let from = theirs.redirects.get_mut(taken.function as usize).ok_or(INVALID)?;
         let slot = self.redirects.get_mut(function as usize).ok_or(INVALID)?;
@@ -156,11 +184,14 @@ impl KernelLayer {
     pub(crate) fn hand_back(&mut self, function: u32) -> Result<bool, Errno> {
         let taken = self.replacing.taken.get(function as usize).copied().flatten();
         let Some(taken) = taken else { return Ok(false) };
+        let theirs = &mut self.replacing.other(taken.other).ok_or(INVALID)?.layer;
+        if theirs.has_redirection(taken.function) {
+            return Err(INVALID);
+        }
         self.redirect(function, taken.entry)?;
         self.replacing.stale = true;
         let slot = self.redirects.get_mut(function as usize).ok_or(INVALID)?;
-        let (_, work) = self.replacing.others.get_mut(taken.other).ok_or(INVALID)?;
-        let theirs = &mut work.layer;
+        let theirs = &mut self.replacing.other(taken.other).ok_or(INVALID)?.layer;
         let back = theirs.redirects.get_mut(taken.function as usize).ok_or(INVALID)?;
         *back = slot.take();
         if let Some(handed) = theirs.replacing.handed.get_mut(taken.function as usize) {
@@ -188,7 +219,9 @@ impl KernelLayer {
         let (entry, _) = self.function(function)?;
         let base = self.addresses().get(entry.policy as usize).copied().ok_or(INVALID)?;
         let on = self.handler(function, Handler::Steady, rule)?;
-        let off = self.replacing.under(function).unwrap_or(base + place::LEAVE);
+        // Where this leaves, those below leave at the same switch.
+        let under = self.replacing.under(function).filter(|_| !self.replacing.leaving);
+        let off = under.unwrap_or(base + place::LEAVE);
         let mut code = [0; HANDLER_LEN];
         let past = place::PAST_ENDBR;
         choice(at, self.active.address(), on + past, off + past, &mut code).ok_or(INVALID)?;
@@ -197,13 +230,18 @@ impl KernelLayer {
         unsafe { kernel_memory::write(self.own()?, at, &code) }.map_err(to_core)
     }
 
-    /// Has the others ask their flags. All of them or none.
+    /// Has the others ask their flags. All of them or none. Those that stay need not.
     pub(crate) fn make_others_ready(&mut self) -> Result<(), Errno> {
+        if self.replacing.stacks {
+            return Ok(());
+        }
         for at in 0..self.replacing.others.len() {
             let Some((_, work)) = self.replacing.others.get_mut(at) else { continue };
             let flag = work.layer.active;
             work.layer.replacing.leaving = true;
-            let ready = work.update.make_ready(&mut work.layer).is_ok();
+            // What has no steady handler was not sent anywhere: it may lead to another one that leaves.
+            let ready = work.update.make_ready(&mut work.layer).is_ok()
+                && work.layer.gather_strays().is_ok();
             if !ready || self.replacing.flags.try_push(flag).is_err() {
                 self.have_others_stay();
                 return Err(to_core(KernelErrno::EBUSY));
@@ -213,6 +251,9 @@ impl KernelLayer {
     }
 
     pub(crate) fn have_others_stay(&mut self) {
+        if self.replacing.stacks {
+            return;
+        }
         self.replacing.flags.clear();
         for (_, work) in &mut self.replacing.others {
             work.layer.replacing.leaving = false;
@@ -223,12 +264,25 @@ impl KernelLayer {
 
     pub(crate) fn have_others_leave(&mut self) {
         self.replacing.flags.clear();
-        self.replacing.taken.fill(None);
         self.replacing.stale = true;
+        if !self.replacing.stacks {
+            self.replacing.taken.fill(None);
+        }
         if let Err(refusal) = STATE.lock().registry.manager.switched(self.id) {
             log::error(format_args!("{}: {refusal}", self.record.name()));
         }
+        if self.replacing.stacks {
+            for (id, work) in &self.replacing.others {
+                let mut taken = self.replacing.taken.iter().flatten();
+                if taken.any(|taken| taken.other == *id) {
+                    let (name, below) = (self.record.name(), work.update.name());
+                    log::info(format_args!("{name}: lies over {below}"));
+                }
+            }
+            return;
+        }
         for (_, work) in &mut self.replacing.others {
+            work.layer.replacing.lie_alone();
             work.layer.replacing.awaited = true;
             work.layer.replacing.stale = true;
             if let Err(refusal) = work.update.leave(&mut work.layer) {

@@ -11,7 +11,8 @@ use core::time::Duration;
 
 use dynamos_abi::{HookKind, Record};
 use dynamos_core::{
-    Blockers, Manager, OnTimeout, Options, Phase, Range, Refusal, Scope, State, Update, UpdateId,
+    Blockers, Manager, OnTimeout, Options, Over, Phase, Range, Refusal, Scope, State, Update,
+    UpdateId,
 };
 
 use crate::checks::{check_addresses, sections};
@@ -44,6 +45,8 @@ pub(crate) struct Entry {
     /// [`unregister`].
     pub(crate) record: Record<'static>,
     pub(crate) active: ActiveFlag,
+    /// Where the record's functions are, once that is known.
+    pub(crate) functions: Vec<u64>,
     /// The update's own sections.
     ranges: Vec<Range>,
     pub(crate) state: State,
@@ -86,12 +89,14 @@ impl Registry {
         self.entries.iter_mut().find(|entry| entry.id == id)
     }
 
-    /// Takes those that leave at the switch of `id`, all of them or none.
-    pub(crate) fn take_replaced(
+    /// Takes those that leave at the switch of `id`, or that it hangs together with: all of them or none.
+    pub(crate) fn take_with(
         &mut self,
         id: UpdateId,
+        over: Over,
     ) -> Result<Vec<(UpdateId, Box<Work>)>, Refused> {
-        let takes = self.manager.takes(id);
+        let group = if over == Over::Stack { self.manager.group(id)? } else { Vec::new() };
+        let takes = if over == Over::Stack { &group } else { self.manager.takes(id) };
         let mut taken = Vec::new();
         taken.try_reserve_exact(takes.len()).map_err(|_| Errno::ENOMEM)?;
         let mut all = self.entries.iter().filter(|entry| takes.contains(&entry.id));
@@ -139,6 +144,7 @@ pub(crate) fn load(descriptor: &Descriptor<'static>, module: Module) -> Result<(
             handle: descriptor.handle(),
             record,
             active,
+            functions: Vec::new(),
             ranges,
             state: State::Loading,
             scope: options.scope.unwrap_or(proposed),
@@ -354,12 +360,19 @@ pub(crate) fn unregister(handle: Handle) {
     // on, or another module may come or go.
     let directory = take_directory(id);
     drop(directory);
-    if let Some(mut work) = take_when_given_back(id) {
-        see_off(id, &mut work);
+    while let Some(mut work) = take_when_given_back(id) {
+        if !see_off(id, &mut work) {
+            // Those above need what operations on it work with, to give it back its redirections.
+            give_back(id, work);
+            wait::pause(LOOKS);
+            continue;
+        }
+        give_back_others(&mut work);
         if work.update.state() != State::Gone {
             let _ = work.update.discard(&mut work.layer); // Nothing is left that could fail.
         }
         log::info(format_args!("{}: gone", work.update.name()));
+        break;
     }
     forget(id);
 }
@@ -368,8 +381,8 @@ pub(crate) fn unregister(handle: Handle) {
 /// not asked for then.
 ///
 /// Its code goes when this returns. So it does not before nothing leads there, be it never: nobody but the one who
-/// unloads waits for it, and calls take edition 0 from the end of the first wait on.
-fn see_off(id: UpdateId, work: &mut Work) {
+/// unloads waits for it, and calls take edition 0 from the end of the first wait on. `false`: another update lies over it.
+fn see_off(id: UpdateId, work: &mut Work) -> bool {
     // Handlers cannot be taken back from some calls only.
     let all = !work.update.record().slots().is_empty();
     let on_timeout = match (all, work.update.has_phases()) {
@@ -379,12 +392,12 @@ fn see_off(id: UpdateId, work: &mut Work) {
     };
     let mut options = Options { on_timeout, ..Options::default() };
     let mut tries = 0_u32;
-    work.must_go();
+    let first = work.must_go();
     while !matches!(
         work.update.state(),
         State::Loading | State::Waiting | State::Registered | State::Reverted | State::Gone
     ) {
-        if tries == 0 {
+        if first && tries == 0 {
             log::error(format_args!("{}: is being unloaded by force", work.update.name()));
         }
         let result = match work.update.state() {
@@ -392,10 +405,18 @@ fn see_off(id: UpdateId, work: &mut Work) {
             State::Draining => work.look(id),
             _ => work.revert(id, &options),
         };
-        if let Err(refused) = result
-            && tries.is_multiple_of(LOOKS_BETWEEN_LINES)
-        {
-            log::error(format_args!("{}: cannot go yet: {refused}", work.update.name()));
+        if let Err(refused) = result {
+            use Refusal::{Covered, LetsThrough};
+            let covered = matches!(refused, Refused::Decision(Covered { .. } | LetsThrough { .. }));
+            if tries.is_multiple_of(LOOKS_BETWEEN_LINES) && (first || !covered) {
+                log::error(format_args!("{}: cannot go yet: {refused}", work.update.name()));
+            }
+            if covered {
+                return false;
+            }
+        }
+        if work.update.state() == State::Draining && !work.layer.replacing.lies_over() {
+            give_back_others(work);
         }
         // Looks from now on: who is being killed would not be let wait there, and spin here.
         options.wait_ms = Some(0);
@@ -404,6 +425,7 @@ fn see_off(id: UpdateId, work: &mut Work) {
         }
         tries = tries.saturating_add(1);
     }
+    true
 }
 
 /// What operations work with, when nobody has it: whoever does uses what goes with the update's module.
@@ -433,9 +455,17 @@ fn give_back_others(work: &mut Work) {
 
 /// Ends an operation.
 pub(crate) fn give_back(id: UpdateId, mut work: Box<Work>) {
-    // While it is between two states, those it takes the place of are its own.
-    if !matches!(work.update.state(), State::Transitioning | State::Reverting) {
-        give_back_others(&mut work);
+    // While it is between two states, those it takes the place of are its own; so are those it lies over until they
+    // have their redirections back.
+    let replacing = &mut work.layer.replacing;
+    match work.update.state() {
+        State::Transitioning | State::Reverting => {}
+        State::Draining if replacing.lies_over() => {}
+        State::Active | State::Draining => give_back_others(&mut work),
+        _ => {
+            replacing.lie_alone();
+            give_back_others(&mut work);
+        }
     }
     if let Some(entry) = STATE.lock().registry.entry_mut(id) {
         entry.scope = work.update.scope();

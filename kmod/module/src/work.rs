@@ -1,15 +1,17 @@
 //! What an operation does with an update that it has taken out of the registry.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use dynamos_abi::Record;
 use dynamos_core::policy::{Program, Request};
 use dynamos_core::{
-    Budget, Limits, Name, OnTimeout, Options, Over, Refusal, Scope, State, Switching, Update,
+    Budget, Leaving, Limits, Name, OnTimeout, Options, Refusal, Scope, State, Switching, Update,
     UpdateId,
 };
 
 use crate::ffi::errno::Errno;
+use crate::ffi::memory::TryVec;
 use crate::ffi::stacks::ALWAYS_ACTIVE;
 use crate::ffi::text::printable;
 use crate::ffi::{kernel, log, policy, wait};
@@ -65,9 +67,9 @@ impl Work {
         }
     }
 
-    /// Says that its code goes, or that of a module it is for.
-    pub(crate) fn must_go(&mut self) {
-        self.must = true;
+    /// Says that its code goes, or that of a module it is for; whether that is new.
+    pub(crate) fn must_go(&mut self) -> bool {
+        !core::mem::replace(&mut self.must, true)
     }
 
     /// Matches and activates. On failure nothing of it is left in the kernel, unless [`Work::is_left`].
@@ -85,9 +87,6 @@ impl Work {
     fn try_start(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
         let record = *self.update.record();
         refuse_always_active(&record)?;
-        if options.over == Over::Stack {
-            return Err(Refused::Over);
-        }
         // What can never be switched as asked is told before a module is waited for.
         let how = self.how(options);
         self.update.check(&how)?;
@@ -106,29 +105,22 @@ impl Work {
         self.layer.set_words(words);
         // In one hold of the lock: of two who come for one function, the second finds the first.
         let others = {
+            let functions = Vec::try_filled_from(&resolved.functions)?;
             let registry = &mut STATE.lock().registry;
+            registry.manager.set_leaves(id, self.layer.leaves_calls());
             registry.manager.register(id, &record, resolved, options.over)?;
-            let others = registry.take_replaced(id)?;
+            let others = registry.take_with(id, options.over)?;
             registry.manager.advance(id, State::Transitioning)?;
+            if let Some(entry) = registry.entry_mut(id) {
+                entry.functions = functions;
+            }
             others
         };
-        if let Err(error) = self.layer.take_others(others) {
+        let taken = self.layer.take_others(others, options.over).map_err(Refused::Kernel);
+        let fit = taken.and_then(|()| self.check_others()).and_then(|()| self.layer.lead_to());
+        if let Err(refused) = fit {
             self.follow(id);
-            return Err(error.into());
-        }
-        let mut others = self.layer.replacing.others.iter();
-        if let Some((_, other)) = others.find(|(_, other)| other.layer.has_handlers()) {
-            let update = other.update.name();
-            self.follow(id);
-            return Err(Refusal::HasHandlers { update }.into());
-        }
-        if let Some(update) = self.of_several(Update::has_phases) {
-            self.follow(id);
-            return Err(Refusal::HasPhases { update }.into());
-        }
-        if let Some(update) = self.of_several(|update| !update.record().hooks().is_empty()) {
-            self.follow(id);
-            return Err(Refusal::HasHooks { update }.into());
+            return Err(refused);
         }
         let how = Switching { fresh: self.layer.is_fresh(), ..self.how(options) };
         let began = wait::now();
@@ -150,6 +142,27 @@ impl Work {
         self.tell();
         self.see_others_off();
         Ok(())
+    }
+
+    /// Whether those that take part in the switch may do so.
+    fn check_others(&self) -> Result<(), Refused> {
+        let stacks = self.layer.replacing.stacks;
+        let mut others = self.layer.replacing.others.iter();
+        if let Some((_, other)) = others.find(|(_, other)| other.layer.has_handlers()) {
+            return Err(Refusal::HasHandlers { update: other.update.name() }.into());
+        }
+        if let Some(update) =
+            self.of_several(|update| stacks && !update.record().slots().is_empty())
+        {
+            return Err(Refusal::HasHandlers { update }.into());
+        }
+        if let Some(update) = self.of_several(Update::has_phases) {
+            return Err(Refusal::HasPhases { update }.into());
+        }
+        if let Some(update) = self.of_several(|update| !update.record().hooks().is_empty()) {
+            return Err(Refusal::HasHooks { update }.into());
+        }
+        self.layer.check_adaptation()
     }
 
     /// An update that `is` so among those of one switch, if they are several.
@@ -185,10 +198,15 @@ impl Work {
             }
             _ => {}
         }
-        if self.update.state() == State::Active {
-            STATE.lock().registry.manager.advance(id, State::Reverting)?;
-        }
+        let leaving = match self.update.state() {
+            State::Active => self.begin_revert(id)?,
+            _ => Leaving::Top,
+        };
         let how = Switching { must: self.must, ..self.how(options) };
+        if leaving == Leaving::Covered {
+            let result = self.leave_from_below(id, how);
+            return self.end_switch(id, result);
+        }
         let result = self.update.revert(&mut self.layer, how);
         self.end_switch(id, result)
     }
@@ -377,7 +395,8 @@ impl Work {
         let state = self.update.state();
         let live = match state {
             State::Active => true,
-            State::Reverted => false,
+            // Gone is one that could not be enabled again.
+            State::Reverted | State::Gone => false,
             _ => {
                 let (update, wanted) = (self.update.name(), State::Active);
                 return Err(Refusal::WrongState { update, state, wanted }.into());
@@ -393,8 +412,12 @@ impl Work {
             Request::parse(input).map_err(|error| Refused::policy(format_args!("{error}")))?;
         let program = Program::parse(request.program, policy::facts()?.hz)
             .map_err(|error| Refused::policy(format_args!("{error}")))?;
+        if live {
+            self.check_policy(id, &request)?;
+        }
         let mut text = Policies::room()?;
         self.layer.set_policy(&request, &program, live)?;
+        STATE.lock().registry.manager.set_leaves(id, self.layer.leaves_calls());
         let (name, function) = (self.update.name(), request.function.unwrap_or("all functions"));
         log::info(format_args!("{name}: policy of {function}: {}", program.source()));
         self.layer.write_policies(&mut text);

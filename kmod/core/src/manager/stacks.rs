@@ -116,6 +116,13 @@ impl Manager {
         }
     }
 
+    /// The update whose edition of the function at `address` lies next over that of `id`.
+    pub fn over(&self, id: UpdateId, address: u64) -> Option<Name> {
+        let mut all = self.editions(address).skip_while(|(other, ..)| *other != id);
+        all.next()?;
+        all.next().map(|(_, name, _)| name)
+    }
+
     /// Notes whether an update leaves calls to what is below.
     pub fn set_leaves(&mut self, id: UpdateId, leaves: bool) {
         if let Ok(entry) = self.entry(id) {

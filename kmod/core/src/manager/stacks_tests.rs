@@ -47,6 +47,8 @@ fn the_newest_runs_and_what_was_below_comes_back() {
     assert_eq!(all(manager), [Some(a), Some(b), Some(c)]);
     let names: Vec<_> = manager.editions(2).map(|(_, name, _)| name.to_string()).collect();
     assert_eq!(names, ["a", "b"]);
+    let over = |id, address| manager.over(id, address).map(|name| name.to_string());
+    assert_eq!((over(a, 2).as_deref(), over(b, 2), over(a, 3)), (Some("b"), None, None));
     let text = revert(manager, b).unwrap_err();
     assert!(text.starts_with("update `c` lies over some functions of `b`"), "{text}");
     assert!(revert(manager, a).is_err());

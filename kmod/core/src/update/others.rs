@@ -3,7 +3,7 @@
 //! The other one's switch is theirs too: both flags change at the same instant. Until then the update that leaves is
 //! active as before, and afterwards it drains like any that is reverted.
 
-use super::{Layer, Scope, State, Step, Update};
+use super::{Layer, Scope, State, Step, Switching, Update};
 use crate::refusal::Refusal;
 
 impl<'a> Update<'a> {
@@ -31,6 +31,22 @@ impl<'a> Update<'a> {
         self.let_end();
         self.enter(layer, State::Draining);
         Ok(())
+    }
+
+    /// Reverts it from below another update, whose editions take all its calls: there is nothing to switch, so only
+    /// those under way must end. Where they do not in time and `how` says to roll back, all is as before.
+    pub fn leave_from_below(
+        &mut self,
+        layer: &mut dyn Layer,
+        how: Switching,
+    ) -> Result<(), Refusal<'a>> {
+        let scope = self.scope;
+        self.let_end();
+        let result = self.revert(layer, how);
+        if self.state == State::Active {
+            self.scope = scope;
+        }
+        result
     }
 
     /// No call comes here any more, or none is to: each that is under way ends where it is, whatever scope the

@@ -603,6 +603,42 @@ fn what_is_replaced_leaves_at_the_others_switch() {
 }
 
 #[test]
+fn what_is_covered_leaves_without_a_switch_or_stays() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        for (how, blocked) in ways().flat_map(|how| [0, 1000].map(|blocked| (how, blocked))) {
+            // Each operation of it is made to fail, and then none.
+            for fail in 12..26 {
+                let mut sim = sim();
+                let mut update = activated(&mut sim, record);
+                (sim.fail, sim.blocked) = (BTreeSet::from([fail]), blocked);
+                let outcome = update.leave_from_below(&mut sim, how);
+                match update.state() {
+                    State::Active => {
+                        assert!(outcome.is_err() && sim.is_fully_active());
+                        assert_eq!(update.scope(), Scope::System, "as it was activated");
+                    }
+                    State::Draining => {
+                        // Or that could not be undone.
+                        assert!(outcome.is_err() || how.on_timeout != OnTimeout::RollBack);
+                        assert_eq!(update.scope(), Scope::Function);
+                    }
+                    // A handler could not be removed: to be tried again.
+                    State::Reverting => assert!(outcome.is_err() && !sim.active),
+                    state => assert!(outcome.is_ok() && state == State::Reverted),
+                }
+                (sim.fail, sim.blocked) = (BTreeSet::new(), 0);
+                if update.state() != State::Reverted {
+                    update.leave_from_below(&mut sim, how).unwrap();
+                }
+                assert_eq!((update.state(), sim.wrong.take()), (State::Reverted, None));
+                assert!(sim.is_pristine() && !sim.states.contains(&State::Gone));
+            }
+        }
+    });
+}
+
+#[test]
 fn what_cannot_be_made_ready_stays() {
     let bytes = record();
     with_record(&bytes, |record| {

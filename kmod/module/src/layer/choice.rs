@@ -16,25 +16,28 @@ use crate::policies::{self, Change, Policies, Rule};
 use crate::refused::{Refused, to_core};
 
 impl KernelLayer {
-    /// Where the calls of a function go. While a switch is under way, those that a policy or the update's own
-    /// adaptation handler is for stay with edition 0: not all of them are to take the edition, and none may while it
+    /// Where the calls of a function go. What the update does not take goes to edition 0, or to the handler of the update
+    /// that it lies over. While a switch is under way, that is all that a policy or the update's own
+    /// adaptation handler is for: not all of them are to take the edition, and none may while it
     /// is being left.
     pub(crate) fn handler(&self, index: u32, handler: Handler, rule: Rule) -> Result<u64, Errno> {
         let (function, _) = self.function(index)?;
         let adapts = function.flags & function_flags::ADAPTS != 0;
         let address = |index: u32| self.addresses.get(index as usize).copied().ok_or(INVALID);
+        let below = self.replacing.below(index);
         let (under, leaving) = (self.replacing.under(index), self.replacing.is_leaving());
         match (handler, rule) {
-            (Handler::Transition, Rule::Always) if !adapts && under.is_some() => {
+            (Handler::Transition, Rule::Always) if !adapts && under.is_some() && !leaving => {
                 self.choice_place(index)
             }
-            (Handler::Transition, _) if under.is_some() => under.ok_or(INVALID),
+            (Handler::Transition, _) if under.is_some() && !leaving => under.ok_or(INVALID),
             (Handler::Transition, _) if leaving && (adapts || rule != Rule::Always) => {
                 self.choice_place(index)
             }
             (Handler::Transition, Rule::Always) if !adapts => address(function.transition),
             (Handler::Steady, Rule::Always) => address(function.steady),
             (Handler::Steady, Rule::Slot(slot)) => Ok(slot),
+            (Handler::Steady, Rule::Never) if below.is_some() => below.ok_or(INVALID),
             (Handler::Transition, _) | (Handler::Steady, Rule::Never) => {
                 Ok(address(function.policy)? + place::LEAVE)
             }
@@ -61,9 +64,12 @@ impl KernelLayer {
     }
 
     /// Sends those back that [`KernelLayer::strays`] finds: a policy was set while they had no steady handler.
-    pub(super) fn gather_strays(&mut self) -> Result<(), Errno> {
+    pub(crate) fn gather_strays(&mut self) -> Result<(), Errno> {
         for function in 0..self.record.functions().len() {
             if let Some(wanted) = self.strays(function) {
+                // Whoever is in a slot leaves it before it is written.
+                self.replacing.stale = true;
+                self.write_choice(function)?;
                 self.redirect(function, wanted)?;
             }
         }
@@ -102,10 +108,11 @@ impl KernelLayer {
             [goes_to.map_or(0, Redirection::handler), ruled]
         };
         let facts = policy::facts()?;
-        let (record, addresses) = (&self.record, self.addresses);
-        let changes =
-            policies::prepare(record, request, program, addresses, module, &facts, in_use)?;
-        let sources = Policies::sources(&changes, program)?;
+        let under = |function| self.replacing.below(function);
+        let target =
+            policies::Target { record: &self.record, addresses: self.addresses, module, facts };
+        let changes = policies::prepare(&target, request, program, in_use, under)?;
+        let sources = Policies::sources(&changes, program, request.program)?;
         if live {
             let result = self.put_in_force(&changes);
             // Whoever is in a slot leaves it before it is written again.
