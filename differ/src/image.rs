@@ -10,11 +10,8 @@ pub use data::ImageData;
 pub use functions::FunctionVerdict;
 pub use load::{Image, Placed, Symbol, is_linked};
 
-use std::collections::BTreeSet;
-
 use crate::error::Result;
 use crate::layout::{self, LayoutChange};
-use crate::lines::Debug;
 use crate::units::Units;
 use names::{Names, number_files};
 
@@ -25,8 +22,6 @@ pub struct Contents {
     pub functions: Vec<FunctionVerdict>,
     /// The variables and constants that differ.
     pub data: Vec<ImageData>,
-    /// The sources of both, by DWARF.
-    pub sources: BTreeSet<String>,
 }
 
 /// Compares the code and data of two images.
@@ -39,9 +34,7 @@ pub fn contents(v1: &Image<'_>, v2: &Image<'_>) -> Result<Contents> {
         || Names::build(v2, &files_b, &units_b),
     );
     let (functions, data) = rayon::join(|| functions::functions(&a, &b), || data::data(&a, &b));
-    let functions = functions?;
-    let sources = units_a.sources().chain(units_b.sources()).map(str::to_owned).collect();
-    Ok(Contents { functions, data, sources })
+    Ok(Contents { functions: functions?, data })
 }
 
 /// Compares the types of two images. Second: why they are not known, if they are not.
@@ -51,7 +44,6 @@ pub fn layouts(v1: &Image<'_>, v2: &Image<'_>) -> Result<(Vec<LayoutChange>, Opt
             return Ok((Vec::new(), Some(format!("{side} has no DWARF (.debug_info)"))));
         }
     }
-    let old = Debug::of(v1.sections.iter().map(|s| &s.section));
-    let new = Debug::of(v2.sections.iter().map(|s| &s.section));
-    Ok((layout::compare_debug((&v1.name, &old), (&v2.name, &new))?, None))
+    let types = layout::compare_debug((&v1.name, &v1.debug()), (&v2.name, &v2.debug()))?;
+    Ok((types, None))
 }

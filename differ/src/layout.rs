@@ -23,7 +23,7 @@ mod scan;
 mod slots;
 
 pub use embed::Embedder;
-pub(crate) use live::static_address;
+pub(crate) use live::fixed_address;
 pub use live::{Instance, Place, Retyped};
 pub use members::{EnumeratorChange, MemberChange};
 pub(crate) use slots::SlotType;

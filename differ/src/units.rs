@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::image::Image;
-use crate::layout::static_address;
+use crate::layout::fixed_address;
 use crate::lines::{Debug, Reader, address, text};
 use crate::load::{Elf, SectionId};
 
@@ -24,17 +24,15 @@ pub struct Units {
 impl Units {
     /// Reads those of a relocatable file (a module).
     pub fn of_object(elf: &Elf<'_>) -> Result<Self> {
-        Self::read(&elf.name, &Debug::load(elf)?, Variables::All)
+        Self::read(&elf.name, &Debug::load(elf)?)
     }
 
-    /// Reads those of a linked image; of the variables only those of files, for an image is large. Others are static, and
-    /// the linker notes their file.
+    /// Reads those of a linked image.
     pub fn of_image(image: &Image<'_>) -> Result<Self> {
-        let debug = Debug::of(image.sections.iter().map(|s| &s.section));
-        Self::read(&image.name, &debug, Variables::OfFiles)
+        Self::read(&image.name, &image.debug())
     }
 
-    fn read(name: &str, debug: &Debug<'_>, variables: Variables) -> Result<Self> {
+    fn read(name: &str, debug: &Debug<'_>) -> Result<Self> {
         let dwarf = debug.dwarf();
         let bad = |e: gimli::Error| Error::new(name, format_args!("DWARF: {e}"));
         let mut headers = Vec::new();
@@ -44,7 +42,7 @@ impl Units {
         }
         let read: Vec<(String, Vec<u64>)> = headers
             .par_iter()
-            .map(|header| read_unit(&dwarf.unit(*header)?, variables))
+            .map(|header| read_unit(&dwarf.unit(*header)?))
             .collect::<gimli::Result<_>>()
             .map_err(bad)?;
         let numbers: HashMap<_, usize> = headers
@@ -76,11 +74,6 @@ impl Units {
         self.names.get(number).map(String::as_str)
     }
 
-    /// The source of a unit.
-    pub(crate) fn source(&self, number: usize) -> Option<&str> {
-        self.names.get(number).map(String::as_str)
-    }
-
     /// The number of the unit that the code at an address is from.
     pub(crate) fn of_code(&self, address: u64) -> Option<usize> {
         let after = self.code.partition_point(|range| range.0 <= address);
@@ -99,36 +92,24 @@ impl Units {
     }
 }
 
-/// Which variables to read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Variables {
-    /// All of them.
-    All,
-    /// Those outside of functions.
-    OfFiles,
-}
-
 /// A unit's name, and where its variables are.
-fn read_unit(
-    unit: &gimli::Unit<Reader<'_>>,
-    wanted: Variables,
-) -> gimli::Result<(String, Vec<u64>)> {
+fn read_unit(unit: &gimli::Unit<Reader<'_>>) -> gimli::Result<(String, Vec<u64>)> {
     let name = unit.name.map(text).unwrap_or_default();
     let mut variables = Vec::new();
-    let mut entries = unit.entries();
-    // The unit's own entry, then what is in it.
-    entries.next_dfs()?;
-    let mut next = entries.next_dfs()?.map(|(_, entry)| entry.clone());
-    while let Some(entry) = next {
-        if entry.tag() == gimli::DW_TAG_variable
-            && let Some(at) = static_address(unit, &entry)?
-        {
-            variables.push(at);
+    // An image has tens of millions of entries: what is no variable is skipped without being understood.
+    let mut entries = unit.entries_raw(None)?;
+    while !entries.is_empty() {
+        let Some(abbreviation) = entries.read_abbreviation()? else { continue };
+        if abbreviation.tag() != gimli::DW_TAG_variable {
+            entries.skip_attributes(abbreviation.attributes())?;
+            continue;
         }
-        next = match wanted {
-            Variables::All => entries.next_dfs()?.map(|(_, entry)| entry.clone()),
-            Variables::OfFiles => entries.next_sibling()?.cloned(),
-        };
+        for specification in abbreviation.attributes() {
+            let attribute = entries.read_attribute(*specification)?;
+            if attribute.name() == gimli::DW_AT_location {
+                variables.extend(fixed_address(unit, attribute.value())?);
+            }
+        }
     }
     Ok((name, variables))
 }

@@ -29,23 +29,17 @@ pub(super) fn same(
             if width > 0 {
                 return matches!((a.bytes(p).get(..width), b.bytes(q).get(..width)), (Some(x), Some(y)) if x == y);
             }
-            matches!((string_at(a, p), string_at(b, q)), (Some(x), Some(y)) if x == y)
+            same_text(a, p, b, q)
         }
         _ => false,
     }
 }
 
 fn same_symbol(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, pairs: &mut Pairs) -> bool {
-    let (Some(p), Some(q)) = (a.identities.get(x as usize), b.identities.get(y as usize)) else {
-        return false;
-    };
+    let (Some((p, s)), Some((q, t))) = (a.known(x), b.known(y)) else { return false };
     if p != q {
         return false;
     }
-    let (Some(s), Some(t)) = (a.image.symbols.get(x as usize), b.image.symbols.get(y as usize))
-    else {
-        return false;
-    };
     if !p.numbered || s.kind == elf::STT_FUNC {
         return true;
     }
@@ -72,35 +66,28 @@ pub(super) fn same_content(
     let (Some(x), Some(y)) = (a.bytes(p).get(..size), b.bytes(q).get(..size)) else { return false };
     let (words, rest) = x.as_chunks::<8>();
     let (others, more) = y.as_chunks::<8>();
-    rest == more && words.iter().zip(others).all(|(x, y)| {
-        let (x, y) = (u64::from_le_bytes(*x), u64::from_le_bytes(*y));
-        if x < KERNEL || y < KERNEL {
-            return x == y;
-        }
-        match (a.at(x), b.at(y)) {
-            (Target::Number, Target::Number) => x == y,
-            (Target::Symbol(s, offset), Target::Symbol(t, other)) => {
-                offset == other && same_pointee(a, s, b, t, depth + 1)
+    rest == more
+        && words.iter().zip(others).all(|(x, y)| {
+            let (x, y) = (u64::from_le_bytes(*x), u64::from_le_bytes(*y));
+            if x < KERNEL || y < KERNEL {
+                return x == y;
             }
-            (Target::Anonymous(s), Target::Anonymous(t)) => {
-                !a.writable(s)
-                    && !b.writable(t)
-                    && matches!((string_at(a, x), string_at(b, y)), (Some(x), Some(y)) if x == y)
+            match (a.at(x), b.at(y)) {
+                (Target::Number, Target::Number) => x == y,
+                (Target::Symbol(s, offset), Target::Symbol(t, other)) => {
+                    offset == other && same_pointee(a, s, b, t, depth + 1)
+                }
+                (Target::Anonymous(s), Target::Anonymous(t)) => {
+                    !a.writable(s) && !b.writable(t) && same_text(a, x, b, y)
+                }
+                _ => false,
             }
-            _ => false,
-        }
-    })
+        })
 }
 
 /// Whether a constant points at the same symbol on both sides.
 fn same_pointee(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, depth: usize) -> bool {
-    let (Some(p), Some(q)) = (a.identities.get(x as usize), b.identities.get(y as usize)) else {
-        return false;
-    };
-    let (Some(s), Some(t)) = (a.image.symbols.get(x as usize), b.image.symbols.get(y as usize))
-    else {
-        return false;
-    };
+    let (Some((p, s)), Some((q, t))) = (a.known(x), b.known(y)) else { return false };
     let code = s.kind == elf::STT_FUNC;
     p == q
         && (!p.numbered
@@ -110,6 +97,11 @@ fn same_pointee(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, depth: usi
                 && !a.writable(s.section)
                 && !b.writable(t.section)
                 && same_content(a, s.address, b, t.address, s.size, depth))
+}
+
+/// Whether there is the same text at two addresses.
+fn same_text(a: &Names<'_, '_>, p: u64, b: &Names<'_, '_>, q: u64) -> bool {
+    matches!((string_at(a, p), string_at(b, q)), (Some(x), Some(y)) if x == y)
 }
 
 /// The text at an address, if it looks like one.

@@ -13,7 +13,7 @@ use super::content::same;
 use super::load::Symbol;
 use super::names::{Names, Target};
 use crate::error::Result;
-use crate::lines::{Debug, Lines};
+use crate::lines::Lines;
 use crate::load::Section;
 use crate::names::is_padding;
 use crate::verdict::Verdict;
@@ -99,8 +99,7 @@ fn lines(names: &Names<'_, '_>, functions: impl Iterator<Item = Id>) -> Result<L
     let address = |id: Id| Some(names.image.symbols.get(id as usize)?.address);
     let units: BTreeSet<usize> =
         functions.filter_map(|id| names.units.of_code(address(id)?)).collect();
-    let debug = Debug::of(names.image.sections.iter().map(|s| &s.section));
-    Lines::of(&names.image.name, &debug, &|unit| units.contains(&unit))
+    Lines::of(&names.image.name, &names.image.debug(), &|unit| units.contains(&unit))
 }
 
 fn verdict(

@@ -5,6 +5,7 @@ use object::elf;
 use object::read::elf::{FileHeader, SectionHeader, Sym};
 
 use crate::error::{Error, Result};
+use crate::lines::Debug;
 use crate::load::{Section, load_section};
 
 /// A section and its address.
@@ -147,6 +148,11 @@ impl<'d> Image<'d> {
             file: if global { 0 } else { (self.files.len() as u32).saturating_sub(1) },
         });
         Ok(())
+    }
+
+    /// Its DWARF.
+    pub(crate) fn debug(&self) -> Debug<'_> {
+        Debug::of(self.sections.iter().map(|s| &s.section))
     }
 
     /// The section of that name.

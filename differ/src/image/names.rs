@@ -2,7 +2,6 @@
 //!
 //! A global symbol is known by its name. A local one is known by its name and its source file.
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use object::elf;
@@ -29,8 +28,6 @@ pub(super) struct Names<'i, 'd> {
     pub units: &'i Units,
     /// Of each symbol of the image.
     pub identities: Vec<Identity>,
-    /// The unit of each file that the linker noted, as its functions have it.
-    homes: HashMap<u32, usize>,
     /// Symbols by address; of those at one address the best first.
     sorted: Vec<u32>,
     /// Sections that occupy memory, by address.
@@ -72,20 +69,18 @@ impl<'i, 'd> Names<'i, 'd> {
             .map(|(i, s)| (s.address, s.address.saturating_add(s.section.size), i as u32))
             .collect();
         sections.sort_unstable();
-        let homes = image
-            .symbols
-            .iter()
-            .filter(|s| s.file != 0 && s.kind == elf::STT_FUNC)
-            .filter_map(|s| Some((s.file, units.of_code(s.address)?)))
-            .collect();
-        Self { image, units, identities, homes, sorted, sections }
+        Self { image, units, identities, sorted, sections }
+    }
+
+    /// What a symbol is called on both sides, and the symbol.
+    pub(super) fn known(&self, id: u32) -> Option<(&Identity, &Symbol<'d>)> {
+        Some((self.identities.get(id as usize)?, self.image.symbols.get(id as usize)?))
     }
 
     /// The source that a symbol is from, as well as it is known.
     pub(super) fn source(&self, symbol: &Symbol<'_>) -> &str {
-        let by_file = || self.units.source(*self.homes.get(&symbol.file)?);
         let noted = || self.image.files.get(symbol.file as usize).copied().unwrap_or("");
-        self.units.at(symbol.address).or_else(by_file).unwrap_or_else(noted)
+        self.units.at(symbol.address).unwrap_or_else(noted)
     }
 
     fn section_at(&self, address: u64) -> Option<u32> {

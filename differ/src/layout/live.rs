@@ -257,15 +257,22 @@ pub(super) fn described<'a>(
 }
 
 /// The fixed address of a variable, if it has one.
-pub(crate) fn static_address(
+pub(super) fn static_address(
     unit: &gimli::Unit<Reader<'_>>,
     entry: &Entry<'_, '_>,
 ) -> gimli::Result<Option<u64>> {
-    let Some(gimli::AttributeValue::Exprloc(expression)) =
-        entry.attr_value(gimli::DW_AT_location)?
-    else {
-        return Ok(None);
-    };
+    match entry.attr_value(gimli::DW_AT_location)? {
+        Some(location) => fixed_address(unit, location),
+        None => Ok(None),
+    }
+}
+
+/// The address that a location is, if it is one.
+pub(crate) fn fixed_address(
+    unit: &gimli::Unit<Reader<'_>>,
+    location: gimli::AttributeValue<Reader<'_>>,
+) -> gimli::Result<Option<u64>> {
+    let gimli::AttributeValue::Exprloc(expression) = location else { return Ok(None) };
     let mut operations = expression.operations(unit.encoding());
     Ok(match operations.next()? {
         Some(Operation::Address { address }) => Some(address),
