@@ -131,9 +131,7 @@ fn add(plan: &mut Plan, name: &str, found: Found) {
 fn finish(plan: &mut Plan) {
     plan.settle();
     let mut seen = BTreeSet::new();
-    plan.layouts.retain(|l| {
-        seen.insert((l.kind.clone(), l.name.clone(), l.verdict.clone(), l.reason.clone()))
-    });
+    plan.layouts.retain(|layout| seen.insert(layout.key()));
     let differs = !plan.functions.is_empty() || !plan.data.is_empty() || !plan.layouts.is_empty();
     plan.outcome = match plan.outcome {
         Outcome::Refused => Outcome::Refused,
@@ -148,27 +146,36 @@ fn compare(name: &str, old: &Path, new: &Path, only: Option<Only>) -> Result<Opt
     if identical(old, new).with_context(|| failed(new))? || find::is_composite(new) {
         return Ok(None);
     }
-    let (x, y) = (
-        Mapping::open(old).with_context(|| failed(old))?,
-        Mapping::open(new).with_context(|| failed(new))?,
-    );
+    by_kind(
+        name,
+        (old, new),
+        |old, new| images(name, old, new, only),
+        |old, new| objects(name, old, new, only),
+    )
+    .map(Some)
+}
+
+/// Reads a pair of files, and gives them to the one that can deal with linked images, or with relocatable objects.
+pub fn by_kind<T>(
+    name: &str,
+    (old, new): (&Path, &Path),
+    images: impl FnOnce(&Image<'_>, &Image<'_>) -> Result<T>,
+    objects: impl FnOnce(&Object<'_>, &Object<'_>) -> Result<T>,
+) -> Result<T> {
+    let open = |path: &Path| {
+        Mapping::open(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let (x, y) = (open(old)?, open(new)?);
     let names = (format!("{name} (V1)"), format!("{name} (V2)"));
-    let linked = (image::is_linked(x.bytes(), &names.0)?, image::is_linked(y.bytes(), &names.1)?);
-    Ok(Some(match linked {
-        (true, true) => images(
-            name,
-            &Image::parse(x.bytes(), &names.0)?,
-            &Image::parse(y.bytes(), &names.1)?,
-            only,
-        )?,
-        (false, false) => objects(
-            name,
-            &Object::parse(x.bytes(), &names.0)?,
-            &Object::parse(y.bytes(), &names.1)?,
-            only,
-        )?,
+    match (image::is_linked(x.bytes(), &names.0)?, image::is_linked(y.bytes(), &names.1)?) {
+        (true, true) => {
+            images(&Image::parse(x.bytes(), &names.0)?, &Image::parse(y.bytes(), &names.1)?)
+        }
+        (false, false) => {
+            objects(&Object::parse(x.bytes(), &names.0)?, &Object::parse(y.bytes(), &names.1)?)
+        }
         _ => bail!("{name}: one side is a linked image, the other a relocatable object"),
-    }))
+    }
 }
 
 /// Compares contents without keeping them.

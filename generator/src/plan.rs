@@ -235,6 +235,27 @@ pub struct LayoutPlan {
     pub liveness: String,
 }
 
+/// The change of a type, as far as it is the same wherever the type is seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LayoutKey {
+    kind: String,
+    name: String,
+    verdict: String,
+    reason: String,
+}
+
+impl LayoutPlan {
+    /// What is the same wherever the type is seen.
+    pub fn key(&self) -> LayoutKey {
+        LayoutKey {
+            kind: self.kind.clone(),
+            name: self.name.clone(),
+            verdict: self.verdict.clone(),
+            reason: self.reason.clone(),
+        }
+    }
+}
+
 /// A member or enumerator that differs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MemberPlan {

@@ -3,14 +3,10 @@
 //! memory does not grow with their number. What was found out is kept in the cache, and a run that was broken off goes
 //! on where it was.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use kernel_trees::CompileCommand;
-use rayon::prelude::*;
 
 use crate::build;
 use crate::candidates::{Candidate, Candidates};
@@ -36,23 +32,16 @@ pub fn judge(
     reporter: &Reporter,
     plan: &mut Plan,
 ) -> Result<()> {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs.unwrap_or(cpus)).build()?;
-    let done = AtomicUsize::new(0);
-    let parts: Mutex<BTreeMap<&str, Plan>> = Mutex::default();
-    pool.install(|| {
-        commands.par_iter().with_max_len(1).try_for_each(|command| {
-            ensure!(!crate::interrupted(), "interrupted; the next run goes on from here");
+    let parts = journal.each(
+        jobs,
+        reporter,
+        commands,
+        |command| &command.object,
+        |command| {
             let candidate = found.objects.get(&command.object).context("an unknown object")?;
-            let part = journal.known_or(&command.object, || one(command, candidate, v2))?;
-            if let Ok(mut parts) = parts.lock() {
-                parts.insert(&command.object, part);
-            }
-            reporter.progress(done.fetch_add(1, Ordering::Relaxed) + 1, commands.len());
-            Ok(())
-        })
-    })?;
-    let parts = parts.into_inner().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
+            one(command, candidate, v2)
+        },
+    )?;
     parts.into_values().for_each(|part| plan.absorb(part));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The main job: one function, one line a phase.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -103,49 +103,23 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
     }
     plan.ignored.clone_from(&found.ignored);
     plan.refusals.clone_from(&found.refusals);
-    let job = Comparison {
-        v1: &v1,
-        kbuild: &kbuild,
-        input: &input,
-        jobs: request.jobs,
-        users: request.users,
-    };
+    let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, request };
     let diff = changes::diff(&input.v1_root, &input.changes)?;
     let (mut judged, removal) = if request.report_only {
-        let shipped = match request.compile {
-            true => None,
-            false => {
-                let sides = [&request.v1, &request.v2];
-                Shipped::open(sides, all, request.cache.as_deref(), reporter)?
-            }
-        };
-        (Judged::default(), job.report(&found, shipped, &cache, &diff, reporter, &mut plan)?)
+        (Judged::default(), job.report(&found, all, &cache, &diff, reporter, &mut plan)?)
     } else {
         job.judge(&found, reporter, &mut plan)?
     };
-    let mut bridge_diff = None;
-    if request.bridge.is_none() {
-        phases::refuse(&judged, &mut plan);
-    }
-    if let Some(file) = &request.bridge {
-        let spec = Spec::Patch(file.clone());
-        plan.kernels.bridge = Some(spec.label());
-        begin(reporter, "bridge", "building the bridge")?;
-        let input = input::resolve(&cache, &request.v1, &spec, request.kernel.as_deref())?;
-        bridge_diff = Some(changes::diff(&input.v1_root, &input.changes)?);
-        let found = candidates::find(&kbuild, &input, request.max_objects)?;
-        let mut bridge = Plan { refusals: found.refusals.clone(), ..Plan::default() };
-        let job = Comparison {
-            v1: &v1,
-            kbuild: &kbuild,
-            input: &input,
-            jobs: request.jobs,
-            users: request.users,
-        };
-        let (editions, removal) = job.judge(&found, reporter, &mut bridge)?;
-        phases::join(&mut judged, editions, &mut plan, bridge);
-        drop(removal);
-    }
+    let bridge_diff = match &request.bridge {
+        Some(file) => {
+            begin(reporter, "bridge", "building the bridge")?;
+            Some(job.bridge(file, &cache, reporter, &mut judged, &mut plan)?)
+        }
+        None => {
+            phases::refuse(&judged, &mut plan);
+            None
+        }
+    };
     let diffs = (diff.as_str(), bridge_diff.as_deref());
     plan.name = update_name(request, &found)?;
     plan.settle();
@@ -184,8 +158,7 @@ struct Comparison<'a> {
     v1: &'a Prepared,
     kbuild: &'a Kbuild,
     input: &'a Input,
-    jobs: Option<usize>,
-    users: bool,
+    request: &'a Request,
 }
 
 impl Comparison<'_> {
@@ -208,11 +181,35 @@ impl Comparison<'_> {
         Ok((judged, Some(Background::alone(move || drop(view)))))
     }
 
-    /// Judges every candidate, however many there are, without keeping what an update would need of them.
+    /// Makes the bridge editions of what V2 replaces, from a patch of V1; gives what the patch changes.
+    fn bridge(
+        &self,
+        patch: &Path,
+        cache: &Cache,
+        reporter: &Reporter,
+        judged: &mut Judged,
+        plan: &mut Plan,
+    ) -> Result<String> {
+        let request = self.request;
+        let spec = Spec::Patch(patch.into());
+        plan.kernels.bridge = Some(spec.label());
+        let input = input::resolve(cache, &request.v1, &spec, request.kernel.as_deref())?;
+        let diff = changes::diff(&input.v1_root, &input.changes)?;
+        let found = candidates::find(self.kbuild, &input, request.max_objects)?;
+        let mut bridge = Plan { refusals: found.refusals.clone(), ..Plan::default() };
+        let job = Comparison { input: &input, ..*self };
+        let (editions, removal) = job.judge(&found, reporter, &mut bridge)?;
+        phases::join(judged, editions, plan, bridge);
+        drop(removal);
+        Ok(diff)
+    }
+
+    /// Judges every candidate, however many there are, without keeping what an update would need of them. `all`: how
+    /// many the changes reach, in whatever part of the kernel.
     fn report(
         &self,
         found: &Candidates,
-        shipped: Option<Shipped>,
+        all: usize,
         cache: &Cache,
         diff: &str,
         reporter: &Reporter,
@@ -221,9 +218,15 @@ impl Comparison<'_> {
         let journal = |how| Journal::open(cache.root(), &self.v1.root(), diff, how);
         let mut compiled: BTreeSet<String> = found.objects.keys().cloned().collect();
         let mut readers = Readers::new();
+        let Request { v1, v2, cache: root, compile, .. } = self.request;
+        let shipped = match compile {
+            true => None,
+            false => Shipped::open([v1, v2], all, root.as_deref(), reporter)?,
+        };
         if let Some(shipped) = shipped {
-            let rest = shipped.judge(found, &journal("shipped")?, self.jobs, reporter, plan)?;
-            if self.users {
+            let rest =
+                shipped.judge(found, &journal("shipped")?, self.request.jobs, reporter, plan)?;
+            if self.request.users {
                 readers = users::readers(found, &rest.seen, self.input, plan)?;
             }
             compiled = rest.missing;
@@ -246,7 +249,7 @@ impl Comparison<'_> {
         let commands: Vec<CompileCommand> = commands.into_iter().filter(wanted).collect();
         let journal = journal("compiled")?;
         begin(reporter, "compare", &format!("comparing {} objects", commands.len()))?;
-        release::judge(found, &commands, view.root(), &journal, self.jobs, reporter, plan)?;
+        release::judge(found, &commands, view.root(), &journal, self.request.jobs, reporter, plan)?;
         layouts::settle(plan, &commands, view.root(), reporter)?;
         Ok(Some(Background::alone(move || drop(view))))
     }
@@ -310,7 +313,7 @@ impl Comparison<'_> {
             reached
         });
         begin(reporter, "compile", &format!("compiling {} objects, both sides", commands.len()))?;
-        let built = build::build(&commands, view.root(), self.jobs)?;
+        let built = build::build(&commands, view.root(), self.request.jobs)?;
         Ok(Some(Objects { commands, built, view }))
     }
 }
@@ -346,13 +349,7 @@ pub fn explain(
     for refusal in &found.refusals {
         reporter.warn(&format!("not looked at: {}: {}", refusal.name, refusal.reason));
     }
-    let job = Comparison {
-        v1: &v1,
-        kbuild: &kbuild,
-        input: &input,
-        jobs: request.jobs,
-        users: request.users,
-    };
+    let job = Comparison { v1: &v1, kbuild: &kbuild, input: &input, request };
     let Some(Objects { commands, built, view }) =
         job.build(&found, reporter, &mut Plan::default())?
     else {

@@ -1,11 +1,15 @@
 //! What is known already of a comparison that takes long, so that a run that was broken off goes on where it was.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
 
 use crate::plan::Plan;
+use crate::report::Reporter;
 
 /// Where the findings of one comparison are kept.
 #[derive(Debug)]
@@ -34,6 +38,29 @@ impl Journal {
 
     fn path(&self, object: &str) -> PathBuf {
         self.directory.join(object.replace('/', "%") + ".json")
+    }
+
+    /// What there is to say of each item, by name: `jobs` at a time, and what is known already is not found out again.
+    pub fn each<'i, T: Sync>(
+        &self,
+        jobs: Option<usize>,
+        reporter: &Reporter,
+        items: &'i [T],
+        name: impl Fn(&'i T) -> &'i str + Sync,
+        find: impl Fn(&'i T) -> Result<Plan> + Sync,
+    ) -> Result<BTreeMap<&'i str, Plan>> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs.unwrap_or(cpus)).build()?;
+        let done = AtomicUsize::new(0);
+        pool.install(|| {
+            let found = items.par_iter().with_max_len(1).map(|item| {
+                ensure!(!crate::interrupted(), "interrupted; the next run goes on from here");
+                let part = self.known_or(name(item), || find(item))?;
+                reporter.progress(done.fetch_add(1, Ordering::Relaxed) + 1, items.len());
+                Ok((name(item), part))
+            });
+            found.collect()
+        })
     }
 
     /// What is known of an object or a part of the kernel; else it is found out, and noted.

@@ -3,22 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use dynamos_differ::image::{self, Image, ImageData};
-use dynamos_differ::map::Mapping;
 use dynamos_differ::verdict::{DataChange, DataVerdict, Verdict};
 use dynamos_differ::{Object, Pair};
-use rayon::prelude::*;
 
 use super::Journal;
-use crate::binaries::{Files, files};
+use crate::binaries::{Files, by_kind, files};
 use crate::candidates::{Candidate, Candidates};
 use crate::input::Spec;
 use crate::layouts;
-use crate::plan::{DataPlan, FunctionPlan, LayoutPlan, ObjectPlan, Plan, Refusal};
+use crate::plan::{DataPlan, FunctionPlan, LayoutKey, ObjectPlan, Plan, Refusal};
 use crate::report::Reporter;
 use crate::verdicts::{self, data_change, function_verdict};
 
@@ -57,21 +53,13 @@ struct Part<'a> {
     new: &'a Path,
 }
 
-/// A layout's change, as far as it is the same wherever the type is seen.
-pub type Told = (String, String, String, String);
-
-/// What is the same wherever the type is seen.
-pub fn told(row: &LayoutPlan) -> Told {
-    (row.kind.clone(), row.name.clone(), row.verdict.clone(), row.reason.clone())
-}
-
 /// What is left to do when the distribution's builds are compared.
 #[derive(Debug, Default)]
 pub struct Rest {
     /// The objects that are in none of them.
     pub missing: BTreeSet<String>,
     /// Which parts of the kernel have a type that differs.
-    pub seen: BTreeMap<Told, BTreeSet<String>>,
+    pub seen: BTreeMap<LayoutKey, BTreeSet<String>>,
 }
 
 impl Shipped {
@@ -118,29 +106,20 @@ impl Shipped {
         // The largest first, so that none is left to one thread in the end.
         parts.sort_by_key(|part| (std::cmp::Reverse(size(part.new)), part.owner));
         reporter.phase("compare", &format!("comparing {} parts of the kernel", parts.len()));
-        let done = AtomicUsize::new(0);
-        let judged: Mutex<BTreeMap<&str, Plan>> = Mutex::default();
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs.unwrap_or(cpus)).build()?;
-        pool.install(|| {
-            parts.par_iter().with_max_len(1).try_for_each(|part| {
-                ensure!(!crate::interrupted(), "interrupted; the next run goes on from here");
+        let judged = journal.each(
+            jobs,
+            reporter,
+            &parts,
+            |part| part.owner,
+            |part| {
                 let candidates = owners.get(part.owner).context("a part nobody asked for")?;
-                let plan = journal.known_or(part.owner, || {
-                    one(part, candidates).with_context(|| format!("comparing {}", part.name))
-                })?;
-                if let Ok(mut judged) = judged.lock() {
-                    judged.insert(part.owner, plan);
-                }
-                reporter.progress(done.fetch_add(1, Ordering::Relaxed) + 1, parts.len());
-                Ok::<_, anyhow::Error>(())
-            })
-        })?;
-        let judged = judged.into_inner().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
-        let mut seen: BTreeMap<Told, BTreeSet<String>> = BTreeMap::new();
+                one(part, candidates).with_context(|| format!("comparing {}", part.name))
+            },
+        )?;
+        let mut seen: BTreeMap<LayoutKey, BTreeSet<String>> = BTreeMap::new();
         for (owner, mut part) in judged {
             part.layouts.retain(|row| {
-                let parts = seen.entry(told(row)).or_default();
+                let parts = seen.entry(row.key()).or_default();
                 parts.insert(owner.to_owned());
                 parts.len() == 1
             });
@@ -176,30 +155,12 @@ fn size(path: &Path) -> u64 {
 
 /// What there is to say of one part.
 fn one(part: &Part<'_>, candidates: &BTreeMap<&str, &Candidate>) -> Result<Plan> {
-    let open = |path: &Path| {
-        Mapping::open(path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    let (old, new) = (open(part.old)?, open(part.new)?);
-    let names = (format!("{} (V1)", part.name), format!("{} (V2)", part.name));
-    let mut plan = Plan::default();
-    match (image::is_linked(old.bytes(), &names.0)?, image::is_linked(new.bytes(), &names.1)?) {
-        (true, true) => linked(
-            part,
-            candidates,
-            &Image::parse(old.bytes(), &names.0)?,
-            &Image::parse(new.bytes(), &names.1)?,
-            &mut plan,
-        )?,
-        (false, false) => module(
-            part,
-            candidates,
-            &Object::parse(old.bytes(), &names.0)?,
-            &Object::parse(new.bytes(), &names.1)?,
-            &mut plan,
-        )?,
-        _ => bail!("one side is a linked image, the other a relocatable object"),
-    }
-    Ok(plan)
+    by_kind(
+        part.name,
+        (part.old, part.new),
+        |old, new| linked(part, candidates, old, new),
+        |old, new| module(part, candidates, old, new),
+    )
 }
 
 /// The object that Kbuild makes of a source.
@@ -215,8 +176,8 @@ fn module(
     candidates: &BTreeMap<&str, &Candidate>,
     old: &Object<'_>,
     new: &Object<'_>,
-    plan: &mut Plan,
-) -> Result<()> {
+) -> Result<Plan> {
+    let mut plan = Plan::default();
     let mut comparison = Pair::compare(old, new)?;
     // The number of a type, filled in when the module was linked (resolve_btfids).
     let type_number = |data: &DataVerdict| {
@@ -226,27 +187,24 @@ fn module(
     comparison.retyped.retain(|variable| {
         !is_for_the_loader(&variable.name) && !variable.name.starts_with("__UNIQUE_ID_")
     });
+    let own = Candidate { owner: part.owner.to_owned(), ..Candidate::default() };
     for (source, comparison) in comparison.by_unit(old, new)? {
         if GENERATED.iter().any(|end| source.ends_with(end)) {
             continue;
         }
         let object = if source.is_empty() { part.name.to_owned() } else { object_of(&source) };
-        let own = Candidate { owner: part.owner.to_owned(), ..Candidate::default() };
-        match candidates.get(object.as_str()) {
-            Some(candidate) => {
-                verdicts::rows((&object, &source), candidate, &comparison, plan);
-            }
-            None if comparison.is_unchanged() && comparison.layouts_unknown.is_none() => {}
-            None => {
-                verdicts::rows((&object, &source), &own, &comparison, plan);
-                // What is of no source is no object.
-                if source.is_empty() {
-                    plan.objects.pop();
-                }
-            }
+        let candidate = candidates.get(object.as_str());
+        if candidate.is_none() && comparison.is_unchanged() && comparison.layouts_unknown.is_none()
+        {
+            continue;
+        }
+        verdicts::rows((&object, &source), candidate.unwrap_or(&&own), &comparison, &mut plan);
+        // What is of no source is no object.
+        if source.is_empty() {
+            plan.objects.pop();
         }
     }
-    Ok(())
+    Ok(plan)
 }
 
 /// Whether a name is of what ties modules together by version, and follows from what is compared.
@@ -260,8 +218,8 @@ fn linked(
     candidates: &BTreeMap<&str, &Candidate>,
     old: &Image<'_>,
     new: &Image<'_>,
-    plan: &mut Plan,
-) -> Result<()> {
+) -> Result<Plan> {
+    let mut plan = Plan::default();
     let contents = image::contents(old, new)?;
     let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for function in contents.functions {
@@ -281,7 +239,7 @@ fn linked(
             adapted_by: None,
         });
     }
-    contents.data.into_iter().for_each(|data| variable(part, data, plan));
+    contents.data.into_iter().for_each(|data| variable(part, data, &mut plan));
     for (object, candidate) in candidates {
         let (functions, changed) = counts.get(*object).copied().unwrap_or_default();
         plan.objects.push(ObjectPlan {
@@ -305,7 +263,7 @@ fn linked(
          compared",
         part.name
     ));
-    Ok(())
+    Ok(plan)
 }
 
 /// The row of a variable of the image, and the refusal if it is one that the running kernel goes on with.

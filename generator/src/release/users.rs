@@ -3,38 +3,36 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, ensure};
 use kernel_trees::CompileCommand;
 use rayon::prelude::*;
 
 use super::Journal;
-use super::shipped::{Told, told};
 use crate::candidates::Candidates;
 use crate::input::Input;
 use crate::layouts;
-use crate::plan::{LayoutPlan, MemberSide, Plan};
+use crate::plan::{LayoutKey, LayoutPlan, MemberSide, Plan};
 use crate::reach::tokens;
 use crate::report::Reporter;
 use crate::uses::Reader;
 
 /// The types that each object's source may use.
-pub type Readers = BTreeMap<String, BTreeSet<Told>>;
+pub type Readers = BTreeMap<String, BTreeSet<LayoutKey>>;
 
 /// What a source must say to be read because of a type.
 #[derive(Default)]
 struct Words<'p> {
     /// Behind `.` or `->`.
-    members: BTreeMap<&'p str, BTreeSet<Told>>,
+    members: BTreeMap<&'p str, BTreeSet<LayoutKey>>,
     /// Anywhere.
-    enumerators: BTreeMap<&'p str, BTreeSet<Told>>,
+    enumerators: BTreeMap<&'p str, BTreeSet<LayoutKey>>,
 }
 
 /// Looks through the sources of all candidates. `seen`: which parts of the kernel have a changed type.
 pub fn readers(
     found: &Candidates,
-    seen: &BTreeMap<Told, BTreeSet<String>>,
+    seen: &BTreeMap<LayoutKey, BTreeSet<String>>,
     input: &Input,
     plan: &Plan,
 ) -> Result<Readers> {
@@ -47,12 +45,12 @@ pub fn readers(
                     MemberSide::Enumerator { name, .. } => (&mut words.enumerators, name),
                 };
                 let last = name.rsplit('.').next().unwrap_or(name);
-                list.entry(last).or_default().insert(told(row));
+                list.entry(last).or_default().insert(row.key());
             }
         }
     }
     let objects: Vec<_> = found.objects.iter().collect();
-    let read: Vec<Option<(String, BTreeSet<Told>)>> = objects
+    let read: Vec<Option<(String, BTreeSet<LayoutKey>)>> = objects
         .par_iter()
         .map(|(object, candidate)| {
             ensure!(!crate::interrupted(), "interrupted");
@@ -75,7 +73,7 @@ pub fn readers(
 
 impl Words<'_> {
     /// Adds the types that a text may use. Comments count too.
-    fn said(&self, text: &str, types: &mut BTreeSet<Told>) {
+    fn said(&self, text: &str, types: &mut BTreeSet<LayoutKey>) {
         let mut before = ["", ""];
         for token in text.lines().flat_map(tokens) {
             let access = before[1] == "." || before == ["-", ">"];
@@ -100,25 +98,24 @@ pub fn find(
     plan: &mut Plan,
 ) -> Result<()> {
     let reader = Reader::open();
-    let done = AtomicUsize::new(0);
-    let mut rows: BTreeMap<Told, &mut LayoutPlan> =
-        plan.layouts.iter_mut().map(|row| (told(row), row)).collect();
-    for command in commands {
+    let mut rows: BTreeMap<LayoutKey, &mut LayoutPlan> =
+        plan.layouts.iter_mut().map(|row| (row.key(), row)).collect();
+    for (done, command) in commands.iter().enumerate() {
         ensure!(!crate::interrupted(), "interrupted; the next run goes on from here");
         let Some(types) = readers.get(&command.object) else { continue };
         let part = journal.known_or(&format!("users of {}", command.object), || {
-            let of_type = |key: &Told| rows.get(key).map(|row| layouts::without_users(row));
+            let of_type = |key: &LayoutKey| rows.get(key).map(|row| layouts::without_users(row));
             let mut part =
                 Plan { layouts: types.iter().filter_map(of_type).collect(), ..Plan::default() };
             layouts::read_users(part.layouts.iter_mut().collect(), command, v2, &reader);
             Ok(part)
         })?;
         for found in part.layouts {
-            if let Some(row) = rows.get_mut(&told(&found)) {
+            if let Some(row) = rows.get_mut(&found.key()) {
                 layouts::add_users(row, found);
             }
         }
-        reporter.progress(done.fetch_add(1, Ordering::Relaxed) + 1, commands.len());
+        reporter.progress(done.saturating_add(1), commands.len());
     }
     Ok(())
 }
@@ -129,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_source_says_a_member_where_it_accesses_one() {
-        let key: Told = ("struct".into(), "s".into(), "changed".into(), String::new());
+        let key = LayoutKey::default();
         let words = Words {
             members: [("fresh", [key.clone()].into())].into(),
             enumerators: [("LAST", [key].into())].into(),
