@@ -4,11 +4,10 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{SAYS, asked, edit, machine, refusing_pipe_read, request};
+use common::{SAYS, asked, check, edit, machine, refusing_pipe_read, request};
 use dynamos_generator::{Plan, Request, Spec};
 
 /// Emulated machines are slow, and this one shares its host.
@@ -58,13 +57,6 @@ fn pipes(version: &str, series: &str, directory: &Path) -> PathBuf {
     assert!(review.contains("## Phases"), "{review}");
     assert!(review.contains("carries state back to V1's meaning"), "{review}");
     update
-}
-
-#[track_caller]
-fn check(results: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
-    for (name, text) in expected {
-        assert!(results[*name].contains(text), "{name} should say {text:?}: {}", results[*name]);
-    }
 }
 
 fn no_byte_is_lost(version: &str, series: &str, release: &str) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{SAYS, diff, edit, machine, refusing_pipe_read};
+use common::{SAYS, check, diff, edit, machine, refusing_pipe_read};
 
 /// `becomes STATE`: waits for it.
 const SHELL: &str = r#"
@@ -54,13 +54,6 @@ fn make_update(version: &str) -> PathBuf {
     let review = std::fs::read_to_string(update.join("review.md")).unwrap();
     assert!(review.contains("**Scope `function`**"), "{review}");
     update
-}
-
-#[track_caller]
-fn check(results: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
-    for (name, text) in expected {
-        assert!(results[*name].contains(text), "{name} should say {text:?}: {}", results[*name]);
-    }
 }
 
 /// How many sleep; `DYNAMOS_SLEEPERS` says otherwise.

@@ -144,12 +144,7 @@ impl<'a> Update<'a> {
         from: State,
         how: Switching,
     ) -> Result<bool, Refusal<'a>> {
-        if let Err(refusal) = self.unsettle(layer) {
-            if !self.must {
-                self.be_active(layer);
-            }
-            return Err(refusal);
-        }
+        self.begin_leaving(layer)?;
         let before = self.phase.edition;
         loop {
             let refusal = match self.phase.edition {

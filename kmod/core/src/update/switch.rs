@@ -213,12 +213,7 @@ impl<'a> Update<'a> {
         from: State,
         how: Switching,
     ) -> Result<bool, Refusal<'a>> {
-        if let Err(refusal) = self.unsettle(layer) {
-            if !self.must {
-                self.be_active(layer);
-            }
-            return Err(refusal);
-        }
+        self.begin_leaving(layer)?;
         if self.steps.last() != Some(Step::Flipped) {
             return Ok(true); // An earlier call came so far.
         }
@@ -361,6 +356,15 @@ impl<'a> Update<'a> {
                 layer.log(format_args!("{}: {refusal}; calls take longer", self.name));
             }
         }
+    }
+
+    /// Makes all functions ready to be left. Where that fails the update is active as before, unless it must go.
+    pub(super) fn begin_leaving(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
+        let ready = self.unsettle(layer);
+        if ready.is_err() && !self.must {
+            self.be_active(layer);
+        }
+        ready
     }
 
     /// Gives functions their transition handler again: all of them, or what was done by halves means nothing to

@@ -1,6 +1,7 @@
 //! What the tests share: stock kernels, and updates made by the real tool.
 #![allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing)] // each test program uses some of it
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +21,14 @@ says() {
     result "$name" </run/says
 }
 "#;
+
+/// What was said under each name must contain the text.
+#[track_caller]
+pub fn check(results: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
+    for (name, text) in expected {
+        assert!(results[*name].contains(text), "{name} should say {text:?}: {}", results[*name]);
+    }
+}
 
 /// The kernel of the manifest with this version or release.
 pub fn kernel(spec: &str) -> Kernel {
