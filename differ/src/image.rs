@@ -1,10 +1,12 @@
 //! Linked images (`vmlinux`): no relocations are left, so code is compared by what its operands point at.
 
+mod code;
 mod content;
 mod data;
 mod functions;
 mod load;
 mod names;
+mod special;
 
 pub use data::ImageData;
 pub use functions::FunctionVerdict;
@@ -33,6 +35,7 @@ pub fn contents(v1: &Image<'_>, v2: &Image<'_>) -> Result<Contents> {
         || Names::build(v1, &files_a, &units_a),
         || Names::build(v2, &files_b, &units_b),
     );
+    let (a, b) = (a?, b?);
     let (functions, data) = rayon::join(|| functions::functions(&a, &b), || data::data(&a, &b));
     Ok(Contents { functions: functions?, data })
 }

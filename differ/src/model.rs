@@ -302,7 +302,7 @@ impl Model {
 }
 
 /// `foo` for `foo.cold` and `foo.cold.3`.
-fn cold_parent(name: &str) -> Option<&str> {
+pub(crate) fn cold_parent(name: &str) -> Option<&str> {
     let (parent, rest) = name.rsplit_once(".cold")?;
     let numbered = rest.strip_prefix('.').is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
     (rest.is_empty() || numbered).then_some(parent)

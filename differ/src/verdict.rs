@@ -36,7 +36,7 @@ pub enum Verdict {
 }
 
 /// When a function runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lifetime {
     /// At any time.
@@ -45,6 +45,19 @@ pub enum Lifetime {
     Start,
     /// While the module is unloaded (`__exit`).
     End,
+}
+
+impl Lifetime {
+    /// That of the functions in a section.
+    pub(crate) fn of_section(section: &str) -> Self {
+        if section.starts_with(".init.text") {
+            Self::Start
+        } else if section.starts_with(".exit.text") {
+            Self::End
+        } else {
+            Self::Always
+        }
+    }
 }
 
 /// The verdict on one function.
@@ -325,14 +338,7 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
 }
 
 fn lifetime(object: &Object<'_>, id: FunctionId) -> Lifetime {
-    let section = object.function(id).map_or("", |f| object.section_name(f.section));
-    if section.starts_with(".init.text") {
-        Lifetime::Start
-    } else if section.starts_with(".exit.text") {
-        Lifetime::End
-    } else {
-        Lifetime::Always
-    }
+    Lifetime::of_section(object.function(id).map_or("", |f| object.section_name(f.section)))
 }
 
 fn inlined(
@@ -359,12 +365,10 @@ fn registers_with_kasan(object: &Object<'_>, id: FunctionId) -> bool {
     generated && calls.any(|n| n == "__asan_register_globals" || n == "__asan_unregister_globals")
 }
 
-const NO_SITE: &str = "has no ftrace site (notrace)";
+pub(crate) const NO_SITE: &str = "has no ftrace site (notrace)";
 
-/// Why edition 0 cannot be redirected.
-fn not_redirectable(object: &Object<'_>, id: FunctionId) -> Option<String> {
-    let f = object.function(id)?;
-    let section = object.section_name(f.section);
+/// Why no function of a section can be redirected.
+pub(crate) fn never_redirected(section: &str) -> Option<String> {
     for (prefix, what) in [
         (".init.text", "runs only while the kernel or module starts, and is freed then"),
         (".exit.text", "runs only while the module is unloaded"),
@@ -376,6 +380,15 @@ fn not_redirectable(object: &Object<'_>, id: FunctionId) -> Option<String> {
         if section.starts_with(prefix) {
             return Some(format!("is in {section}: {what}"));
         }
+    }
+    None
+}
+
+/// Why edition 0 cannot be redirected.
+fn not_redirectable(object: &Object<'_>, id: FunctionId) -> Option<String> {
+    let f = object.function(id)?;
+    if let Some(why) = never_redirected(object.section_name(f.section)) {
+        return Some(why);
     }
     if object.fentry_offset(id).is_none() {
         return Some(NO_SITE.to_owned());

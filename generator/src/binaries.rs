@@ -221,9 +221,9 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> R
     for function in functions.into_iter().filter(|f| f.verdict != Verdict::Unchanged) {
         let object = within(name, &function.file);
         found.functions.push(FunctionPlan {
-            name: function.name,
+            name: function.old_name.unwrap_or(function.name),
             object,
-            verdict: function_verdict(function.verdict).to_owned(),
+            verdict: function_verdict(without_update(function.verdict, true)).to_owned(),
             reason: function.reason,
             matched_bytes: 0,
             adapted_by: None,
@@ -242,6 +242,15 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> R
     let comment = |i: &Image<'_>| compilers(i.section(".comment").map(|s| &*s.section.data));
     found.compilers(&comment(old), &comment(new));
     Ok(found)
+}
+
+/// What cannot be redirected or copied has changed all the same; no update is made here.
+fn without_update(verdict: Verdict, in_v1: bool) -> Verdict {
+    match (verdict, in_v1) {
+        (Verdict::Refused, true) => Verdict::Changed,
+        (Verdict::Refused, false) => Verdict::New,
+        (other, _) => other,
+    }
 }
 
 /// What a person calls a part of an image.
@@ -270,12 +279,7 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -
     }
     let mut found = Found { compared: comparison.functions.len(), ..Found::default() };
     for function in comparison.functions.iter().filter(|f| f.verdict != Verdict::Unchanged) {
-        // What cannot be redirected has changed all the same; no update is made here.
-        let verdict = match (function.verdict, function.v1.is_some()) {
-            (Verdict::Refused, true) => Verdict::Changed,
-            (Verdict::Refused, false) => Verdict::New,
-            (other, _) => other,
-        };
+        let verdict = without_update(function.verdict, function.v1.is_some());
         found.functions.push(FunctionPlan {
             name: function.old_name.clone().unwrap_or_else(|| function.name.clone()),
             object: name.to_owned(),

@@ -188,14 +188,74 @@ fn known(comparison: &Comparison, v1: &Unit, v2: &Unit) -> Result<BTreeMap<Strin
     Ok(known)
 }
 
-/// Whether a changed function may stay as it is. Code that ran at the start is gone; if nothing else changes, so is
-/// the change. Code that runs at the end of a module runs after the update has gone, when V1's functions are back:
-/// an update holds its targets.
-fn stays(function: &FunctionVerdict, alone: bool) -> bool {
-    match function.lifetime {
-        Lifetime::Always => false,
-        Lifetime::Start => alone || function.v1.is_none(),
-        Lifetime::End => true,
+/// What there is to say of a function that differs.
+#[derive(Debug)]
+pub struct FunctionRow<'a> {
+    /// V1's name, if it is in V1.
+    pub name: &'a str,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: String,
+    /// When it runs.
+    pub lifetime: Lifetime,
+    /// Whether it is in V1.
+    pub in_v1: bool,
+}
+
+impl<'a> FunctionRow<'a> {
+    fn of(function: &'a FunctionVerdict) -> Self {
+        let reason = &function.reason;
+        Self {
+            name: function.old_name.as_deref().unwrap_or(&function.name),
+            verdict: function.verdict,
+            reason: match function.along {
+                true => format!("{reason}; has no ftrace site: goes along with its callers"),
+                false => reason.clone(),
+            },
+            lifetime: function.lifetime,
+            in_v1: function.v1.is_some(),
+        }
+    }
+
+    /// Whether a changed function may stay as it is. Code that ran at the start is gone; if nothing else changes, so
+    /// is the change. Code that runs at the end of a module runs after the update has gone, when V1's functions are
+    /// back: an update holds its targets.
+    fn stays(&self, alone: bool) -> bool {
+        match self.lifetime {
+            Lifetime::Always => false,
+            Lifetime::Start => alone || !self.in_v1,
+            Lifetime::End => true,
+        }
+    }
+
+    /// Adds it to the plan. `alone`: no function of the object is replaced.
+    pub fn tell(self, object: &str, alone: bool, plan: &mut Plan) {
+        if self.verdict == Verdict::Unchanged {
+            return;
+        }
+        let refused = self.verdict == Verdict::Refused;
+        let stays = refused && self.stays(alone);
+        let verdict = if stays { "stays" } else { function_verdict(self.verdict) };
+        if refused && self.lifetime == Lifetime::Start && !stays {
+            let reason = format!(
+                "{}; what V2 does there would have to be done to the running kernel",
+                self.reason
+            );
+            plan.refusals.push(Refusal::of_state(self.name, &reason));
+        } else if refused && !stays {
+            let remedy = "change the fix so that it leaves this function as it is, or restart the machine with \
+                          the new kernel";
+            plan.refusals.push(Refusal::new(self.name, self.reason.clone(), remedy));
+        }
+        plan.functions.push(FunctionPlan {
+            name: self.name.to_owned(),
+            object: object.to_owned(),
+            verdict: verdict.into(),
+            reason: self.reason,
+            matched_bytes: 0,
+            adapted_by: None,
+        });
     }
 }
 
@@ -286,7 +346,7 @@ impl Rows<'_> {
         let mut replaced = BTreeMap::new();
         let alone = comparison.functions.iter().all(|f| f.verdict != Verdict::Changed);
         for function in &comparison.functions {
-            self.function(function, alone);
+            FunctionRow::of(function).tell(self.object, alone, self.plan);
             if function.verdict == Verdict::Changed && !function.along {
                 let old = function.old_name.as_ref().unwrap_or(&function.name);
                 replaced.insert(function.name.clone(), old.clone());
@@ -313,39 +373,6 @@ impl Rows<'_> {
             reached: None,
         });
         replaced
-    }
-
-    /// `alone`: no function of the object is replaced.
-    fn function(&mut self, function: &FunctionVerdict, alone: bool) {
-        if function.verdict == Verdict::Unchanged {
-            return;
-        }
-        let refused = function.verdict == Verdict::Refused;
-        let stays = refused && stays(function, alone);
-        let verdict = if stays { "stays" } else { function_verdict(function.verdict) };
-        self.plan.functions.push(FunctionPlan {
-            name: function.old_name.clone().unwrap_or_else(|| function.name.clone()),
-            object: self.object.into(),
-            verdict: verdict.into(),
-            reason: if function.along {
-                format!("{}; has no ftrace site: goes along with its callers", function.reason)
-            } else {
-                function.reason.clone()
-            },
-            matched_bytes: 0,
-            adapted_by: None,
-        });
-        if refused && function.lifetime == Lifetime::Start && !stays {
-            let reason = format!(
-                "{}; what V2 does there would have to be done to the running kernel",
-                function.reason
-            );
-            self.refuse_state(&function.name, &reason);
-        } else if refused && !stays {
-            let remedy = "change the fix so that it leaves this function as it is, or restart the machine with \
-                          the new kernel";
-            self.refuse(&function.name, &function.reason, remedy);
-        }
     }
 
     /// `along`: it goes along with the clones. `handlers`: what there is to say of a table of functions.

@@ -2,7 +2,7 @@
 
 use object::elf;
 
-use super::functions::{KERNEL, Pairs};
+use super::code::{KERNEL, Pairs};
 use super::names::{Names, Target};
 
 /// Tables of pointers to tables go no deeper than this.

@@ -6,10 +6,11 @@ use object::elf;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::code::KERNEL;
 use super::content::same_content;
-use super::functions::{Id, KERNEL, name, pair};
+use super::functions::{Id, name, pair};
 use super::load::Symbol;
-use super::names::Names;
+use super::names::{BTF_ID, Names};
 use crate::load::Section;
 use crate::verdict::DataChange;
 
@@ -59,7 +60,8 @@ pub(super) fn data(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Vec<ImageData> {
 }
 
 fn is_data(symbol: &Symbol<'_>, section: &Section<'_>) -> bool {
-    symbol.kind == elf::STT_OBJECT && section.is_alloc() && !section.is_exec()
+    let object = symbol.kind == elf::STT_OBJECT && section.is_alloc() && !section.is_exec();
+    object && !symbol.name.starts_with(BTF_ID)
 }
 
 /// Start, end and name.

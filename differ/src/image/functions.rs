@@ -2,21 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use iced_x86::{
-    Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, Mnemonic, OpKind, Register,
-};
 use object::elf;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::content::same;
+use super::code::{Compared, Pairs, compare};
 use super::load::Symbol;
-use super::names::{Names, Target};
+use super::names::Names;
+use super::special;
 use crate::error::Result;
 use crate::lines::Lines;
 use crate::load::Section;
+use crate::model::cold_parent;
 use crate::names::is_padding;
-use crate::verdict::Verdict;
+use crate::verdict::{Lifetime, NO_SITE, Verdict, never_redirected};
 
 /// The verdict on one function of an image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -26,26 +25,18 @@ pub struct FunctionVerdict {
     /// The source file it is compiled from, by DWARF; without, what the linker noted, which is empty for global
     /// symbols.
     pub file: String,
+    /// Its name in v1, if it is another.
+    pub old_name: Option<String>,
     /// What became of it.
     pub verdict: Verdict,
     /// Why, in words.
     pub reason: String,
+    /// When it runs.
+    pub lifetime: Lifetime,
 }
-
-/// Where the kernel is linked to (`__START_KERNEL_map`).
-pub(super) const KERNEL: u64 = 0xffff_ffff_8000_0000;
 
 /// A function or variable: index of its best symbol.
 pub(super) type Id = u32;
-
-/// Numbered variables that two functions would have to share.
-pub(super) type Pairs = Vec<(u32, u32)>;
-
-/// What comes of two functions: nothing differs if the variables are pairs; or what does.
-type Compared = std::result::Result<Pairs, String>;
-
-/// A function of one side, with the lines of its source if they are known.
-type Lined<'n, 'i, 'd> = (&'n Names<'i, 'd>, Id, Option<&'n Lines>);
 
 /// Compares all functions of two images. Unchanged ones are in the list too.
 pub(super) fn functions(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Result<Vec<FunctionVerdict>> {
@@ -53,20 +44,54 @@ pub(super) fn functions(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Result<Vec<Func
     let mut compared: Vec<Compared> =
         pairs.par_iter().map(|(x, y)| compare((a, *x, None), (b, *y, None))).collect();
     forgive_lines(a, b, &pairs, &mut compared)?;
-    let mut verdicts = Vec::with_capacity(pairs.len());
+    let sites = special::sites(a.image);
+    let mut judged = Vec::with_capacity(pairs.len());
     let mut known = Known::default();
     for ((x, y), result) in pairs.iter().zip(compared) {
         let result = result.and_then(|pairs| known.check(a, b, pairs));
-        verdicts.push(verdict(a, *x, b, *y, result));
+        let obstacle = not_redirectable(a, *x, sites.as_deref());
+        judged.push(Judged { row: verdict((a, *x), (b, *y), result), obstacle });
     }
-    let alone = |names: &Names<'_, '_>, id: Id, verdict, reason: &str| {
-        let (name, file) = name(names, id);
-        FunctionVerdict { name, file, verdict, reason: reason.to_owned() }
+    let alone = |side, verdict, reason: &str| {
+        let row = FunctionVerdict { verdict, reason: reason.to_owned(), ..plain(side) };
+        Judged { row, obstacle: None }
     };
-    verdicts.extend(removed.iter().map(|x| alone(a, *x, Verdict::Removed, "not in v2")));
-    verdicts.extend(new.iter().map(|y| alone(b, *y, Verdict::New, "not in v1")));
-    verdicts.sort();
-    Ok(verdicts)
+    judged.extend(removed.iter().map(|x| alone((a, *x), Verdict::Removed, "not in v2")));
+    judged.extend(new.iter().map(|y| alone((b, *y), Verdict::New, "not in v1")));
+    judged.sort();
+    join_cold(&mut judged);
+    Ok(judged.into_iter().map(Judged::settle).collect())
+}
+
+/// A verdict, and why the function could not be replaced if it has changed.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Judged {
+    row: FunctionVerdict,
+    obstacle: Option<String>,
+}
+
+impl Judged {
+    fn settle(self) -> FunctionVerdict {
+        let Self { row, obstacle } = self;
+        match obstacle {
+            Some(why) if row.verdict == Verdict::Changed => FunctionVerdict {
+                verdict: Verdict::Refused,
+                reason: format!("{why}; changed: {}", row.reason),
+                ..row
+            },
+            _ => row,
+        }
+    }
+}
+
+/// Why edition 0 could not be redirected. Without a table of ftrace's sites nobody knows who has one.
+fn not_redirectable(names: &Names<'_, '_>, id: Id, sites: Option<&[u64]>) -> Option<String> {
+    let symbol = names.image.symbols.get(id as usize)?;
+    let site = || {
+        let has = sites.is_none_or(|sites| special::has_site(sites, symbol.address, symbol.size));
+        (!has).then(|| NO_SITE.to_owned())
+    };
+    never_redirected(section(names, id)).or_else(site)
 }
 
 /// Compares what differs once more, knowing which source line each instruction is of: a number that is its own line
@@ -103,19 +128,64 @@ fn lines(names: &Names<'_, '_>, functions: impl Iterator<Item = Id>) -> Result<L
 }
 
 fn verdict(
-    a: &Names<'_, '_>,
-    x: Id,
-    b: &Names<'_, '_>,
-    y: Id,
+    old: (&Names<'_, '_>, Id),
+    new: (&Names<'_, '_>, Id),
     result: std::result::Result<(), String>,
 ) -> FunctionVerdict {
-    let ((old, _), (name, file)) = (name(a, x), name(b, y));
+    let (before, same) = (name(old.0, old.1).0, plain(new));
+    let was = (before != same.name).then(|| before.clone());
     let (verdict, reason) = match result {
-        Ok(()) if old == name => (Verdict::Unchanged, String::new()),
-        Ok(()) => (Verdict::Renamed, format!("was {old}")),
+        Ok(()) if was.is_none() => (Verdict::Unchanged, String::new()),
+        Ok(()) => (Verdict::Renamed, format!("was {before}")),
         Err(reason) => (Verdict::Changed, reason),
     };
-    FunctionVerdict { name, file, verdict, reason }
+    FunctionVerdict { old_name: was, verdict, reason, lifetime: plain(old).lifetime, ..same }
+}
+
+/// An unchanged function.
+fn plain((names, id): (&Names<'_, '_>, Id)) -> FunctionVerdict {
+    let (name, file) = name(names, id);
+    FunctionVerdict {
+        name,
+        file,
+        old_name: None,
+        verdict: Verdict::Unchanged,
+        reason: String::new(),
+        lifetime: Lifetime::of_section(section(names, id)),
+    }
+}
+
+fn section<'d>(names: &Names<'_, 'd>, id: Id) -> &'d str {
+    let symbol = names.image.symbols.get(id as usize);
+    symbol.and_then(|s| names.image.sections.get(s.section as usize)).map_or("", |s| s.section.name)
+}
+
+/// Counts what the compiler moved out of a function's way (`f.cold`) as a part of it.
+fn join_cold(judged: &mut Vec<Judged>) {
+    let key = |name: &str, file: &str| (name.to_owned(), file.to_owned());
+    let at: BTreeMap<(String, String), usize> =
+        judged.iter().enumerate().map(|(i, j)| (key(&j.row.name, &j.row.file), i)).collect();
+    let mut parts = BTreeMap::new();
+    for (index, Judged { row, .. }) in judged.iter().enumerate() {
+        let Some(name) = cold_parent(&row.name) else { continue };
+        // Without DWARF a global function is of no file, but its parts are.
+        let of = at.get(&key(name, &row.file)).or_else(|| at.get(&key(name, "")));
+        if let Some(of) = of {
+            parts.insert(index, *of);
+        }
+    }
+    let same = |row: &FunctionVerdict| matches!(row.verdict, Verdict::Unchanged | Verdict::Renamed);
+    for (part, of) in &parts {
+        let Some(Judged { row, .. }) = judged.get(*part).filter(|part| !same(&part.row)) else {
+            continue;
+        };
+        let reason = format!("its part out of the way ({}): {}", row.name, row.reason);
+        if let Some(Judged { row, .. }) = judged.get_mut(*of).filter(|of| same(&of.row)) {
+            (row.verdict, row.reason) = (Verdict::Changed, reason);
+        }
+    }
+    let mut index = 0..;
+    judged.retain(|_| index.next().is_none_or(|index| !parts.contains_key(&index)));
 }
 
 /// What a symbol is called, and the source it is from.
@@ -216,209 +286,4 @@ pub(super) fn pair(
     removed.sort_unstable();
     new.sort_unstable();
     (pairs, removed, new)
-}
-
-/// One side of a comparison.
-struct Side<'n, 'i, 'd> {
-    names: &'n Names<'i, 'd>,
-    lines: Option<&'n Lines>,
-    start: u64,
-    bytes: &'i [u8],
-}
-
-impl<'n, 'i, 'd> Side<'n, 'i, 'd> {
-    fn new((names, id, lines): Lined<'n, 'i, 'd>) -> Self {
-        let symbol = names.image.symbols.get(id as usize);
-        let (start, size) = symbol.map_or((0, 0), |s| (s.address, s.size));
-        let bytes = names.bytes(start);
-        let size = usize::try_from(size).unwrap_or(usize::MAX).min(bytes.len());
-        Self { names, lines, start, bytes: bytes.get(..size).unwrap_or(bytes) }
-    }
-
-    /// Whether a number is the source line of the instruction at an address.
-    fn is_line(&self, number: u64, address: u64) -> bool {
-        let lines = self.lines.into_iter().flat_map(|lines| lines.at_address(address));
-        let start = self.start;
-        lines.filter(|(from, _)| *from >= start).any(|(_, line)| line == number)
-    }
-
-    fn show(&self, instruction: &Instruction) -> String {
-        if instruction.is_invalid() {
-            return "bytes that are no instruction".to_owned();
-        }
-        let mut text = String::new();
-        GasFormatter::new().format(instruction, &mut text);
-        match address_in(instruction) {
-            Some(address) => format!("`{text}` ({})", self.names.describe(address)),
-            None => format!("`{text}`"),
-        }
-    }
-}
-
-/// The address that a person would want explained.
-fn address_in(instruction: &Instruction) -> Option<u64> {
-    if branches(instruction) {
-        Some(instruction.near_branch_target())
-    } else if instruction.is_ip_rel_memory_operand() {
-        Some(instruction.ip_rel_memory_address())
-    } else {
-        let immediates =
-            (0..instruction.op_count()).filter_map(|i| instruction.try_immediate(i).ok());
-        let mut numbers = immediates.chain([instruction.memory_displacement64()]);
-        numbers.find(|number| *number >= KERNEL && *number < u64::MAX - 0xff_ffff)
-    }
-}
-
-fn branches(instruction: &Instruction) -> bool {
-    instruction.op0_kind() == OpKind::NearBranch64
-}
-
-fn compare(x: Lined<'_, '_, '_>, y: Lined<'_, '_, '_>) -> Compared {
-    let (a, b) = (Side::new(x), Side::new(y));
-    let mut pairs = Pairs::new();
-    let (mut old, mut new) = (decoder(&a), decoder(&b));
-    let (mut i, mut j) = (Instruction::default(), Instruction::default());
-    loop {
-        match (old.can_decode(), new.can_decode()) {
-            (false, false) => return Ok(pairs),
-            (true, true) => {}
-            _ => return Err(format!("{} bytes of code became {}", a.bytes.len(), b.bytes.len())),
-        }
-        old.decode_out(&mut i);
-        new.decode_out(&mut j);
-        let same = instruction(&a, (&i, &old), &b, (&j, &new), &mut pairs);
-        if !same {
-            let at = i.ip().wrapping_sub(a.start);
-            return Err(format!("at +{at:#x}: {} became {}", a.show(&i), b.show(&j)));
-        }
-    }
-}
-
-fn decoder<'i>(side: &Side<'_, 'i, '_>) -> Decoder<'i> {
-    Decoder::with_ip(64, side.bytes, side.start, DecoderOptions::NONE)
-}
-
-fn instruction(
-    a: &Side<'_, '_, '_>,
-    (i, old): (&Instruction, &Decoder<'_>),
-    b: &Side<'_, '_, '_>,
-    (j, new): (&Instruction, &Decoder<'_>),
-    pairs: &mut Pairs,
-) -> bool {
-    let raw = |side: &Side<'_, '_, '_>, i: &Instruction| {
-        let at = i.ip().wrapping_sub(side.start) as usize;
-        (at, at + i.len())
-    };
-    let ((from, to), (from_b, to_b)) = (raw(a, i), raw(b, j));
-    let (Some(x), Some(y)) = (a.bytes.get(from..to), b.bytes.get(from_b..to_b)) else {
-        return false;
-    };
-    if i.code() != j.code() || x.len() != y.len() {
-        return false;
-    }
-    if i.is_invalid() {
-        return x == y;
-    }
-    let (fields, others) = (old.get_constant_offsets(i), new.get_constant_offsets(j));
-    if fields.displacement_offset() != others.displacement_offset()
-        || fields.immediate_offset() != others.immediate_offset()
-        || fields.displacement_size() != others.displacement_size()
-        || fields.immediate_size() != others.immediate_size()
-    {
-        return false;
-    }
-    let field = |at: usize| {
-        let within = |start: usize, size: usize| (start..start + size).contains(&at);
-        within(fields.displacement_offset(), fields.displacement_size())
-            || within(fields.immediate_offset(), fields.immediate_size())
-            || within(fields.immediate_offset2(), fields.immediate_size2())
-    };
-    // Everything but numbers must be equal as it is.
-    if x != y && x.iter().zip(y).enumerate().any(|(at, (p, q))| p != q && !field(at)) {
-        return false;
-    }
-    let width = i.memory_size().size();
-    if branches(i) {
-        let (p, q) = (i.near_branch_target(), j.near_branch_target());
-        let inside = |side: &Side<'_, '_, '_>, target: u64| {
-            let offset = target.wrapping_sub(side.start);
-            (offset < side.bytes.len() as u64).then_some(offset)
-        };
-        return match (inside(a, p), inside(b, q)) {
-            (None, None) => {
-                same(a.names, p, b.names, q, 0, pairs) || same_aside(a.names, p, b.names, q, pairs)
-            }
-            (p, q) => p == q,
-        };
-    }
-    if i.is_ip_rel_memory_operand() {
-        let (p, q) = (i.ip_rel_memory_address(), j.ip_rel_memory_address());
-        let width = if i.mnemonic() == Mnemonic::Lea { 0 } else { width };
-        if !same(a.names, p, b.names, q, width, pairs) {
-            return false;
-        }
-    } else if fields.displacement_size() >= 4 {
-        let (p, q) = (i.memory_displacement64(), j.memory_displacement64());
-        let plain = i.memory_base() == Register::None && i.memory_index() == Register::None;
-        let width = if plain { width } else { 0 };
-        if !number(a, p, b, q, width, pairs) {
-            return false;
-        }
-    } else if i.memory_displacement64() != j.memory_displacement64() {
-        return false;
-    }
-    // A mask may look like an address.
-    let mask =
-        matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::And | Mnemonic::Or | Mnemonic::Xor);
-    (0..i.op_count()).all(|operand| match i.try_immediate(operand) {
-        Ok(p) if mask => j.try_immediate(operand).is_ok_and(|q| p == q),
-        Ok(p) => j.try_immediate(operand).is_ok_and(|q| {
-            number(a, p, b, q, 0, pairs) || a.is_line(p, i.ip()) && b.is_line(q, j.ip())
-        }),
-        Err(_) => true,
-    })
-}
-
-/// Whether two jumps lead to the same code that no symbol names: the kernel's `static_cpu_has` moves its test of a
-/// bit out of the way, to `.altinstr_aux`, from where it jumps back.
-fn same_aside(a: &Names<'_, '_>, p: u64, b: &Names<'_, '_>, q: u64, pairs: &mut Pairs) -> bool {
-    const LONGEST: usize = 64;
-    let side = |names, start| -> Option<Side<'_, '_, '_>> {
-        let Target::Anonymous(section) = Names::at(names, start) else { return None };
-        let code = names.image.sections.get(section as usize)?.section.is_exec();
-        let bytes: &[u8] = names.bytes(start);
-        code.then_some(Side {
-            names,
-            lines: None,
-            start,
-            bytes: bytes.get(..LONGEST).unwrap_or(bytes),
-        })
-    };
-    let (Some(a), Some(b)) = (side(a, p), side(b, q)) else { return false };
-    let (mut old, mut new) = (decoder(&a), decoder(&b));
-    while old.can_decode() && new.can_decode() {
-        let (i, j) = (old.decode(), new.decode());
-        let known = matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::Jne | Mnemonic::Jmp);
-        if !known || !instruction(&a, (&i, &old), &b, (&j, &new), pairs) {
-            return false;
-        }
-        if i.mnemonic() == Mnemonic::Jmp {
-            return true;
-        }
-    }
-    false
-}
-
-/// Whether two numbers mean the same: equal, unless they are addresses in the images.
-fn number(
-    a: &Side<'_, '_, '_>,
-    p: u64,
-    b: &Side<'_, '_, '_>,
-    q: u64,
-    width: usize,
-    pairs: &mut Pairs,
-) -> bool {
-    // Small numbers may be offsets of per-CPU variables, which start at 0; equal ones are taken for equal.
-    let small = p < 1 << 31 && q < 1 << 31;
-    (small && p == q) || same(a.names, p, b.names, q, width, pairs)
 }

@@ -6,10 +6,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use object::elf;
 
+use super::code::KERNEL;
 use super::load::{Image, Symbol};
+use super::special::Entries;
+use crate::error::Result;
 use crate::files::{self, Files};
 use crate::names;
 use crate::units::Units;
+
+/// The names of the numbers of types (`BTF_ID`, include/linux/btf_ids.h).
+pub(super) const BTF_ID: &str = "__BTF_ID__";
 
 /// The name of a symbol on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +32,8 @@ pub(super) struct Names<'i, 'd> {
     pub image: &'i Image<'d>,
     /// The sources of all.
     pub units: &'i Units,
+    /// What its tables say of its functions.
+    pub entries: Entries,
     /// Of each symbol of the image.
     pub identities: Vec<Identity>,
     /// Symbols by address; of those at one address the best first.
@@ -47,13 +55,17 @@ pub(super) enum Target {
 
 impl<'i, 'd> Names<'i, 'd> {
     /// Names all symbols; `files` numbers the source files so that both sides agree.
-    pub(super) fn build(image: &'i Image<'d>, files: &[u64], units: &'i Units) -> Self {
+    pub(super) fn build(image: &'i Image<'d>, files: &[u64], units: &'i Units) -> Result<Self> {
         let identities = image
             .symbols
             .iter()
             .map(|symbol| identity(symbol, files.get(symbol.file as usize).copied().unwrap_or(0)))
             .collect();
-        let mut sorted: Vec<u32> = (0..image.symbols.len() as u32).collect();
+        // Labels of the assembler say nothing: what is there does.
+        let is_name = |i: &u32| {
+            image.symbols.get(*i as usize).is_some_and(|symbol| !symbol.name.starts_with(".L"))
+        };
+        let mut sorted: Vec<u32> = (0..image.symbols.len() as u32).filter(is_name).collect();
         let rank = |i: &u32| {
             image
                 .symbols
@@ -69,7 +81,8 @@ impl<'i, 'd> Names<'i, 'd> {
             .map(|(i, s)| (s.address, s.address.saturating_add(s.section.size), i as u32))
             .collect();
         sections.sort_unstable();
-        Self { image, units, identities, sorted, sections }
+        let entries = Entries::build(image)?;
+        Ok(Self { image, units, entries, identities, sorted, sections })
     }
 
     /// What a symbol is called on both sides, and the symbol.
@@ -96,7 +109,11 @@ impl<'i, 'd> Names<'i, 'd> {
 
     /// What is at an address.
     pub(super) fn at(&self, address: u64) -> Target {
-        let Some(section) = self.section_at(address) else { return Target::Number };
+        // The end of a section may have a name, too.
+        let section = self.section_at(address);
+        if section.is_none() && address < KERNEL {
+            return Target::Number;
+        }
         let first = self.sorted.partition_point(|i| {
             self.image.symbols.get(*i as usize).is_some_and(|s| s.address < address)
         });
@@ -105,6 +122,7 @@ impl<'i, 'd> Names<'i, 'd> {
         {
             return Target::Symbol(id, 0);
         }
+        let Some(section) = section else { return Target::Number };
         // Symbols may lie inside of others; eight steps back are more than they nest.
         for back in 1..=8 {
             let Some((_, symbol)) = first.checked_sub(back).and_then(|at| self.symbol(at)) else {
@@ -160,7 +178,9 @@ impl<'i, 'd> Names<'i, 'd> {
 
 fn identity(symbol: &Symbol<'_>, file: u64) -> Identity {
     let base = names::base(symbol.name);
+    // The number of a type, which the build fills in (resolve_btfids), is known by the type.
     let numbered = base.text != symbol.name
+        && !symbol.name.starts_with(BTF_ID)
         && (base.clone.is_empty() || symbol.name.bytes().any(|b| b.is_ascii_digit()));
     let mut hasher = DefaultHasher::new();
     let function = symbol.kind == elf::STT_FUNC;

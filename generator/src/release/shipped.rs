@@ -14,9 +14,9 @@ use crate::binaries::{Files, by_kind, files};
 use crate::candidates::{Candidate, Candidates};
 use crate::input::Spec;
 use crate::layouts;
-use crate::plan::{DataPlan, FunctionPlan, LayoutKey, ObjectPlan, Plan, Refusal};
+use crate::plan::{DataPlan, LayoutKey, ObjectPlan, Plan, Refusal};
 use crate::report::Reporter;
-use crate::verdicts::{self, data_change, function_verdict};
+use crate::verdicts::{self, FunctionRow, data_change};
 
 /// From so many objects on it takes less time to fetch 2 GB of packages than to compile them all.
 const WORTH_IT: usize = 500;
@@ -51,6 +51,14 @@ struct Part<'a> {
     name: &'a str,
     old: &'a Path,
     new: &'a Path,
+}
+
+/// The functions of an object of the image.
+#[derive(Debug, Default)]
+struct Count {
+    source: String,
+    functions: usize,
+    changed: usize,
 }
 
 /// What is left to do when the distribution's builds are compared.
@@ -221,30 +229,31 @@ fn linked(
 ) -> Result<Plan> {
     let mut plan = Plan::default();
     let contents = image::contents(old, new)?;
-    let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    for function in contents.functions {
+    let mut counts: BTreeMap<String, Count> = BTreeMap::new();
+    for function in &contents.functions {
+        let count = counts.entry(object_of(&function.file)).or_default();
+        count.source.clone_from(&function.file);
+        count.functions += 1;
+        count.changed += usize::from(function.verdict == Verdict::Changed);
+    }
+    for function in &contents.functions {
         let object = object_of(&function.file);
-        let count = counts.entry(object.clone()).or_default();
-        count.0 += 1;
-        if function.verdict == Verdict::Unchanged {
-            continue;
-        }
-        count.1 += usize::from(function.verdict == Verdict::Changed);
-        plan.functions.push(FunctionPlan {
-            name: function.name,
-            object: if object.is_empty() { part.name.to_owned() } else { object },
-            verdict: function_verdict(function.verdict).into(),
-            reason: function.reason,
-            matched_bytes: 0,
-            adapted_by: None,
-        });
+        let row = FunctionRow {
+            name: function.old_name.as_ref().unwrap_or(&function.name),
+            verdict: function.verdict,
+            reason: function.reason.clone(),
+            lifetime: function.lifetime,
+            in_v1: function.verdict != Verdict::New,
+        };
+        let alone = counts.get(&object).is_none_or(|count| count.changed == 0);
+        row.tell(if object.is_empty() { part.name } else { &object }, alone, &mut plan);
     }
     contents.data.into_iter().for_each(|data| variable(part, data, &mut plan));
     for (object, candidate) in candidates {
-        let (functions, changed) = counts.get(*object).copied().unwrap_or_default();
+        let Count { source, functions, changed } = counts.remove(*object).unwrap_or_default();
         plan.objects.push(ObjectPlan {
             object: (*object).to_owned(),
-            source: String::new(),
+            source,
             owner: candidate.owner.clone(),
             because: candidate.because.iter().cloned().collect(),
             functions,
@@ -258,11 +267,6 @@ fn linked(
         let reason = format!("layouts cannot be compared: {why}");
         plan.refusals.push(Refusal::new(part.name, reason, "build with debug information"));
     }
-    plan.notes.push(format!(
-        "{} is linked: what alternatives put in the place of its instructions, and its exception table, were not \
-         compared",
-        part.name
-    ));
     Ok(plan)
 }
 

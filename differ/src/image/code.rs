@@ -1,0 +1,243 @@
+//! Code of two images, instruction by instruction, operands by what they point at.
+
+use iced_x86::{
+    Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, Mnemonic, OpKind, Register,
+};
+
+use super::content::same;
+use super::names::{Names, Target};
+use super::special;
+use crate::lines::Lines;
+
+/// Where the kernel is linked to (`__START_KERNEL_map`).
+pub(super) const KERNEL: u64 = 0xffff_ffff_8000_0000;
+
+/// Numbered variables that two functions would have to share.
+pub(super) type Pairs = Vec<(u32, u32)>;
+
+/// What comes of two functions: nothing differs if the variables are pairs; or what does.
+pub(super) type Compared = std::result::Result<Pairs, String>;
+
+/// A function of one side, with the lines of its source if they are known.
+pub(super) type Lined<'n, 'i, 'd> = (&'n Names<'i, 'd>, u32, Option<&'n Lines>);
+
+/// One side of a comparison.
+pub(super) struct Side<'n, 'i, 'd> {
+    pub names: &'n Names<'i, 'd>,
+    lines: Option<&'n Lines>,
+    /// The address of its first byte.
+    pub start: u64,
+    pub bytes: &'i [u8],
+}
+
+impl<'n, 'i, 'd> Side<'n, 'i, 'd> {
+    fn new((names, id, lines): Lined<'n, 'i, 'd>) -> Self {
+        let symbol = names.image.symbols.get(id as usize);
+        let (start, size) = symbol.map_or((0, 0), |s| (s.address, s.size));
+        let bytes = names.bytes(start);
+        let size = usize::try_from(size).unwrap_or(usize::MAX).min(bytes.len());
+        Self { names, lines, start, bytes: bytes.get(..size).unwrap_or(bytes) }
+    }
+
+    /// Code that is no function of its own: at most so many bytes from an address.
+    pub fn aside(&self, start: u64, len: usize) -> Self {
+        let bytes = self.names.bytes(start);
+        Self { names: self.names, lines: None, start, bytes: bytes.get(..len).unwrap_or(bytes) }
+    }
+
+    pub fn decoder(&self) -> Decoder<'i> {
+        Decoder::with_ip(64, self.bytes, self.start, DecoderOptions::NONE)
+    }
+
+    /// How far into this code an address leads.
+    fn inside(&self, address: u64) -> Option<u64> {
+        let offset = address.wrapping_sub(self.start);
+        (offset < self.bytes.len() as u64).then_some(offset)
+    }
+
+    /// Whether an address here and one of the other side are the same place.
+    pub fn same_place(&self, p: u64, other: &Self, q: u64, pairs: &mut Pairs) -> bool {
+        match (self.inside(p), other.inside(q)) {
+            (None, None) => same(self.names, p, other.names, q, 0, pairs),
+            (p, q) => p == q,
+        }
+    }
+
+    /// Whether a number is the source line of the instruction at an address.
+    fn is_line(&self, number: u64, address: u64) -> bool {
+        let lines = self.lines.into_iter().flat_map(|lines| lines.at_address(address));
+        let start = self.start;
+        lines.filter(|(from, _)| *from >= start).any(|(_, line)| line == number)
+    }
+
+    fn show(&self, instruction: &Instruction) -> String {
+        if instruction.is_invalid() {
+            return "bytes that are no instruction".to_owned();
+        }
+        let mut text = String::new();
+        GasFormatter::new().format(instruction, &mut text);
+        match address_in(instruction) {
+            Some(address) => format!("`{text}` ({})", self.names.describe(address)),
+            None => format!("`{text}`"),
+        }
+    }
+}
+
+/// The address that a person would want explained.
+fn address_in(instruction: &Instruction) -> Option<u64> {
+    if branches(instruction) {
+        Some(instruction.near_branch_target())
+    } else if instruction.is_ip_rel_memory_operand() {
+        Some(instruction.ip_rel_memory_address())
+    } else {
+        let immediates =
+            (0..instruction.op_count()).filter_map(|i| instruction.try_immediate(i).ok());
+        let mut numbers = immediates.chain([instruction.memory_displacement64()]);
+        numbers.find(|number| *number >= KERNEL && *number < u64::MAX - 0xff_ffff)
+    }
+}
+
+fn branches(instruction: &Instruction) -> bool {
+    instruction.op0_kind() == OpKind::NearBranch64
+}
+
+/// Compares two functions.
+pub(super) fn compare(x: Lined<'_, '_, '_>, y: Lined<'_, '_, '_>) -> Compared {
+    let (a, b) = (Side::new(x), Side::new(y));
+    let mut pairs = Pairs::new();
+    let (mut old, mut new) = (a.decoder(), b.decoder());
+    let (mut i, mut j) = (Instruction::default(), Instruction::default());
+    loop {
+        match (old.can_decode(), new.can_decode()) {
+            (false, false) => return special::compare(&a, &b, &mut pairs).map(|()| pairs),
+            (true, true) => {}
+            _ => return Err(format!("{} bytes of code became {}", a.bytes.len(), b.bytes.len())),
+        }
+        old.decode_out(&mut i);
+        new.decode_out(&mut j);
+        let same = instruction(&a, (&i, &old), &b, (&j, &new), &mut pairs);
+        if !same {
+            let at = i.ip().wrapping_sub(a.start);
+            return Err(format!("at +{at:#x}: {} became {}", a.show(&i), b.show(&j)));
+        }
+    }
+}
+
+/// Whether two instructions are the same.
+pub(super) fn instruction(
+    a: &Side<'_, '_, '_>,
+    (i, old): (&Instruction, &Decoder<'_>),
+    b: &Side<'_, '_, '_>,
+    (j, new): (&Instruction, &Decoder<'_>),
+    pairs: &mut Pairs,
+) -> bool {
+    let raw = |side: &Side<'_, '_, '_>, i: &Instruction| {
+        let at = i.ip().wrapping_sub(side.start) as usize;
+        (at, at + i.len())
+    };
+    let ((from, to), (from_b, to_b)) = (raw(a, i), raw(b, j));
+    let (Some(x), Some(y)) = (a.bytes.get(from..to), b.bytes.get(from_b..to_b)) else {
+        return false;
+    };
+    if i.code() != j.code() || x.len() != y.len() {
+        return false;
+    }
+    if i.is_invalid() {
+        return x == y;
+    }
+    let (fields, others) = (old.get_constant_offsets(i), new.get_constant_offsets(j));
+    if fields.displacement_offset() != others.displacement_offset()
+        || fields.immediate_offset() != others.immediate_offset()
+        || fields.displacement_size() != others.displacement_size()
+        || fields.immediate_size() != others.immediate_size()
+    {
+        return false;
+    }
+    let field = |at: usize| {
+        let within = |start: usize, size: usize| (start..start + size).contains(&at);
+        within(fields.displacement_offset(), fields.displacement_size())
+            || within(fields.immediate_offset(), fields.immediate_size())
+            || within(fields.immediate_offset2(), fields.immediate_size2())
+    };
+    // Everything but numbers must be equal as it is.
+    if x != y && x.iter().zip(y).enumerate().any(|(at, (p, q))| p != q && !field(at)) {
+        return false;
+    }
+    let width = i.memory_size().size();
+    if branches(i) {
+        let (p, q) = (i.near_branch_target(), j.near_branch_target());
+        return a.same_place(p, b, q, pairs) || same_aside(a, p, b, q, pairs);
+    }
+    if i.is_ip_rel_memory_operand() {
+        let (p, q) = (i.ip_rel_memory_address(), j.ip_rel_memory_address());
+        let width = if i.mnemonic() == Mnemonic::Lea { 0 } else { width };
+        if !same(a.names, p, b.names, q, width, pairs) {
+            return false;
+        }
+    } else if fields.displacement_size() >= 4 {
+        let (p, q) = (i.memory_displacement64(), j.memory_displacement64());
+        let plain = i.memory_base() == Register::None && i.memory_index() == Register::None;
+        let width = if plain { width } else { 0 };
+        if !number(a, p, b, q, width, pairs) {
+            return false;
+        }
+    } else if i.memory_displacement64() != j.memory_displacement64() {
+        return false;
+    }
+    // A mask may look like an address.
+    let mask =
+        matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::And | Mnemonic::Or | Mnemonic::Xor);
+    (0..i.op_count()).all(|operand| match i.try_immediate(operand) {
+        Ok(p) if mask => j.try_immediate(operand).is_ok_and(|q| p == q),
+        Ok(p) => j.try_immediate(operand).is_ok_and(|q| {
+            number(a, p, b, q, 0, pairs) || a.is_line(p, i.ip()) && b.is_line(q, j.ip())
+        }),
+        Err(_) => true,
+    })
+}
+
+/// Whether two jumps lead to the same code that no symbol names: the kernel's `static_cpu_has` moves its test of a
+/// bit out of the way, to `.altinstr_aux`, from where it jumps back.
+fn same_aside(
+    a: &Side<'_, '_, '_>,
+    p: u64,
+    b: &Side<'_, '_, '_>,
+    q: u64,
+    pairs: &mut Pairs,
+) -> bool {
+    const LONGEST: usize = 64;
+    let is_aside = |side: &Side<'_, '_, '_>, start| {
+        let Target::Anonymous(section) = side.names.at(start) else { return false };
+        side.names.image.sections.get(section as usize).is_some_and(|s| s.section.is_exec())
+    };
+    if !is_aside(a, p) || !is_aside(b, q) {
+        return false;
+    }
+    let (a, b) = (a.aside(p, LONGEST), b.aside(q, LONGEST));
+    let (mut old, mut new) = (a.decoder(), b.decoder());
+    while old.can_decode() && new.can_decode() {
+        let (i, j) = (old.decode(), new.decode());
+        let known = matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::Jne | Mnemonic::Jmp);
+        if !known || !instruction(&a, (&i, &old), &b, (&j, &new), pairs) {
+            return false;
+        }
+        if i.mnemonic() == Mnemonic::Jmp {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether two numbers mean the same: equal, unless they are addresses in the images.
+fn number(
+    a: &Side<'_, '_, '_>,
+    p: u64,
+    b: &Side<'_, '_, '_>,
+    q: u64,
+    width: usize,
+    pairs: &mut Pairs,
+) -> bool {
+    // Small numbers may be offsets of per-CPU variables, which start at 0; equal ones are taken for equal.
+    let small = p < 1 << 31 && q < 1 << 31;
+    (small && p == q) || same(a.names, p, b.names, q, width, pairs)
+}

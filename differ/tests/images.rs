@@ -1,0 +1,164 @@
+//! Linked images whose instructions are the same, but not what tables say of them.
+
+// The helpers of these tests may fail like the tests themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use std::process::Command;
+
+use dynamos_differ::image::{self, Image};
+use dynamos_differ::verdict::Verdict;
+
+/// One function for each table, as the kernel's macros write them; `notrace` has no ftrace site.
+const SOURCE: &str = r#"
+long key_a, key_b;
+int out(int);
+int notrace(int a) { return a * 3; }
+int exception(int *p)
+{
+    int value = 7;
+    asm volatile("1: mov (%1), %0\n2: nop\n3:\n"
+        ".pushsection __ex_table, \"a\"\n"
+        ".balign 4\n .long 1b - .\n .long 2b - .\n .long 3\n"
+        ".popsection" : "+r"(value) : "r"(p));
+    return value;
+}
+int alternative(int a)
+{
+    asm volatile("1: .nops 5\n2:\n"
+        ".pushsection .altinstr_replacement, \"ax\"\n"
+        "3: call out\n4:\n"
+        ".popsection\n"
+        ".pushsection .altinstructions, \"a\"\n"
+        ".long 1b - .\n .long 3b - .\n .word 77\n .word 0\n .byte 2b - 1b\n .byte 4b - 3b\n"
+        ".popsection" : "+D"(a));
+    return a;
+}
+int branch(int a)
+{
+    asm goto("1: .nops 5\n"
+        ".pushsection __jump_table, \"aw\"\n"
+        ".balign 8\n .long 1b - .\n .long %l[likely] - .\n .quad key_a + 1 - .\n"
+        ".popsection" : : : : likely);
+    return a;
+likely:
+    return out(a + 1);
+}
+int bug(int a)
+{
+    if (a == 3)
+        asm volatile("1: ud2\n"
+            ".pushsection __bug_table, \"aw\"\n"
+            "2: .long 1b - .\n .long .Lfile - .\n .word 100\n .word 0x901\n .org 2b + 12\n"
+            ".popsection\n"
+            ".pushsection .rodata.str1.1, \"aMS\", @progbits, 1\n"
+            ".Lfile: .string \"a.c\"\n"
+            ".popsection");
+    return a;
+}
+int __attribute__((section(".init.text"))) begin(int a) { return a + 5; }
+asm(".pushsection __mcount, \"a\"\n .globl __start_mcount_loc, __stop_mcount_loc\n"
+    "__start_mcount_loc:\n .quad exception, alternative, branch, bug, begin\n"
+    "__stop_mcount_loc:\n .popsection");
+int out(int a) { return a ^ 1; }
+"#;
+
+fn link(edit: (&str, &str)) -> Vec<u8> {
+    assert!(edit.0.is_empty() || SOURCE.contains(edit.0), "{edit:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let run = |program: &str, arguments: &str| {
+        let mut command = Command::new(program);
+        let status = command.current_dir(&dir).args(arguments.split(' ')).status().unwrap();
+        assert!(status.success(), "{program} {arguments}");
+    };
+    let source = if edit.0.is_empty() { SOURCE.to_owned() } else { SOURCE.replace(edit.0, edit.1) };
+    std::fs::write(dir.path().join("a.c"), source).unwrap();
+    run("gcc", "-c -g -O2 -mcmodel=kernel -fno-pic -fno-pie -fcf-protection=none -fno-inline a.c");
+    run("ld", "-static -e exception -Ttext=0xffffffff81000000 -o image a.o");
+    std::fs::read(dir.path().join("image")).unwrap()
+}
+
+/// The functions that are not as they were, and why.
+fn differing(edit: (&str, &str)) -> Vec<(String, Verdict, String)> {
+    let (v1, v2) = (link(("", "")), link(edit));
+    let (a, b) = (Image::parse(&v1, "v1").unwrap(), Image::parse(&v2, "v2").unwrap());
+    let functions = image::contents(&a, &b).unwrap().functions.into_iter();
+    functions
+        .filter(|f| f.verdict != Verdict::Unchanged)
+        .map(|f| (f.name, f.verdict, f.reason))
+        .collect()
+}
+
+#[test]
+fn what_tables_say_of_a_function_is_part_of_it() {
+    for (function, table, from, to) in [
+        ("exception", "__ex_table", ".long 2b - .\\n .long 3", ".long 2b - .\\n .long 4"),
+        ("exception", "__ex_table", ".long 2b - .\\n .long 3", ".long 3b - .\\n .long 3"),
+        ("exception", "__ex_table", ".long 1b - .\\n .long 2b", ".long 2b - .\\n .long 2b"),
+        ("alternative", ".altinstructions", ".word 77", ".word 78"),
+        ("alternative", ".altinstructions", "3: call out", "3: call notrace"),
+        ("alternative", ".altinstructions", "3: call out", "3: nop"),
+        ("branch", "__jump_table", "key_a + 1", "key_b + 1"),
+        ("branch", "__jump_table", "key_a + 1", "key_a"),
+        ("bug", "__bug_table", ".word 0x901", ".word 0x909"),
+        ("bug", "__bug_table", ".Lfile: .string \\\"a.c", ".Lfile: .string \\\"b.c"),
+    ] {
+        let found = differing((from, to));
+        assert_eq!(found.len(), 1, "{from} → {to}: {found:?}");
+        let (name, verdict, reason) = &found[0];
+        assert_eq!((name.as_str(), *verdict), (function, Verdict::Changed), "{from} → {to}");
+        assert!(reason.contains(table), "{reason}");
+    }
+}
+
+#[test]
+fn an_entry_more_or_less_is_a_change() {
+    let entry = ".balign 4\\n .long 1b - .\\n .long 2b - .\\n .long 3\\n";
+    let found = differing((entry, ""));
+    assert!(found.len() == 1 && found[0].2.contains("is gone"), "{found:?}");
+    let more = format!("{entry}.long 2b - .\\n .long 3b - .\\n .long 3\\n");
+    let found = differing((entry, &more));
+    assert!(found.len() == 1 && found[0].2.contains("is new"), "{found:?}");
+}
+
+#[test]
+fn the_line_of_a_bug_is_no_change() {
+    assert_eq!(differing((".word 100", ".word 200")), []);
+    assert_eq!(differing(("int out(int);", "int out(int);\n\n\n")), []);
+}
+
+#[test]
+fn what_cannot_be_redirected_is_refused() {
+    let found = differing(("a * 3", "a * 5"));
+    assert!(found.len() == 1 && found[0].1 == Verdict::Refused, "{found:?}");
+    assert!(found[0].2.contains("no ftrace site"), "{found:?}");
+    let found = differing(("a + 5", "a + 6"));
+    assert!(found.len() == 1 && found[0].1 == Verdict::Refused, "{found:?}");
+    assert!(found[0].2.contains(".init.text"), "{found:?}");
+}
+
+#[test]
+fn a_table_that_makes_no_sense_is_an_error() {
+    let good = link(("", ""));
+    let bad = link((".long 3\\n", ".long 3, 0\\n"));
+    let (a, b) = (Image::parse(&good, "good").unwrap(), Image::parse(&bad, "bad").unwrap());
+    let error = image::contents(&a, &b).unwrap_err().to_string();
+    assert!(error.contains("bad") && error.contains("__ex_table"), "{error}");
+}
+
+#[test]
+fn a_part_out_of_the_way_belongs_to_its_function() {
+    let image = |number| {
+        let edit = format!(
+            "void __attribute__((cold, noreturn)) end(int a) {{ for (;;) out(a); }}\n\
+             int bug(int a)\n{{ if (a == 4) end({number});"
+        );
+        link(("int bug(int a)\n{", &edit))
+    };
+    let (v1, v2) = (image(1), image(2));
+    let (a, b) = (Image::parse(&v1, "v1").unwrap(), Image::parse(&v2, "v2").unwrap());
+    assert!(a.symbols.iter().any(|s| s.name == "bug.cold"), "gcc moved nothing out of the way");
+    let functions = image::contents(&a, &b).unwrap().functions;
+    let changed: Vec<_> = functions.iter().filter(|f| f.verdict != Verdict::Unchanged).collect();
+    assert!(changed.len() == 1 && changed[0].name == "bug", "{changed:?}");
+    assert!(functions.iter().all(|f| f.name != "bug.cold"));
+}
