@@ -243,7 +243,8 @@ impl Comparison<'_> {
         if !reading.is_empty() {
             let text = format!("finding the users of changed types in {} sources", reading.len());
             begin(reporter, "users", &text)?;
-            users::find(&readers, &reading, view.root(), &journal("shipped")?, reporter, plan)?;
+            let (journal, jobs) = (journal("shipped")?, self.request.jobs);
+            users::find(&readers, &reading, view.root(), &journal, jobs, reporter, plan)?;
         }
         let wanted = |command: &CompileCommand| compiled.contains(&command.object);
         let commands: Vec<CompileCommand> = commands.into_iter().filter(wanted).collect();

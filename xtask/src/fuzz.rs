@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use crate::workspace;
 
-const TARGETS: [&str; 5] = ["differ", "dwarf", "unit", "record", "matcher"];
+const TARGETS: [&str; 6] = ["differ", "image", "dwarf", "unit", "record", "matcher"];
 
 /// What to run, and for how long.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// One target: differ, dwarf, unit, record or matcher. All, if none is named.
+    /// One target: differ, image, dwarf, unit, record or matcher. All, if none is named.
     target: Option<String>,
     /// How long each runs.
     #[arg(long, default_value_t = 3600, value_name = "N")]

@@ -88,34 +88,52 @@ impl Words<'_> {
     }
 }
 
-/// Reads the sources, and adds what they say to the plan's types.
+/// A source that is to be read.
+struct Source<'a> {
+    /// What the journal calls it.
+    name: String,
+    command: &'a CompileCommand,
+    /// The types it may use.
+    types: &'a BTreeSet<LayoutKey>,
+}
+
+/// Reads the sources, and adds what they say to the plan's types. While libclang, of which there is one, looks at a
+/// source, others are preprocessed.
 pub fn find(
     readers: &Readers,
     commands: &[&CompileCommand],
     v2: &Path,
     journal: &Journal,
+    jobs: Option<usize>,
     reporter: &Reporter,
     plan: &mut Plan,
 ) -> Result<()> {
     let reader = Reader::open();
+    let bare: BTreeMap<LayoutKey, LayoutPlan> =
+        plan.layouts.iter().map(|row| (row.key(), layouts::without_users(row))).collect();
+    let sources = commands.iter().filter_map(|command| {
+        let types = readers.get(&command.object)?;
+        Some(Source { name: format!("users of {}", command.object), command, types })
+    });
+    let sources: Vec<Source<'_>> = sources.collect();
+    let read = journal.each(
+        jobs,
+        reporter,
+        &sources,
+        |source| &source.name,
+        |source| {
+            let layouts = source.types.iter().filter_map(|key| bare.get(key).cloned()).collect();
+            let mut part = Plan { layouts, ..Plan::default() };
+            layouts::read_users(part.layouts.iter_mut().collect(), source.command, v2, &reader);
+            Ok(part)
+        },
+    )?;
     let mut rows: BTreeMap<LayoutKey, &mut LayoutPlan> =
         plan.layouts.iter_mut().map(|row| (row.key(), row)).collect();
-    for (done, command) in commands.iter().enumerate() {
-        ensure!(!crate::interrupted(), "interrupted; the next run goes on from here");
-        let Some(types) = readers.get(&command.object) else { continue };
-        let part = journal.known_or(&format!("users of {}", command.object), || {
-            let of_type = |key: &LayoutKey| rows.get(key).map(|row| layouts::without_users(row));
-            let mut part =
-                Plan { layouts: types.iter().filter_map(of_type).collect(), ..Plan::default() };
-            layouts::read_users(part.layouts.iter_mut().collect(), command, v2, &reader);
-            Ok(part)
-        })?;
-        for found in part.layouts {
-            if let Some(row) = rows.get_mut(&found.key()) {
-                layouts::add_users(row, found);
-            }
+    for found in read.into_values().flat_map(|part| part.layouts) {
+        if let Some(row) = rows.get_mut(&found.key()) {
+            layouts::add_users(row, found);
         }
-        reporter.progress(done.saturating_add(1), commands.len());
     }
     Ok(())
 }

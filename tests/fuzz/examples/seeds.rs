@@ -10,7 +10,7 @@ use std::process::Command;
 use dynamos_abi::{
     Function, NONE, Object, Record, RecordWriter, Site, SiteKind, Symbol, symbol_flags,
 };
-use dynamos_fuzz_entries::{DWARF, REFERENCE, frame};
+use dynamos_fuzz_entries::{DWARF, IMAGE, REFERENCE, frame};
 
 const COMMON: &str = "-mcmodel=kernel -mno-red-zone -fno-pie -mno-sse -fcf-protection=none -c";
 const VARIANTS: [(&str, &str); 4] = [
@@ -44,6 +44,10 @@ fn main() {
         put("dwarf", name, &dwarf_of(&object));
     }
     put("differ", "reference", REFERENCE);
+    for (name, flags) in [("dwarf5", "-O2 -gdwarf-5"), ("dwarf4", "-O1 -gdwarf-4")] {
+        put("image", name, &linked(flags, scratch.path()));
+    }
+    put("image", "reference", IMAGE);
     let (record, matcher) = example();
     put("record", "example", &record);
     put("matcher", "example", &matcher);
@@ -52,6 +56,21 @@ fn main() {
         put("record", "real", &record);
         put("matcher", "real", &running(&record));
     }
+}
+
+/// The image of the differ's tests.
+fn linked(flags: &str, scratch: &Path) -> Vec<u8> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../differ/tests");
+    let (object, image) = (scratch.join("image.o"), scratch.join("image"));
+    let mut gcc = Command::new("gcc");
+    gcc.current_dir(&tests).args(flags.split(' ').chain(COMMON.split(' ')));
+    gcc.arg(format!("-fdebug-prefix-map={}=.", tests.display()));
+    gcc.args(["image.c".as_ref(), "-o".as_ref(), object.as_os_str()]);
+    assert!(gcc.status().unwrap().success());
+    let mut ld = Command::new("ld");
+    ld.args("-static -e exception -Ttext=0xffffffff81000000 -z max-page-size=4096 -o".split(' '));
+    assert!(ld.args([&image, &object]).status().unwrap().success());
+    std::fs::read(image).unwrap()
 }
 
 /// The relocated DWARF sections of an object.

@@ -1,13 +1,14 @@
 //! What the fuzz targets do with their input. An input may be refused; nothing may panic, hang
 //! or take memory out of proportion.
 //!
-//! Inputs of `differ` and `unit` are object files. `dwarf` and `matcher` build theirs from framed
+//! Inputs of `differ` and `unit` are object files, those of `image` linked ones. `dwarf` and `matcher` build theirs from framed
 //! parts ([`frame`]), so that a mutation reaches what is meant instead of the ELF around it.
 
 mod kernel;
 
 use dynamos_abi::Record;
 use dynamos_core::{Budget, Range};
+use dynamos_differ::image::{self, Image};
 use dynamos_differ::{Object, Pair};
 #[cfg(feature = "unit")]
 use dynamos_generator::Unit;
@@ -21,6 +22,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All targets.
 pub const TARGETS: &[Target] = &[
     ("differ", differ),
+    ("image", image),
     ("dwarf", dwarf),
     #[cfg(feature = "unit")]
     ("unit", unit),
@@ -37,7 +39,22 @@ pub fn differ(data: &[u8]) {
     let Ok(object) = Object::parse(data, "input.o") else { return };
     let Ok(reference) = Object::parse(REFERENCE, "reference.o") else { return };
     for (v1, v2) in [(&object, &object), (&reference, &object), (&object, &reference)] {
-        let _ = Pair::compare(v1, v2);
+        if let Ok(comparison) = Pair::compare(v1, v2) {
+            let _ = comparison.by_unit(v1, v2);
+        }
+    }
+}
+
+/// The image that others are compared with.
+pub const IMAGE: &[u8] = include_bytes!("../reference.image");
+
+/// The loader of linked images and everything after it, like `differ`.
+pub fn image(data: &[u8]) {
+    let Ok(image) = Image::parse(data, "input") else { return };
+    let Ok(reference) = Image::parse(IMAGE, "reference") else { return };
+    for (v1, v2) in [(&image, &image), (&reference, &image), (&image, &reference)] {
+        let _ = image::contents(v1, v2);
+        let _ = image::layouts(v1, v2);
     }
 }
 
