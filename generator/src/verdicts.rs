@@ -334,6 +334,7 @@ impl Rows<'_> {
             },
             matched_bytes: 0,
             adapted_by: None,
+            inner: function.inner,
         });
         if refused && function.lifetime == Lifetime::Start && !stays {
             let reason = format!(

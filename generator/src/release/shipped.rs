@@ -237,6 +237,7 @@ fn linked(
             reason: function.reason,
             matched_bytes: 0,
             adapted_by: None,
+            inner: false,
         });
     }
     contents.data.into_iter().for_each(|data| variable(part, data, &mut plan));
