@@ -21,6 +21,11 @@ fn code() -> Vec<u8> {
 
 /// Whether a call by `task` takes the update's edition.
 fn takes(table: &TaskTable, flag: u8, task: u64) -> bool {
+    asked(table, flag, task).0
+}
+
+/// The same, and how many instructions it takes.
+fn asked(table: &TaskTable, flag: u8, task: u64) -> (bool, u32) {
     let mut machine = Machine::new(&call());
     machine.put(GS + u64::from(LAYOUT.current), task);
     machine.put(ASKS.flag, u64::from(flag));
@@ -29,7 +34,7 @@ fn takes(table: &TaskTable, flag: u8, task: u64) -> bool {
         machine.put(table.address() + 8 * index, word.load(Ordering::Relaxed));
     }
     static CODE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(code);
-    machine.run(&CODE)
+    (machine.run(&CODE), machine.steps)
 }
 
 #[test]
@@ -38,6 +43,9 @@ fn the_flag_decides_before_the_table() {
     assert!(!takes(&table, 0, TASK));
     assert!(takes(&table, 1, TASK) && takes(&table, 0x80, TASK));
     table.note(TASK, false).unwrap();
+    table.set(TASK, true);
+    assert_eq!(asked(&table, 0x81, TASK), (true, 16));
+    table.set(TASK, false);
     assert!(takes(&table, 1, TASK) && !takes(&table, 0x81, TASK));
     table.set(TASK, true);
     table.set_default(false);

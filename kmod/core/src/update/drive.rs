@@ -16,6 +16,9 @@ use crate::resolve::{Resolved, function_name, names_of, resolve};
 const NOT_WITH_OTHERS: &str =
     "other updates of the same functions take part in the switch; use --scope system";
 
+/// Why this kernel has none.
+const NO_TRACEPOINTS: &str = "this kernel lacks the tracepoints that tell of tasks that end and of system calls; use --scope system";
+
 /// An update on its way. Whoever drives it must be the only one to do so.
 #[derive(Debug)]
 pub struct Update<'a> {
@@ -296,6 +299,10 @@ impl<'a> Update<'a> {
         self.try_step(Step::LateSections, || layer.late_sections())?;
         // Its code is whole, and nothing of the kernel has been touched.
         self.begin(layer, &how.limits)?;
+        layer.by_task(how.scope == Scope::Task).map_err(|errno| match errno {
+            Errno::NOT_SUPPORTED => Refusal::NoTaskScope { why: NO_TRACEPOINTS },
+            _ => self.failed(Step::SectionsRelocated, errno),
+        })?;
         if let Some(index) = self.only_function()
             && !self.has_phases()
             && how.scope == Scope::Function
@@ -304,8 +311,6 @@ impl<'a> Update<'a> {
             self.redirect_switched(layer, index, how)?;
             return Ok(true);
         }
-        let by_task = how.scope == Scope::Task;
-        layer.by_task(by_task).map_err(|errno| self.failed(Step::Redirected(0), errno))?;
         for (index, _) in self.record.replaced() {
             self.try_step(Step::Redirected(index), || layer.register_redirect(index))?;
         }

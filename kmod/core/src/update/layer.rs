@@ -15,6 +15,8 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Of [`Layer::register_redirect`]: it failed after calls may have come by.
     pub const AGAIN: Self = Self(11);
+    /// Of [`Layer::by_task`]: the kernel does not tell what it takes.
+    pub const NOT_SUPPORTED: Self = Self(95);
 
     /// What to do about it, for a refusal.
     pub(crate) fn advice(self, step: Step) -> &'static str {
