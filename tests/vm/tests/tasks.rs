@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{SAYS, check, edit, machine, named, refusing_pipe_read};
+use common::{SAYS, check, edit, image, machine, machine_on, named, refusing_pipe_read};
+use dynamos_generator::{Request, Spec};
+use dynamos_vm::Image;
 
 /// `becomes NAME STATE`: waits for it. `mixed`: how often a stack had both editions.
 const SHELL: &str = r#"
@@ -287,10 +289,9 @@ fn waits_end_as_asked_on_6_12() {
 }
 
 /// Turn after turn, while tasks begin and end, sleep and are busy: no stack is ever mixed, and no byte is lost.
-fn turns_under_load(version: &'static str, release: &str) {
-    const ROUNDS: u32 = 8;
-    let update = made(version, "pair");
-    let outcome = machine(release, &[&update])
+fn turns_under_load(image: &Image, update: &Path) {
+    const ROUNDS: u32 = 3;
+    let outcome = machine_on(image, &[update])
         .script(format!(
             r#"{SAYS}{SHELL}
             serve --count 20 --busy 3 >/dev/null
@@ -324,7 +325,7 @@ fn turns_under_load(version: &'static str, release: &str) {
         .run()
         .unwrap();
     let results = &outcome.results;
-    println!("{release}: {}", results["end"]);
+    println!("{}: {}", image.release, results["end"]);
     check(
         results,
         &[
@@ -337,10 +338,112 @@ fn turns_under_load(version: &'static str, release: &str) {
 
 #[test]
 fn turns_under_load_on_6_1() {
-    turns_under_load("6.1.192-1", "6.1.0-55-amd64");
+    turns_under_load(&image("6.1.0-55-amd64"), &made("6.1.192-1", "pair"));
 }
 
 #[test]
 fn turns_under_load_on_6_12() {
-    turns_under_load("6.12.107", "6.12.107+deb12-amd64");
+    turns_under_load(&image("6.12.107+deb12-amd64"), &made("6.12.107", "pair"));
+}
+
+/// On a kernel that watches its memory and its locks, if one has been built.
+#[test]
+#[ignore = "takes long"]
+fn turns_under_load_on_the_debug_kernel() {
+    const VERSION: &str = "6.12.107";
+    let kernel = common::kernel(VERSION);
+    let Some(built) = common::cache().debug_kernel_if_built(&kernel).unwrap() else { return };
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tasks").join("debug");
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let (patch, update) = (directory.join("pipe.patch"), directory.join("pair"));
+    edit(VERSION, "fs/pipe.c", marks, &patch);
+    let (v1, v2) = (Spec::Deb(VERSION.into()), Spec::Patch(patch));
+    let plan = common::request(Request {
+        kernel: Some(built.build_dir().to_str().unwrap().into()),
+        name: Some("dynamos_pair".into()),
+        ..common::asked(v1, v2, &update)
+    });
+    assert!(plan.unwrap().refusals.is_empty());
+    let (vmlinuz, modules_dir) = (built.vmlinuz(), built.modules());
+    let image = Image { vmlinuz, modules_dir, release: built.release().into() };
+    turns_under_load(&image, &update);
+}
+
+/// `wait_for_partner` says 1 and no longer 0 when somebody has come, and `fifo_open`, which alone calls it, knows that.
+fn other_answer(text: &str) -> String {
+    let text = text.replace("? -ERESTARTSYS : 0;", "? -ERESTARTSYS : 1;");
+    let text = text.replace("(pipe, &pipe->w_counter))", "(pipe, &pipe->w_counter) < 0)");
+    text.replace("(pipe, &pipe->r_counter))", "(pipe, &pipe->r_counter) < 0)")
+}
+
+/// Functions behind one entry: the plan proposes the scope by itself, and who sleeps in both of them keeps both.
+fn functions_behind_one_are_as_one(version: &str, release: &str) {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tasks").join(version).join("fifo");
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let (patch, update) = (directory.join("fifo.patch"), directory.join("fifo"));
+    edit(version, "fs/pipe.c", other_answer, &patch);
+    let plan = named("dynamos_fifo", version, &patch, &update);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let inner = |name: &str| plan.functions.iter().find(|f| f.name == name).unwrap().inner;
+    assert!(inner("wait_for_partner") && !inner("fifo_open"));
+    let proposed = plan.scope.unwrap();
+    assert_eq!(proposed.scope, "task", "{}", proposed.reason);
+    let review = std::fs::read_to_string(update.join("review.md")).unwrap();
+    assert!(review.contains("**Scope `task`**: each task takes"), "{review}");
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            mkfifo /run/a /run/b /run/c
+            cat /run/a >/run/from_a 2>&1 &
+            usleep 1000000
+            says load dynamos load /update/fifo --timeout 1 --on-timeout hold
+            says held dynamos status
+            cat /run/b >/run/from_b 2>&1 &
+            usleep 1000000
+            echo by edition 0 >/run/a
+            echo by edition 1 >/run/b
+            becomes dynamos_fifo active
+            says active dynamos status
+            cat /run/c >/run/from_c 2>&1 &
+            usleep 1000000
+            says revert dynamos revert dynamos_fifo --timeout 1 --on-timeout hold
+            says reverting dynamos status
+            echo by edition 1 too >/run/c
+            becomes dynamos_fifo reverted
+            result a </run/from_a
+            result b </run/from_b
+            result c </run/from_c
+            says unload dynamos unload dynamos_fifo
+            rmmod dynamos"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    check(
+        &outcome.results,
+        &[
+            ("load", "status 0\ndynamos_fifo is loaded, but waits: task "),
+            ("held", "loading (held), enabled\n  scope: task\n  waits for 1 task, 2 activations:"),
+            ("held", "(cat) sleeps in wait_for_partner\n"),
+            ("active", "active, enabled\n  scope: task\n"),
+            ("revert", "status 0\ndynamos_fifo is reverting (held): task "),
+            ("reverting", "waits for 1 task, 2 activations:"),
+            ("a", "by edition 0\n"),
+            ("b", "by edition 1\n"),
+            ("c", "by edition 1 too\n"),
+            ("unload", "status 0\n"),
+        ],
+    );
+}
+
+#[test]
+fn functions_behind_one_are_as_one_on_6_1() {
+    functions_behind_one_are_as_one("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn functions_behind_one_are_as_one_on_6_12() {
+    functions_behind_one_are_as_one("6.12.107", "6.12.107+deb12-amd64");
 }
