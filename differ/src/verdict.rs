@@ -83,6 +83,9 @@ pub struct FunctionVerdict {
     pub lifetime: Lifetime,
     /// It changed and goes along with the functions that call it, which are all replaced; it is not redirected itself.
     pub along: bool,
+    /// It is replaced, and so is whoever calls it, in either version: a call of it is always part of one of theirs.
+    #[serde(skip)]
+    pub inner: bool,
 }
 
 /// What became of a data object.
@@ -271,6 +274,7 @@ fn functions(comparer: &Comparer<'_, '_>) -> Vec<FunctionVerdict> {
                 inlined: None,
                 lifetime: lifetime(a, x),
                 along: false,
+                inner: false,
             },
         });
     }
@@ -290,9 +294,11 @@ fn functions(comparer: &Comparer<'_, '_>) -> Vec<FunctionVerdict> {
             inlined: None,
             lifetime: lifetime(b, y),
             along: false,
+            inner: false,
         });
     }
     callers::let_go_along(comparer, &mut verdicts);
+    callers::find_inner(comparer, &mut verdicts);
     verdicts.sort_by(|p, q| (&p.name, p.v1, p.v2).cmp(&(&q.name, q.v1, q.v2)));
     verdicts
 }
@@ -312,6 +318,7 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
         inlined: None,
         lifetime: lifetime(a, x),
         along: false,
+        inner: false,
     };
     match comparer.functions(x, y) {
         Ok(()) if old == new => {}

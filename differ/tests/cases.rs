@@ -2,7 +2,7 @@
 //! must be those that the file's comments expect:
 //!
 //! - `// flags: …` replaces the flags for both sides; `// flags-v2: …` adds to V2's
-//! - `// function NAME VERDICT [text the reason contains]`
+//! - `// function NAME VERDICT [text the reason contains]`; behind the reason of one that is replaced, `; inner` or `; entry`
 //! - `// data NAME CHANGE [text]`, `// layout KIND NAME VERDICT [text]`, `// section NAME [text]`
 //! - `// embeds KIND NAME HOLDER [text of the chain]`, `// instance KIND NAME VARIABLE [text]`: of changed types
 //! - `// retyped NAME PLACE [text]`
@@ -104,7 +104,12 @@ fn facts(comparison: &Comparison) -> Vec<String> {
     let mut lines = Vec::new();
     for f in comparison.functions.iter().filter(|f| f.verdict != Verdict::Unchanged) {
         let verdict = word(&|| serde_json::to_string(&f.verdict).unwrap());
-        lines.push(format!("function {} {verdict} {}", f.name, f.reason));
+        let called = match (f.verdict, f.along, f.inner) {
+            (Verdict::Changed, false, true) => "; inner",
+            (Verdict::Changed, false, false) => "; entry",
+            _ => "",
+        };
+        lines.push(format!("function {} {verdict} {}{called}", f.name, f.reason));
     }
     for d in comparison.data.iter().filter(|d| d.change != DataChange::Unchanged) {
         let change = word(&|| serde_json::to_string(&d.change).unwrap());

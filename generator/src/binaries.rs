@@ -227,6 +227,7 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> R
             reason: function.reason,
             matched_bytes: 0,
             adapted_by: None,
+            inner: false,
         });
     }
     found.data.extend(data.into_iter().filter_map(|data| {
@@ -287,6 +288,7 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -
             reason: function.reason.clone(),
             matched_bytes: 0,
             adapted_by: None,
+            inner: false,
         });
     }
     for data in &comparison.data {

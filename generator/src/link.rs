@@ -72,7 +72,7 @@ impl Target {
             .with_context(|| format!("cannot read {}", module.symvers.display()))?;
         let sources = output.path().join("source");
         let name = &plan.name;
-        let scope_function = plan.scope.as_ref().is_some_and(|plan| plan.scope == "function");
+        let scope = plan.scope.as_ref().map_or("system", |plan| &plan.scope);
         package::write_sources(
             &sources,
             &Sources {
@@ -82,7 +82,7 @@ impl Target {
                 adapts: &assembly.adapts,
                 phases: assembly.phases,
                 record: &assembly.record,
-                scope_function,
+                scope,
                 symvers: &symvers,
                 diff: diffs.0,
                 bridge_diff: diffs.1,

@@ -25,8 +25,8 @@ pub struct Sources<'a> {
     pub record: &'a [u8],
     /// The line of `Module.symvers` for `dynamos.ko`'s exports.
     pub symvers: &'a str,
-    /// Whether the plan proposes scope `function`; else `system`.
-    pub scope_function: bool,
+    /// The scope that the plan proposes.
+    pub scope: &'a str,
     /// The source change, as a unified diff.
     pub diff: &'a str,
     /// That of the bridge, from V1 too.
@@ -163,8 +163,11 @@ fn kbuild(sources: &Sources<'_>) -> String {
     let clones: Vec<String> =
         (0..sources.clones.len()).map(|index| format!("clones-{index}.o")).collect();
     let clones = clones.join(" ");
-    let scope =
-        if sources.scope_function { "DYNAMOS_SCOPE_FUNCTION" } else { "DYNAMOS_SCOPE_SYSTEM" };
+    let scope = match sources.scope {
+        "function" => "DYNAMOS_SCOPE_FUNCTION",
+        "task" => "DYNAMOS_SCOPE_TASK",
+        _ => "DYNAMOS_SCOPE_SYSTEM",
+    };
     format!(
         "# Made by dynamos-diff.\n\
          obj-m := {name}.o\n\

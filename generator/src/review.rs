@@ -75,6 +75,9 @@ fn scope(page: &mut String, plan: &Plan) {
         "function" => {
             "every call from the moment of loading takes the new edition, calls under way end in the old one"
         }
+        "task" => {
+            "each task takes the new edition from the moment on at which none of the functions is on its stack"
+        }
         _ => "all calls move at one instant at which no task is in any of the functions",
     };
     let _ = writeln!(page, "**Scope `{scope}`**: {when}. Because {reason}.\n");
@@ -155,12 +158,14 @@ fn functions(page: &mut String, plan: &Plan) {
     let mut adapted = Vec::new();
     let _ =
         writeln!(page, "| function | object | verdict | why | matched |\n|---|---|---|---|---|");
-    for FunctionPlan { name, object, verdict, reason, matched_bytes, adapted_by } in &plan.functions
+    for FunctionPlan { name, object, verdict, reason, matched_bytes, adapted_by, inner } in
+        &plan.functions
     {
         let matched =
             if *matched_bytes == 0 { "–".to_string() } else { format!("{matched_bytes} bytes") };
-        let _ =
-            writeln!(page, "| `{name}` | `{object}` | {verdict} | {} | {matched} |", cell(reason));
+        let only = if *inner { "; only functions that are replaced call it" } else { "" };
+        let why = cell(reason);
+        let _ = writeln!(page, "| `{name}` | `{object}` | {verdict} | {why}{only} | {matched} |");
         if let Some(handler) = adapted_by {
             adapted.push((name, handler));
         }

@@ -1,4 +1,9 @@
 //! The weakest scope that is safe for an update, and why.
+//!
+//! That no layout, variable or constant differs does not show that two functions may run in different editions: one may
+//! leave what the other's edition does not understand, in memory that both have known all along. But where all calls from
+//! elsewhere come to one function, and only it and its like call the others, they are as one: a task that has one edition
+//! of all of them does what it would if the compiler had inlined them.
 
 use crate::plan::{Plan, ScopePlan};
 
@@ -19,7 +24,10 @@ pub fn propose(plan: &Plan, redirected: usize, phases: bool) -> ScopePlan {
         return ScopePlan { scope: "system".into(), reason };
     }
     let changed = plan.layouts.iter().find(|layout| layout.verdict != "added");
-    let (scope, reason) = if redirected != 1 {
+    let inner = plan.functions.iter().filter(|function| function.inner).count();
+    let entries = redirected.saturating_sub(inner);
+    let adapts = plan.functions.iter().any(|function| function.adapted_by.is_some());
+    let (scope, reason) = if entries != 1 || redirected != 1 && adapts {
         let reason = format!(
             "{redirected} functions are replaced, and a call of one edition may meet what another function's other \
              edition has left or expects: none may be running when they change"
@@ -37,6 +45,14 @@ pub fn propose(plan: &Plan, redirected: usize, phases: bool) -> ScopePlan {
             data.name, data.verdict
         );
         ("system", reason)
+    } else if redirected != 1 {
+        let reason = format!(
+            "{redirected} functions are replaced, of which only one is called from elsewhere: within a call of it the \
+             others must be of its edition. No layout, variable or constant differs and none is added, so calls of \
+             either edition may run beside each other in different tasks. What a comparison cannot see is a new meaning \
+             of old data, or another order of locks that other tasks take too: for those load it with --scope system"
+        );
+        ("task", reason)
     } else {
         let reason = "one function is replaced; no layout, variable or constant differs and none is added. So its \
                       editions share nothing that one of them does not know, and calls of either may run beside each \
@@ -50,7 +66,7 @@ pub fn propose(plan: &Plan, redirected: usize, phases: bool) -> ScopePlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{DataPlan, LayoutPlan};
+    use crate::plan::{DataPlan, FunctionPlan, LayoutPlan};
 
     fn proposed(plan: &Plan, redirected: usize) -> (String, String) {
         let ScopePlan { scope, reason } = propose(plan, redirected, false);
@@ -62,6 +78,33 @@ mod tests {
         let (scope, reason) = proposed(&Plan::default(), 1);
         assert_eq!(scope, "function");
         assert!(reason.contains("one function is replaced"), "{reason}");
+    }
+
+    #[test]
+    fn functions_behind_one_are_as_one() {
+        let function = |inner| FunctionPlan {
+            name: "f".into(),
+            object: "fs/pipe.o".into(),
+            verdict: "changed".into(),
+            reason: String::new(),
+            matched_bytes: 0,
+            adapted_by: None,
+            inner,
+        };
+        let functions = vec![function(true), function(false), function(true)];
+        let mut plan = Plan { functions, ..Plan::default() };
+        let (scope, reason) = proposed(&plan, 3);
+        assert!(
+            scope == "task" && reason.contains("only one is called from elsewhere"),
+            "{reason}"
+        );
+        assert_eq!(proposed(&plan, 4).0, "system");
+        plan.functions[1].adapted_by = Some("dynamos_adapt_f".into());
+        assert_eq!(proposed(&plan, 3).0, "system");
+        plan.functions[1].adapted_by = None;
+        let (name, object) = ("count".into(), "fs/pipe.o".into());
+        plan.data = vec![DataPlan { name, object, verdict: "new".into(), reason: String::new() }];
+        assert_eq!(proposed(&plan, 3).0, "system");
     }
 
     #[test]

@@ -201,6 +201,8 @@ pub struct FunctionRow<'a> {
     pub lifetime: Lifetime,
     /// Whether it is in V1.
     pub in_v1: bool,
+    /// Whether it can be called from replaced functions only ([`FunctionVerdict::inner`]).
+    pub inner: bool,
 }
 
 impl<'a> FunctionRow<'a> {
@@ -215,6 +217,7 @@ impl<'a> FunctionRow<'a> {
             },
             lifetime: function.lifetime,
             in_v1: function.v1.is_some(),
+            inner: function.inner,
         }
     }
 
@@ -255,6 +258,7 @@ impl<'a> FunctionRow<'a> {
             reason: self.reason,
             matched_bytes: 0,
             adapted_by: None,
+            inner: self.inner,
         });
     }
 }

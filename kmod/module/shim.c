@@ -141,7 +141,7 @@ static unsigned long address_of_kallsyms_lookup_name(void)
 	return address - offset;
 }
 
-static unsigned long lookup(const char *name)
+unsigned long dynamos_lookup(const char *name)
 {
 	unsigned long address = HIDDEN(kallsyms_lookup_name)(name);
 
@@ -163,12 +163,12 @@ int dynamos_shim_lookup_all(void)
 	}
 	static_call_update(dynamos_kallsyms_lookup_name, (typeof(&kallsyms_lookup_name))address);
 #define LOOK_UP(name)								\
-	address = lookup(#name);						\
+	address = dynamos_lookup(#name);						\
 	if (!address)								\
 		return -ENOENT;							\
 	static_call_update(dynamos_##name, (typeof(&name))address);
 	FOR_EACH_FUNCTION(LOOK_UP)
-	ftrace_enabled_address = (int *)lookup("ftrace_enabled");
+	ftrace_enabled_address = (int *)dynamos_lookup("ftrace_enabled");
 	return ftrace_enabled_address ? 0 : -ENOENT;
 }
 
@@ -429,6 +429,7 @@ static int visit_task(struct task_struct *task, unsigned long *entries, u32 size
 		      dynamos_task_fn visit, void *context)
 {
 	struct dynamos_task info = {
+		.address = (unsigned long)task,
 		.pid = task_pid_nr(task),
 		.comm = task->comm,
 		.ready = READ_ONCE(task->__state) == TASK_RUNNING,
@@ -463,6 +464,21 @@ int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn vis
 out:
 	rcu_read_unlock();
 	return ret;
+}
+
+int dynamos_stack_of(struct task_struct *task, unsigned long *entries, u32 size)
+{
+	return HIDDEN(stack_trace_save_tsk_reliable)(task, entries, size);
+}
+
+void dynamos_call_held(struct task_struct *task, int (*call)(struct task_struct *, void *), void *data)
+{
+	HIDDEN(task_call_func)(task, call, data);
+}
+
+struct task_struct *dynamos_idle_task(unsigned int cpu)
+{
+	return HIDDEN(idle_task)(cpu);
 }
 
 /* A stack that is to be saved while its task does not move. */
@@ -516,7 +532,7 @@ static int save_stack(struct task_struct *task, unsigned long *entries, u32 size
 }
 
 /* The fake signal: the task leaves an interruptible sleep and comes by the exit to user space, where nothing is found. */
-static void wake(struct task_struct *task)
+void dynamos_wake(struct task_struct *task)
 {
 	if (task->flags & PF_KTHREAD)
 		HIDDEN(wake_up_state)(task, TASK_INTERRUPTIBLE);
@@ -529,6 +545,7 @@ static int visit_live_task(struct task_struct *task, unsigned long *entries, u32
 			   dynamos_task_fn visit, void *context)
 {
 	struct dynamos_task info = {
+		.address = (unsigned long)task,
 		.pid = task_pid_nr(task),
 		.comm = task->comm,
 		.ready = READ_ONCE(task->__state) == TASK_RUNNING,
@@ -538,7 +555,7 @@ static int visit_live_task(struct task_struct *task, unsigned long *entries, u32
 
 	if (ret != DYNAMOS_WAKE)
 		return ret;
-	wake(task);
+	dynamos_wake(task);
 	return 0;
 }
 
@@ -778,9 +795,9 @@ int dynamos_shim_policy_layout(struct dynamos_policy_layout *layout)
 		.jiffies = (unsigned long)&jiffies_64,
 		.initial_jiffies = INITIAL_JIFFIES,
 #ifdef CONFIG_PREEMPT_DYNAMIC
-		.resched = lookup("__SCT__preempt_schedule_notrace"),
+		.resched = dynamos_lookup("__SCT__preempt_schedule_notrace"),
 #else
-		.resched = lookup("preempt_schedule_notrace_thunk"),
+		.resched = dynamos_lookup("preempt_schedule_notrace_thunk"),
 #endif
 		.hz = HZ,
 	};

@@ -79,6 +79,8 @@ int dynamos_shim_redirect_unregister(struct ftrace_ops *ops, unsigned long handl
 
 /* All CPUs stopped, stacks. */
 struct dynamos_task {
+	u64 address;	/* of the task itself: no more than a name */
+	const unsigned long *trace;	/* the addresses, where the visitor has no place for them */
 	s64 pid;
 	const char *comm;
 	s64 entries;	/* how many addresses, or a negative errno: the stack is not reliable */
@@ -97,6 +99,37 @@ int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn vis
 #define DYNAMOS_WAKE 2
 int dynamos_shim_each_live_task(unsigned long *entries, u32 size, bool pauses,
 				dynamos_task_fn visit, void *context);
+
+/*
+ * Scope `task`. The turn notes every task that has run and will run again, and then calls `flip`, all at an instant at which
+ * none comes or goes: `note` gives 1 if a task is new, which is kept then (until dynamos_shim_task_put), 0 if not, or a
+ * negative errno. Both run with a spinning lock held.
+ */
+typedef int (*dynamos_note_fn)(void *context, unsigned long task);
+typedef void (*dynamos_flip_fn)(void *context);
+int dynamos_shim_tasks_ready(void);
+int dynamos_shim_turn_tasks(dynamos_note_fn note, dynamos_flip_fn flip, void *context);
+u32 dynamos_shim_count_tasks(void);
+bool dynamos_shim_task_is_dead(struct task_struct *task);
+void dynamos_shim_task_put(struct task_struct *task);
+
+/* Calls `visit` once with what a task has on its stack, which does not go on meanwhile; interrupts may be off. */
+void dynamos_shim_look_at(struct task_struct *task, unsigned long *entries, u32 size,
+			  dynamos_task_fn visit, void *context);
+
+/* The same for whoever makes a system call, at its beginning and end, if `wants` says so; by that task itself. */
+struct dynamos_mover;
+typedef bool (*dynamos_wants_fn)(void *context, unsigned long task);
+int dynamos_shim_mover_begin(dynamos_wants_fn wants, dynamos_task_fn visit, void *context,
+			     struct dynamos_mover **result);
+void dynamos_shim_mover_end(struct dynamos_mover *mover);
+
+/* Of shim.c, for C: functions that the kernel does not export. */
+unsigned long dynamos_lookup(const char *name);
+int dynamos_stack_of(struct task_struct *task, unsigned long *entries, u32 size);
+void dynamos_call_held(struct task_struct *task, int (*call)(struct task_struct *, void *), void *data);
+struct task_struct *dynamos_idle_task(unsigned int cpu);
+void dynamos_wake(struct task_struct *task);
 
 /* Calls dynamos_rust_module_event before a module's init function, and after its exit function. */
 int dynamos_shim_follow_modules(void);

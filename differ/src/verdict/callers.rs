@@ -41,6 +41,23 @@ pub(super) fn let_go_along(comparer: &Comparer<'_, '_>, verdicts: &mut [Function
     }
 }
 
+/// Marks the functions that are replaced and that nobody calls but functions that are replaced with them.
+pub(super) fn find_inner(comparer: &Comparer<'_, '_>, verdicts: &mut [FunctionVerdict]) {
+    let (a, b) = (comparer.a, comparer.b);
+    let moves = |v: &&FunctionVerdict| matches!(v.verdict, Verdict::Changed | Verdict::New);
+    let old: BTreeSet<FunctionId> = verdicts.iter().filter(moves).filter_map(|v| v.v1).collect();
+    let new: BTreeSet<FunctionId> = verdicts.iter().filter(moves).filter_map(|v| v.v2).collect();
+    for verdict in verdicts.iter_mut().filter(|v| v.verdict == Verdict::Changed && !v.along) {
+        let (Some(x), Some(y)) = (verdict.v1, verdict.v2) else { continue };
+        verdict.inner = is_called_only(a, x)
+            && is_called_only(b, y)
+            && callers(a, x).all(|caller| old.contains(&caller))
+            && callers(b, y).all(|caller| new.contains(&caller))
+            // Not of itself alone, or of nobody that is seen.
+            && callers(a, x).any(|caller| caller != x);
+    }
+}
+
 /// What must be replaced with a function, in V2.
 #[derive(Default)]
 struct Found {

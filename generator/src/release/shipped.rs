@@ -244,6 +244,7 @@ fn linked(
             reason: function.reason.clone(),
             lifetime: function.lifetime,
             in_v1: function.verdict != Verdict::New,
+            inner: false,
         };
         let alone = counts.get(&object).is_none_or(|count| count.changed == 0);
         row.tell(if object.is_empty() { part.name } else { &object }, alone, &mut plan);

@@ -128,9 +128,9 @@ enum Command {
 #[derive(Args)]
 struct WithScope {
     /// What must be quiet before calls take the update's editions. `function`: nothing; new calls take them at once,
-    /// calls under way end in the kernel's own functions. `system`: no task is in any of the functions. Without it,
-    /// what the update's plan proposes.
-    #[arg(long, value_name = "function|system", value_parser = scope)]
+    /// calls under way end in the kernel's own functions. `task`: each task takes them once it is in none of the
+    /// functions. `system`: no task is in any of the functions. Without it, what the update's plan proposes.
+    #[arg(long, value_name = "function|task|system", value_parser = scope)]
     scope: Option<Scope>,
 }
 
@@ -164,7 +164,7 @@ impl Wait {
 }
 
 fn scope(text: &str) -> Result<Scope, &'static str> {
-    Scope::parse(text).ok_or("it is `function` or `system`")
+    Scope::parse(text).ok_or("it is `function`, `task` or `system`")
 }
 
 fn on_timeout(text: &str) -> Result<OnTimeout, &'static str> {

@@ -54,8 +54,14 @@ fn print(update: &Update) {
     let enabled = if update.enabled { "enabled" } else { "not enabled" };
     println!("\n{} for {}: {}, {enabled}", update.name, update.target, update.state);
     if let Some(scope) = &update.scope {
-        let weaker = scope == "function" && update.proposed_scope.as_deref() == Some("system");
-        let note = if weaker { ", weaker than the plan proposes (system)" } else { "" };
+        let of = |text: &str| dynamos_core::Scope::parse(text);
+        let proposed = update.proposed_scope.as_deref().unwrap_or_default();
+        let weaker = of(scope) < of(proposed);
+        let note = if weaker {
+            format!(", weaker than the plan proposes ({proposed})")
+        } else {
+            String::new()
+        };
         println!("  scope: {scope}{note}");
     }
     if let Some(hook) = &update.hook {

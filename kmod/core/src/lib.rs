@@ -25,6 +25,7 @@ mod resolve;
 mod slots;
 mod sort;
 mod stack;
+pub mod tasks;
 #[cfg(test)]
 mod testing;
 mod update;

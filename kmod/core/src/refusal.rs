@@ -90,6 +90,10 @@ pub enum Refusal<'a> {
     HandlersNeedSystem,
     /// An update that has written handlers cannot be replaced by another.
     HasHandlers { update: Name },
+    /// Tasks cannot move one by one here.
+    NoTaskScope { why: &'static str },
+    /// Tasks move one by one already, so that they cannot all move at one instant.
+    TasksMove,
     /// An update with phases moves call by call, and nobody may be forced out of one.
     PhasesNeedFunction,
     /// An update with phases cannot take another's place, nor another its place.
@@ -251,6 +255,12 @@ impl Refusal<'_> {
                 f,
                 "the update has phases: its calls move one by one from phase to phase (scope `function`), and a phase \
                  ends when nobody is in the edition before, which cannot be forced"
+            ),
+            NoTaskScope { why } => write!(f, "scope `task` is not possible: {why}"),
+            TasksMove => write!(
+                f,
+                "tasks are moving one by one, so that both editions run: what is held goes on with scope `task`, or \
+                 with `function`; or revert it first"
             ),
             HasPhases { update } => write!(
                 f,

@@ -1,6 +1,7 @@
 //! What an update does to this kernel: `dynamos-core`'s [`Layer`] by way of `ffi`.
 
 mod choice;
+mod tasks;
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -31,6 +32,7 @@ use crate::refused::to_core;
 use crate::replacing::Replacing;
 use crate::updates;
 use crate::watched::{Part, Watched};
+use tasks::ByTask;
 
 /// The object that cannot be unloaded.
 const VMLINUX: &str = "vmlinux";
@@ -74,6 +76,7 @@ pub(crate) struct KernelLayer {
     /// From the beginning of an activation to the switch: busy tasks do not hold it up.
     hurry: Option<wait::Hurry>,
     pub(crate) replacing: Replacing,
+    tasks: ByTask,
     /// The hook that has not returned yet.
     hook: Option<(HookKind, Hook)>,
 }
@@ -137,6 +140,7 @@ impl KernelLayer {
             switch: Switch::default(),
             hurry: None,
             replacing: Replacing::new(record.functions().len() as usize)?,
+            tasks: ByTask::default(),
             hook: None,
         })
     }
@@ -375,6 +379,7 @@ impl Layer for KernelLayer {
             return Ok(());
         }
         let rule = self.policies.rule(function);
+        self.write_choice(function)?;
         let handler = self.handler(function, Handler::Transition, rule)?;
         let slot = self.redirects.get_mut(function as usize).ok_or(INVALID)?;
         if slot.is_some() {
@@ -394,7 +399,10 @@ impl Layer for KernelLayer {
         match handler {
             Handler::Transition => self.write_choice(function)?,
             // Somebody may be in the slot that asked the flag.
-            Handler::Steady => self.replacing.stale |= self.replacing.under(function).is_some(),
+            Handler::Steady => {
+                self.replacing.stale |=
+                    self.replacing.under(function).is_some() || self.tasks.are_asked_for();
+            }
         }
         let address = self.handler(function, handler, self.policies.rule(function))?;
         self.redirect(function, address)
@@ -489,6 +497,7 @@ impl Layer for KernelLayer {
         // Sequentially consistent, so before whatever the look at a stack reads: a task that has read the flag before
         // this is in its handler, or further, until that look, and one that reads it later finds this.
         self.active.set(active);
+        self.tasks.end();
         if active {
             self.replacing.clear_flags();
         }
@@ -507,6 +516,33 @@ impl Layer for KernelLayer {
     fn wake_blockers(&mut self, activating: bool) {
         let watched = if activating { &self.left_on_activation } else { &self.left_on_revert };
         wake(watched, &mut self.stack);
+    }
+
+    fn by_task(&mut self, asks: bool) -> Result<(), Errno> {
+        self.tasks.ask(asks).map_err(to_core)
+    }
+
+    fn turn_tasks(&mut self, active: bool) -> Result<(), Errno> {
+        self.gather_strays()?;
+        self.turn(active).map_err(to_core)?;
+        self.switch = Switch { at: wait::now(), ..Switch::default() };
+        self.keep |= active && !self.record.pinned().is_empty();
+        self.be_calm();
+        Ok(())
+    }
+
+    fn move_tasks(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
+        if !self.tasks.move_all(active, &mut self.stack, blockers).ok_or(INVALID)? {
+            return Ok(false);
+        }
+        // All tasks take this edition, noted or not.
+        self.active.set(active);
+        self.tasks.end();
+        Ok(true)
+    }
+
+    fn wake_tasks(&mut self, active: bool) {
+        self.tasks.wake(active, &mut self.stack);
     }
 
     fn take(&mut self, edition: u32) -> Result<(), Errno> {

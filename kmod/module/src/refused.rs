@@ -77,7 +77,9 @@ impl Refused {
                 HookRuns { interrupted: true, .. } => Errno::EINTR,
                 HookRuns { .. } => Errno::ETIMEDOUT,
                 HookRefused { result, .. } => of_hook(*result),
-                HandlersNeedSystem | PhasesNeedFunction => Errno::EINVAL,
+                HandlersNeedSystem | PhasesNeedFunction | NoTaskScope { .. } | TasksMove => {
+                    Errno::EINVAL
+                }
                 Failed { errno, .. } => from_core(*errno),
                 // All others: the running code is not what was compared.
                 _ => Errno::ENOEXEC,

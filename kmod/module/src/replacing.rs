@@ -216,6 +216,10 @@ impl KernelLayer {
         if self.handler(function, Handler::Transition, rule)? != at {
             return Ok(());
         }
+        if self.asks_task(function, rule) {
+            self.replacing.freshen();
+            return self.write_asking(function, at);
+        }
         let (entry, _) = self.function(function)?;
         let base = self.addresses().get(entry.policy as usize).copied().ok_or(INVALID)?;
         let on = self.handler(function, Handler::Steady, rule)?;

@@ -134,7 +134,13 @@ impl Watched {
         if normalise(&mut self.ranges) { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
-    /// Whether `task` is in the code, and where. Called with all CPUs stopped.
+    /// The same once more.
+    pub(crate) fn try_clone(&self) -> Result<Self, Errno> {
+        let ranges = Vec::try_filled_from(&self.ranges)?;
+        Ok(Self { ranges, marks: Vec::try_filled_from(&self.marks)? })
+    }
+
+    /// Whether `task` is in the code, and where. Called where nothing sleeps.
     pub(crate) fn blocks(&self, task: &Task<'_>) -> Option<Blocked> {
         let (place, activations) = match &task.stack {
             Stack::Stopper => return None,

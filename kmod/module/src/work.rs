@@ -90,6 +90,7 @@ impl Work {
         // What can never be switched as asked is told before a module is waited for.
         let how = self.how(options);
         self.update.check(&how)?;
+        self.layer.check_scope(how.scope)?;
         if let Ok(Some(object)) = self.layer.missing_target() {
             return self.await_target(id, object);
         }
@@ -188,7 +189,7 @@ impl Work {
     /// Goes back to edition 0 and lets go of everything, or as far as `options` say.
     pub(crate) fn revert(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
         match self.update.state() {
-            State::Transitioning if !self.update.is_in_a_phase() => {
+            State::Transitioning if !self.update.is_under_way() => {
                 return self.give_up(id, options);
             }
             State::Waiting => {
@@ -225,7 +226,8 @@ impl Work {
 
     /// Goes on with an activation that is held, as `options` say.
     pub(crate) fn go_on(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
-        let how = self.how(options);
+        let mut how = self.how(options);
+        how.scope = options.scope.unwrap_or(self.update.scope());
         let result = self.update.go_on(&mut self.layer, how);
         self.end_switch(id, result)
     }
@@ -417,6 +419,9 @@ impl Work {
         }
         let mut text = Policies::room()?;
         self.layer.set_policy(&request, &program, live)?;
+        if live && self.update.scope() == Scope::Task && !self.layer.may_ask_for_tasks() {
+            self.update.let_end(); // Policies decide on each call.
+        }
         STATE.lock().registry.manager.set_leaves(id, self.layer.leaves_calls());
         let (name, function) = (self.update.name(), request.function.unwrap_or("all functions"));
         log::info(format_args!("{name}: policy of {function}: {}", program.source()));
@@ -434,7 +439,13 @@ impl Work {
         // What leaves at the same switch must be as quiet.
         let others = self.layer.replacing.others.iter().map(|(_, other)| other.proposed);
         let proposed = others.fold(self.proposed, Scope::max);
-        let otherwise = if self.layer.lets_editions_mix() { Scope::Function } else { proposed };
+        let others_are_none = self.layer.replacing.others.is_empty();
+        let moves_tasks = others_are_none && self.layer.may_ask_for_tasks();
+        let otherwise = match proposed {
+            _ if self.layer.lets_editions_mix() => Scope::Function,
+            Scope::Task if !moves_tasks => Scope::System,
+            proposed => proposed,
+        };
         let wait_ms = options.wait_ms.unwrap_or_else(kernel::wait_ms);
         Switching {
             scope: options.scope.or(self.loaded.scope).unwrap_or(otherwise),

@@ -217,8 +217,8 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             says held_4_edition ask edition
             says end_4 ask end
             becomes reverted
-            says bad_scope dynamos enable dynamos_pipe --scope task
-            echo '1 scope=task' >/sys/kernel/dynamos/dynamos_pipe/enabled 2>/run/bad || true
+            says bad_scope dynamos enable dynamos_pipe --scope cpu
+            echo '1 scope=cpu' >/sys/kernel/dynamos/dynamos_pipe/enabled 2>/run/bad || true
             says bad_raw cat /run/bad
             dynamos unload dynamos_pipe
             rmmod dynamos
@@ -264,7 +264,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             ("held_4", "dynamos_pipe is reverting (held): task "),
             ("held_4_status", "reverting (held), enabled"),
             ("held_4_edition", "status 0\n1"),
-            ("bad_scope", "it is `function` or `system`"),
+            ("bad_scope", "it is `function`, `task` or `system`"),
             ("bad_raw", "nvalid argument"),
             ("left", "0"),
         ],

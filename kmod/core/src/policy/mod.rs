@@ -26,7 +26,7 @@ mod parameters;
 mod program;
 mod request;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use decide::{Context, share};
 pub use parameters::{Parameter, Parameters};

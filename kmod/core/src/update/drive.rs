@@ -12,6 +12,13 @@ use crate::refusal::{Name, Refusal};
 use crate::relocate::{Range, relocate};
 use crate::resolve::{Resolved, function_name, names_of, resolve};
 
+/// Why an update in the place of others, or over them, has no scope `task`.
+const NOT_WITH_OTHERS: &str =
+    "other updates of the same functions take part in the switch; use --scope system";
+
+/// Why this kernel has none.
+const NO_TRACEPOINTS: &str = "this kernel lacks the tracepoints that tell of tasks that end and of system calls; use --scope system";
+
 /// An update on its way. Whoever drives it must be the only one to do so.
 #[derive(Debug)]
 pub struct Update<'a> {
@@ -21,6 +28,8 @@ pub struct Update<'a> {
     pub(super) scope: Scope,
     pub(super) steps: Steps,
     pub(super) phase: Phase,
+    /// Where tasks are moving to, one by one.
+    pub(super) toward: Option<bool>,
     /// State was, or may have been, carried over to V2's meaning, and V2's editions may have run since.
     pub(super) transferred: bool,
     /// The log says why it does not come back.
@@ -47,6 +56,7 @@ impl<'a> Update<'a> {
             state: State::Loading,
             scope: Scope::System,
             phase: Phase::default(),
+            toward: None,
             transferred: false,
             told: false,
             resolved: None,
@@ -145,6 +155,9 @@ impl<'a> Update<'a> {
     ) -> Result<(), Refusal<'a>> {
         self.expect(State::Registered, State::Transitioning)?;
         self.check(&how)?;
+        if how.scope == Scope::Task && layer.replaces_others() {
+            return Err(Refusal::NoTaskScope { why: NOT_WITH_OTHERS });
+        }
         self.scope = how.scope;
         self.enter(layer, State::Transitioning);
         let result = self.redirect(layer, addresses, writable, how);
@@ -161,7 +174,7 @@ impl<'a> Update<'a> {
         match result {
             Ok(()) if self.state == State::Active => self.be_on(layer, how, false),
             Ok(()) => Ok(()),
-            Err(refusal) if self.is_in_a_phase() => Err(self.fall_back(layer, how, refusal)),
+            Err(refusal) if self.is_under_way() => Err(self.fall_back(layer, how, refusal)),
             // Tasks may be in the update's code, which cannot be given up.
             Err(refusal) if self.state != State::Transitioning => Err(refusal),
             Err(refusal) => match self.give_up(layer, &how.limits) {
@@ -195,7 +208,7 @@ impl<'a> Update<'a> {
     /// leaves the update `Reverting`.
     pub fn give_up(&mut self, layer: &mut dyn Layer, limits: &Limits) -> Result<(), Refusal<'a>> {
         self.expect(State::Transitioning, State::Registered)?;
-        if self.is_in_a_phase() {
+        if self.is_under_way() {
             return Err(self.wrong_state(State::Registered)); // That takes a revert.
         }
         let pins = self.steps.done.iter().filter(|step| matches!(step, Step::TargetPinned(_)));
@@ -218,15 +231,15 @@ impl<'a> Update<'a> {
     pub fn revert(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
         let from = self.state;
         self.check(&how)?;
-        let in_a_phase = from == State::Transitioning && self.is_in_a_phase();
-        if !in_a_phase && !matches!(from, State::Active | State::Reverting | State::Draining) {
+        let under_way = from == State::Transitioning && self.is_under_way();
+        if !under_way && !matches!(from, State::Active | State::Reverting | State::Draining) {
             return Err(self.wrong_state(State::Reverting));
         }
         self.must |= how.must;
         if !self.may_go_off(layer, &how)? {
             return Ok(());
         }
-        if from == State::Active || in_a_phase {
+        if from == State::Active || under_way {
             self.enter(layer, State::Reverting);
         }
         self.go_off(layer, from, how)
@@ -286,6 +299,10 @@ impl<'a> Update<'a> {
         self.try_step(Step::LateSections, || layer.late_sections())?;
         // Its code is whole, and nothing of the kernel has been touched.
         self.begin(layer, &how.limits)?;
+        layer.by_task(how.scope == Scope::Task).map_err(|errno| match errno {
+            Errno::NOT_SUPPORTED => Refusal::NoTaskScope { why: NO_TRACEPOINTS },
+            _ => self.failed(Step::SectionsRelocated, errno),
+        })?;
         if let Some(index) = self.only_function()
             && !self.has_phases()
             && how.scope == Scope::Function

@@ -15,6 +15,8 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Of [`Layer::register_redirect`]: it failed after calls may have come by.
     pub const AGAIN: Self = Self(11);
+    /// Of [`Layer::by_task`]: the kernel does not tell what it takes.
+    pub const NOT_SUPPORTED: Self = Self(95);
 
     /// What to do about it, for a refusal.
     pub(crate) fn advice(self, step: Step) -> &'static str {
@@ -242,7 +244,7 @@ pub trait Layer: Memory {
     /// adds the tasks to `blockers` and gives `false`. Slots are written at the same instant, or it fails with `EBUSY`
     /// because one does not hold what it should.
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno>;
-    /// Sets `dynamos_active` to `active`, whoever is where: new calls take that edition, all others end in theirs. Where
+    /// Sets `dynamos_active` to `active`, whoever is where, and whatever was noted of tasks: new calls take that edition, all others end in theirs. Where
     /// slots are to be written, nobody can read them yet.
     fn flip_now(&mut self, active: bool) -> Result<(), Errno>;
     /// While no call enters the update's code: whether no task is left there. Looks at one task after the other, which
@@ -251,6 +253,16 @@ pub trait Layer: Memory {
     /// Wakes the tasks that sleep in what is being left, so that they come out of it: to be called again, for some may
     /// not be asleep yet.
     fn wake_blockers(&mut self, activating: bool);
+    /// Whether the transition handlers that are installed from now on ask for the task too. Nothing is undone.
+    fn by_task(&mut self, asks: bool) -> Result<(), Errno>;
+    /// Notes every task that there is, with the edition that its calls take now, and has those that begin from now on take
+    /// the update's (`active`) or edition 0. No task's edition changes.
+    fn turn_tasks(&mut self, active: bool) -> Result<(), Errno>;
+    /// Moves each noted task that is in nothing of what it leaves, at an instant at which it does not go on; adds all others
+    /// to `blockers`. `true`: there are none, and the handlers do not ask for the task any more.
+    fn move_tasks(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno>;
+    /// Wakes the tasks that sleep in what they are to leave, like [`Layer::wake_blockers`].
+    fn wake_tasks(&mut self, active: bool);
     /// In phases: sends new calls to an edition ([`dynamos_abi::edition`]); all others end in theirs.
     fn take(&mut self, edition: u32) -> Result<(), Errno>;
     /// While no call enters an edition: whether no task is left there; else adds those that are to `blockers`. Not for

@@ -8,22 +8,29 @@ pub enum Scope {
     /// Nothing: each call decides for itself, and whoever is in an edition ends there. Both editions run side by side
     /// for as long as that takes.
     Function,
+    /// Each task changes for itself, when nothing of the edition that it leaves is on its stack. Both editions run side by
+    /// side, in different tasks.
+    Task,
     /// Everything: at one instant no task is in any of the functions.
     System,
 }
 
 impl Scope {
+    /// All of them, from weak to strong.
+    pub const ALL: [Self; 3] = [Scope::Function, Scope::Task, Scope::System];
+
     /// Its name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Scope::Function => "function",
+            Scope::Task => "task",
             Scope::System => "system",
         }
     }
 
     /// The scope of this name.
     pub fn parse(text: &str) -> Option<Self> {
-        [Scope::Function, Scope::System].into_iter().find(|scope| scope.as_str() == text)
+        Self::ALL.into_iter().find(|scope| scope.as_str() == text)
     }
 }
 
@@ -102,7 +109,7 @@ pub struct OptionsError;
 impl fmt::Display for OptionsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "the options are not understood: `scope=function|system`, `wait_ms=NUMBER`, \
+            "the options are not understood: `scope=function|task|system`, `wait_ms=NUMBER`, \
              `on_timeout=roll-back|hold|force-new-calls` and `signal`, with commas between them",
         )
     }
@@ -227,7 +234,7 @@ mod tests {
         for text in [
             "scope",
             "scope=",
-            "scope=task",
+            "scope=cpu",
             "wait_ms=-1",
             "wait_ms=99999999999",
             "on_timeout=",
@@ -250,7 +257,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
-            scope in proptest::option::of(proptest::sample::select(vec![Scope::Function, Scope::System])),
+            scope in proptest::option::of(proptest::sample::select(Scope::ALL.to_vec())),
             wait_ms: Option<u32>,
             hold in 0..3,
             signal: bool,

@@ -115,6 +115,19 @@ impl Memory for Sim {
 }
 
 impl Layer for Sim {
+    fn by_task(&mut self, asks: bool) -> Result<(), Errno> {
+        assert!(!asks);
+        Ok(())
+    }
+    fn turn_tasks(&mut self, _: bool) -> Result<(), Errno> {
+        unreachable!("calls take an edition, not tasks")
+    }
+    fn move_tasks(&mut self, _: bool, _: &mut Blockers) -> Result<bool, Errno> {
+        unreachable!("calls take an edition, not tasks")
+    }
+    fn wake_tasks(&mut self, _: bool) {
+        unreachable!("calls take an edition, not tasks")
+    }
     fn pin_target(&mut self, _: u32) -> Result<(), Errno> {
         self.act(|sim| sim.pinned += 1)
     }

@@ -6,6 +6,9 @@ use super::{
 use crate::refusal::Refusal;
 use dynamos_abi::HookKind;
 
+/// Why the scope of an activation that is held cannot become `task`.
+const HELD: &str = "the activation was begun with another scope: revert it first";
+
 /// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Until {
@@ -15,6 +18,8 @@ pub(super) enum Until {
     SwitchedOff,
     /// No task is in the update's code, which none enters any more.
     Drained,
+    /// Each task takes the update's edition, or edition 0.
+    Moved(bool),
     /// No task is in an edition, which none enters any more.
     Left(u32),
     /// The same, and a hook says that it may go on.
@@ -30,6 +35,7 @@ impl Until {
             Until::SwitchedOff => layer.check_and_flip(false, blockers),
             Until::Drained => layer.drained(blockers),
             Until::Left(edition) | Until::Ready(edition, _) => layer.has_left(edition, blockers),
+            Until::Moved(active) => layer.move_tasks(active, blockers),
             Until::Carried(_) => Ok(true),
         }
     }
@@ -37,6 +43,7 @@ impl Until {
     fn wake(self, layer: &mut dyn Layer) {
         match self {
             Until::Left(edition) | Until::Ready(edition, _) => layer.wake_in(edition),
+            Until::Moved(active) => layer.wake_tasks(active),
             Until::Carried(_) => {}
             _ => layer.wake_blockers(self == Until::SwitchedOn),
         }
@@ -98,7 +105,14 @@ impl<'a> Update<'a> {
         if self.must {
             return Err(self.wrong_state(State::Active));
         }
-        self.take_calls(layer)?;
+        if self.moves_tasks() {
+            self.move_on_again(layer, how)?;
+            if self.state != State::Active {
+                return Ok(()); // Held.
+            }
+        } else {
+            self.take_calls(layer)?;
+        }
         if self.on || self.running.is_some() { Ok(()) } else { self.be_on(layer, how, true) }
     }
 
@@ -129,6 +143,9 @@ impl<'a> Update<'a> {
         layer: &mut dyn Layer,
         how: Switching,
     ) -> Result<(), Refusal<'a>> {
+        if !how.fresh && (self.moves_tasks() || self.scope == Scope::Task) {
+            return self.move_on(layer, how);
+        }
         // Asked before: what has been switched must be noted.
         if !self.steps.has_room() {
             return Err(Refusal::OutOfMemory);
@@ -139,6 +156,8 @@ impl<'a> Update<'a> {
                 true
             }
             Scope::Function => false,
+            // Its handlers do not ask for the task.
+            Scope::Task => return Err(Refusal::NoTaskScope { why: HELD }),
             Scope::System => match self.wait(layer, Until::SwitchedOn, &how) {
                 Waited::Quiet => true,
                 Waited::Failed(refusal) => return Err(refusal),
@@ -217,6 +236,9 @@ impl<'a> Update<'a> {
         if self.steps.last() != Some(Step::Flipped) {
             return Ok(true); // An earlier call came so far.
         }
+        if self.state == State::Reverting && (self.moves_tasks() || self.scope == Scope::Task) {
+            return self.move_back(layer, from, how);
+        }
         if self.state == State::Reverting && self.scope == Scope::System {
             match self.wait(layer, Until::SwitchedOff, &how) {
                 Waited::Quiet => {
@@ -239,7 +261,7 @@ impl<'a> Update<'a> {
     }
 
     /// Sends new calls to edition 0, and waits until those that are in the update's code have ended.
-    fn drain(
+    pub(super) fn drain(
         &mut self,
         layer: &mut dyn Layer,
         from: State,

@@ -38,6 +38,9 @@ pub(super) struct Sim {
     pub(super) active: bool,
     /// Tasks may be in the update's code.
     pub(super) inside: bool,
+    /// Whether transition handlers ask for the task, and where tasks move to.
+    pub(super) by_task: bool,
+    pub(super) toward: Option<bool>,
     pub(super) written: usize,
     /// Redirections fail after calls have come by.
     pub(super) late_failure: bool,
@@ -76,7 +79,7 @@ impl Sim {
     fn is_new(&self, index: usize) -> bool {
         match self.redirects[index] {
             None => false,
-            Some(Handler::Transition) => self.active,
+            Some(Handler::Transition) => self.active || self.toward.is_some(),
             Some(Handler::Steady) => true,
         }
     }
@@ -101,6 +104,8 @@ impl Sim {
             Some("half updated")
         } else if redirected > 0 && (self.pinned.len() != 2 || !self.late || self.written == 0) {
             Some("redirected to an update that is not ready")
+        } else if self.toward.is_some() && self.redirects.contains(&Some(Handler::Steady)) {
+            Some("a handler does not ask for the task")
         } else if self.active && new == 0 && self.redirects.len() > 1 {
             Some("active without an edition")
         } else if self.inside && (self.pinned.len() != 2 || !self.late) {
@@ -118,6 +123,7 @@ impl Sim {
     pub(super) fn is_pristine(&self) -> bool {
         !self.active
             && !self.inside
+            && self.toward.is_none()
             && !self.late
             && !self.unsynchronised
             && self.pinned.is_empty()
@@ -126,7 +132,7 @@ impl Sim {
     }
 
     pub(super) fn is_fully_active(&self) -> bool {
-        self.active && self.redirects.iter().all(Option::is_some)
+        self.active && self.toward.is_none() && self.redirects.iter().all(Option::is_some)
     }
 }
 
@@ -200,13 +206,13 @@ impl Layer for Sim {
     }
     fn flip_now(&mut self, active: bool) -> Result<(), Errno> {
         self.act("flip now", |sim| {
-            assert_ne!(sim.active, active);
-            sim.active = active;
+            assert!(sim.active != active || sim.toward.is_some());
+            (sim.active, sim.toward) = (active, None);
             sim.inside |= active && sim.redirects.iter().any(Option::is_some);
         })
     }
     fn drained(&mut self, blockers: &mut Blockers) -> Result<bool, Errno> {
-        assert!(!self.active, "calls still enter");
+        assert!(!self.active && self.toward.is_none(), "calls still enter");
         if self.is_blocked(blockers) {
             return Ok(false);
         }
@@ -216,6 +222,33 @@ impl Layer for Sim {
         // Where a single function could not be redirected, it is the update that is left.
         let began = self.states.last() == Some(&State::Transitioning);
         assert!(activating == began || began && self.redirects == [None]);
+        self.woken += 1;
+    }
+    fn by_task(&mut self, asks: bool) -> Result<(), Errno> {
+        if !asks {
+            self.by_task = false;
+            return Ok(());
+        }
+        self.act("by task", |sim| sim.by_task = true)
+    }
+    fn turn_tasks(&mut self, active: bool) -> Result<(), Errno> {
+        assert!(self.by_task && self.toward != Some(active));
+        self.act("turn", |sim| {
+            // What has no steady handler has one that asks.
+            assert!(sim.redirects.iter().all(|handler| *handler == Some(Handler::Transition)));
+            (sim.toward, sim.inside) = (Some(active), true);
+        })
+    }
+    fn move_tasks(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
+        assert_eq!(self.toward, Some(active));
+        if self.is_blocked(blockers) {
+            return Ok(false);
+        }
+        let done = |sim: &mut Sim| (sim.active, sim.toward, sim.inside) = (active, None, active);
+        self.act("move", done).map(|()| true)
+    }
+    fn wake_tasks(&mut self, active: bool) {
+        assert_eq!(self.toward, Some(active));
         self.woken += 1;
     }
     fn take(&mut self, _: u32) -> Result<(), Errno> {
@@ -350,10 +383,11 @@ pub(super) fn live(sim: &mut Sim, how: Switching) {
         // Whatever happened, it can be ended once nothing fails any more.
         (sim.fail, sim.blocked, sim.interrupt) = (BTreeSet::new(), 0, false);
         sim.hooks.relent();
-        if update.state() == State::Transitioning {
+        if update.state() == State::Transitioning && !update.is_under_way() {
             update.give_up(sim, &how.limits).unwrap();
         }
-        if matches!(update.state(), State::Active | State::Reverting | State::Draining) {
+        use State::{Active, Draining, Reverting, Transitioning};
+        if matches!(update.state(), Active | Reverting | Draining | Transitioning) {
             update.revert(sim, how).unwrap();
         }
         update.discard(sim).unwrap();
@@ -380,6 +414,9 @@ fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
             assert!(sim.is_fully_active() && !sim.others[0]);
             assert!(sim.hooks.is_on());
         }
+        State::Transitioning | State::Reverting if update.is_under_way() => {
+            assert!(update.is_held() && sim.toward.is_some() && update.scope() == Scope::Task);
+        }
         State::Transitioning => assert!(update.is_held() && !sim.active && !sim.inside),
         State::Draining => {
             assert!(update.is_held() && !sim.active);
@@ -399,7 +436,10 @@ fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
             assert!(!sim.others[1] && !sim.others[2], "they stay as they are");
             assert!(!sim.late && sim.redirects.iter().all(Option::is_none));
         }
-        State::Reverted => assert!((outcome.is_ok() || by_hook) && sim.is_pristine()),
+        State::Reverted => {
+            // Tasks had moved before the activation was given up.
+            assert!((outcome.is_ok() || by_hook || sim.by_task) && sim.is_pristine());
+        }
         State::Reverting => {
             assert!(outcome.is_err());
             assert!(!sim.active && sim.late && !sim.pinned.is_empty());
@@ -421,7 +461,7 @@ fn a_life_without_failures() {
 
 /// Every way to switch.
 pub(super) fn ways() -> impl Iterator<Item = Switching> {
-    [Scope::Function, Scope::System].into_iter().flat_map(|scope| {
+    Scope::ALL.into_iter().flat_map(|scope| {
         let all = [OnTimeout::RollBack, OnTimeout::Hold, OnTimeout::ForceNewCalls];
         all.into_iter().flat_map(move |on_timeout| {
             [false, true].map(|signal| Switching { scope, on_timeout, signal, ..HOW })
@@ -434,6 +474,9 @@ fn every_operation_may_fail_and_any_two() {
     let kinds = [(FUNCTIONS, false), (1, false), (1, true)];
     for (how, (replaced, late_failure)) in ways().flat_map(|how| kinds.map(|kind| (how, kind))) {
         for (blocked, replaces) in [(0, false), (1000, false), (0, true), (1000, true)] {
+            if how.scope == Scope::Task && replaces {
+                continue; // Refused before anything is touched.
+            }
             let others = [replaces, false, false];
             let kernel = || Sim { blocked, others, late_failure, ..sim_of(replaced) };
             let mut whole = kernel();
@@ -459,7 +502,7 @@ proptest! {
         replaces: bool,
         single: bool,
         late_failure: bool,
-        how in 0usize..12,
+        how in 0usize..18,
     ) {
         let how = ways().nth(how).unwrap();
         let others = [replaces, false, false];

@@ -30,6 +30,10 @@ impl Errno {
     pub const ENODEV: Self = Self(19);
     /// Malformed argument.
     pub const EINVAL: Self = Self(22);
+    /// No room.
+    pub const ENOSPC: Self = Self(28);
+    /// The kernel cannot do it.
+    pub const EOPNOTSUPP: Self = Self(95);
     /// A time limit passed.
     pub const ETIMEDOUT: Self = Self(110);
     /// Given up: something that was asked says no.

@@ -19,6 +19,7 @@ pub mod redirect;
 pub mod stacks;
 pub mod symbols;
 pub mod sysfs;
+pub mod tasks;
 pub mod text;
 pub mod update;
 pub mod wait;

@@ -33,6 +33,11 @@ impl StackBuffer {
     pub fn new() -> Result<Self, Errno> {
         Vec::try_filled(0, MAX_ENTRIES).map(Self)
     }
+
+    /// Where it is, and for how many addresses.
+    pub(super) fn parts(&mut self) -> (*mut u64, usize) {
+        (self.0.as_mut_ptr(), self.0.len())
+    }
 }
 
 /// What a task is doing.
@@ -48,6 +53,8 @@ pub enum Stack<'a> {
 
 /// A task of the system.
 pub struct Task<'a> {
+    /// Where it is itself: no more than a name.
+    pub address: u64,
     /// Its thread id in the first namespace; 0 for an idle task.
     pub pid: i32,
     /// Its name; 15 bytes at most.
@@ -97,6 +104,15 @@ pub enum Then {
     Wake,
 }
 
+impl Then {
+    /// For the shim.
+    pub(super) fn answer(self) -> c_int {
+        /// `DYNAMOS_WAKE`.
+        const WAKE: c_int = 2;
+        if self == Then::Wake { WAKE } else { 0 }
+    }
+}
+
 /// Shows every task, idle tasks too, to `visit`, one after the other; none is stopped. What is said of a task held at
 /// some moment since the call. It sleeps; `visit` does not, nor does it allocate. `pauses`: other tasks get the CPU now and
 /// then; `false` is the answer if after such a pause the rest was not to be found.
@@ -106,14 +122,12 @@ pub fn each_live_task<F>(buffer: &mut StackBuffer, pauses: bool, mut visit: F) -
 where
     F: FnMut(&Task<'_>) -> Then,
 {
-    /// `DYNAMOS_WAKE`.
-    const WAKE: c_int = 2;
     let entries = &mut buffer.0;
     let (pointer, size) = (entries.as_mut_ptr(), entries.len());
     let mut call = |raw: &RawTask| {
         // SAFETY: C has put that many addresses into the buffer, and `comm` is a C string.
         let task = unsafe { raw.task(pointer, size) };
-        if visit(&task) == Then::Wake { WAKE } else { 0 }
+        visit(&task).answer()
     };
     let function = visit_with(&call);
     // SAFETY: `function` takes the closure given as context, which lives through the call.
@@ -147,7 +161,7 @@ pub fn with_cpus_stopped<R, F: FnOnce(&Stopped) -> R>(check: F) -> Result<R, Err
 }
 
 /// The C function that calls a closure of this type.
-fn visit_with<F: FnMut(&RawTask) -> c_int>(_: &F) -> TaskFn {
+pub(super) fn visit_with<F: FnMut(&RawTask) -> c_int>(_: &F) -> TaskFn {
     extern "C" fn call<F: FnMut(&RawTask) -> c_int>(
         context: *mut c_void,
         task: *const RawTask,
@@ -161,7 +175,9 @@ fn visit_with<F: FnMut(&RawTask) -> c_int>(_: &F) -> TaskFn {
 
 /// `struct dynamos_task`.
 #[repr(C)]
-struct RawTask {
+pub(super) struct RawTask {
+    address: u64,
+    trace: *const u64,
     pid: i64,
     comm: *const c_char,
     entries: i64,
@@ -170,9 +186,14 @@ struct RawTask {
 }
 
 impl RawTask {
+    /// Where its entries are, if C has a place of its own for them.
+    pub(super) fn trace(&self) -> *const u64 {
+        self.trace
+    }
+
     /// # Safety
     /// C has filled `entries` of the `size` addresses at `pointer`, and `comm` is a C string.
-    unsafe fn task<'a>(&'a self, pointer: *const u64, size: usize) -> Task<'a> {
+    pub(super) unsafe fn task<'a>(&'a self, pointer: *const u64, size: usize) -> Task<'a> {
         let stack = if self.running != 0 {
             Stack::Stopper
         } else {
@@ -186,11 +207,11 @@ impl RawTask {
         };
         // SAFETY: promised by the caller.
         let comm = unsafe { CStr::from_ptr(self.comm) };
-        Task { pid: self.pid as i32, comm, ready: self.ready != 0, stack }
+        Task { address: self.address, pid: self.pid as i32, comm, ready: self.ready != 0, stack }
     }
 }
 
-type TaskFn = extern "C" fn(*mut c_void, *const RawTask) -> c_int;
+pub(super) type TaskFn = extern "C" fn(*mut c_void, *const RawTask) -> c_int;
 
 unsafe extern "C" {
     fn dynamos_shim_stop_machine(

@@ -45,6 +45,9 @@ pub struct Descriptor<'a> {
     raw: &'a RawDescriptor,
 }
 
+/// Added to the flag while handlers ask for the task: neither 0 nor 1.
+const BY_TASK: u8 = 0x80;
+
 /// The flag that the transition handlers read.
 #[derive(Clone, Copy)]
 pub struct ActiveFlag(NonNull<AtomicU8>);
@@ -66,11 +69,16 @@ impl ActiveFlag {
         unsafe { self.0.as_ref() }.store(edition, Ordering::SeqCst);
     }
 
-    /// Which edition calls take.
+    /// Has handlers ask for the task; tasks that begin take the new edition, or edition 0.
+    pub fn by_task(self, active: bool) {
+        self.take(BY_TASK | u8::from(active));
+    }
+
+    /// Which edition calls take; while handlers ask for the task, those of tasks that begin.
     #[must_use]
     pub fn edition(self) -> u8 {
         // SAFETY: as above.
-        unsafe { self.0.as_ref() }.load(Ordering::SeqCst)
+        unsafe { self.0.as_ref() }.load(Ordering::SeqCst) & !BY_TASK
     }
 
     /// Where it is, as the handlers refer to it.
@@ -122,7 +130,7 @@ impl<'a> Descriptor<'a> {
         if raw.default_edition > 1 {
             return Err((Errno::EINVAL, "the default edition is 0 or 1"));
         }
-        if raw.proposed_scope > 1 {
+        if raw.proposed_scope > 2 {
             return Err((Errno::EINVAL, "it proposes a scope that there is not"));
         }
         if spans.into_iter().all(|(start, length)| length == 0 || inside(start, length)) {
@@ -180,7 +188,11 @@ impl<'a> Descriptor<'a> {
     /// The weakest scope that the plan calls safe.
     #[must_use]
     pub fn proposed_scope(&self) -> Scope {
-        if self.raw.proposed_scope == 1 { Scope::Function } else { Scope::System }
+        match self.raw.proposed_scope {
+            1 => Scope::Function,
+            2 => Scope::Task,
+            _ => Scope::System,
+        }
     }
 
     /// How to switch, as [`dynamos_core::Options`] reads it.

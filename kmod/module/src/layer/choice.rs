@@ -34,6 +34,7 @@ impl KernelLayer {
             (Handler::Transition, _) if leaving && (adapts || rule != Rule::Always) => {
                 self.choice_place(index)
             }
+            (Handler::Transition, rule) if self.asks_task(index, rule) => self.choice_place(index),
             (Handler::Transition, Rule::Always) if !adapts => address(function.transition),
             (Handler::Steady, Rule::Always) => address(function.steady),
             (Handler::Steady, Rule::Slot(slot)) => Ok(slot),

@@ -127,7 +127,12 @@ fn write_patch(file: &str, old: &str, new: &str, patch: &Path) {
 
 /// A machine with the control command, the guest tool and the given updates in `/update/NAME`.
 pub fn machine(release: &str, updates: &[&Path]) -> Vm {
-    let vm = Vm::new(&image(release))
+    machine_on(&image(release), updates)
+}
+
+/// The same, with any kernel.
+pub fn machine_on(image: &Image, updates: &[&Path]) -> Vm {
+    let vm = Vm::new(image)
         .file(static_binary("dynamos", "dynamos").unwrap(), "/bin/dynamos")
         .file(static_binary("guest-tool", "guest-tool").unwrap(), "/bin/guest-tool");
     updates.iter().fold(vm, |vm, update| {

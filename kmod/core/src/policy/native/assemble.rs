@@ -1,4 +1,4 @@
-//! The few instructions that policies need. Encodings are those of the Intel SDM, volume 2; the tests decode
+//! The few instructions that policies and the handler of scope `task` need. Encodings are those of the Intel SDM, volume 2; the tests decode
 //! every one of them with iced-x86.
 
 use super::NativeError;
@@ -6,11 +6,11 @@ use crate::insn::ENDBR;
 use crate::policy::program::IntegerType;
 
 /// 64 bits; 32 otherwise, which clear the upper half.
-pub(super) const WIDE: bool = true;
+pub(crate) const WIDE: bool = true;
 
 /// The registers that are free at a function's entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Free {
+pub(crate) enum Free {
     Rax,
     R10,
     R11,
@@ -18,7 +18,7 @@ pub(super) enum Free {
 
 /// What the flags say.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Condition {
+pub(crate) enum Condition {
     Equal,
     NotEqual,
     Below,
@@ -28,7 +28,7 @@ pub(super) enum Condition {
 }
 
 /// Writes instructions one after another; beyond the room it only counts.
-pub(super) struct Assembler<'a> {
+pub(crate) struct Assembler<'a> {
     into: &'a mut [u8],
     /// Address of the first byte.
     base: u64,
@@ -54,7 +54,7 @@ impl Free {
 }
 
 impl Condition {
-    pub(super) fn not(self) -> Self {
+    pub(crate) fn not(self) -> Self {
         match self {
             Self::Equal => Self::NotEqual,
             Self::NotEqual => Self::Equal,
@@ -82,17 +82,17 @@ fn rex(wide: bool, register: bool, base: bool) -> u8 {
 }
 
 impl<'a> Assembler<'a> {
-    pub(super) fn new(into: &'a mut [u8], base: u64) -> Self {
+    pub(crate) fn new(into: &'a mut [u8], base: u64) -> Self {
         Self { into, base, len: 0, far: None }
     }
 
     /// Bytes written or counted.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Fills the rest with breakpoints; the length of the code.
-    pub(super) fn finish(self) -> Result<usize, NativeError> {
+    pub(crate) fn finish(self) -> Result<usize, NativeError> {
         if let Some(what) = self.far {
             return Err(NativeError::TooFar(what));
         }
@@ -128,12 +128,12 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    pub(super) fn endbr64(&mut self) {
+    pub(crate) fn endbr64(&mut self) {
         self.bytes(&ENDBR);
     }
 
     /// `mov gs:offset, register`
-    pub(super) fn load_gs(&mut self, wide: bool, register: Free, offset: u32) {
+    pub(crate) fn load_gs(&mut self, wide: bool, register: Free, offset: u32) {
         let modrm = register.low() << 3 | 4;
         // 0x25: neither base nor index, 32 bits of address.
         self.bytes(&[0x65, rex(wide, register.high(), false), 0x8b, modrm, 0x25]);
@@ -141,14 +141,14 @@ impl<'a> Assembler<'a> {
     }
 
     /// `mov offset(base), register`
-    pub(super) fn load(&mut self, wide: bool, register: Free, base: Free, offset: u32) {
+    pub(crate) fn load(&mut self, wide: bool, register: Free, base: Free, offset: u32) {
         let modrm = 0x80 | register.low() << 3 | base.low();
         self.bytes(&[rex(wide, register.high(), base.high()), 0x8b, modrm]);
         self.offset(offset);
     }
 
     /// `mov address, register`, for addresses that 32 bits sign-extend to.
-    pub(super) fn load_absolute(&mut self, register: Free, address: u64) {
+    pub(crate) fn load_absolute(&mut self, register: Free, address: u64) {
         self.bytes(&[rex(WIDE, register.high(), false), 0x8b, register.low() << 3 | 4, 0x25]);
         match i32::try_from(address.cast_signed()) {
             Ok(address) => self.u32(address.cast_unsigned()),
@@ -168,13 +168,13 @@ impl<'a> Assembler<'a> {
     }
 
     /// `incl gs:offset` or `decl gs:offset`
-    pub(super) fn count_gs(&mut self, up: bool, offset: u32) {
+    pub(crate) fn count_gs(&mut self, up: bool, offset: u32) {
         self.bytes(&[0x65, 0xff, if up { 0x04 } else { 0x0c }, 0x25]);
         self.offset(offset);
     }
 
     /// Argument `index` in its type into `r10`.
-    pub(super) fn load_argument(&mut self, index: usize, as_type: IntegerType) {
+    pub(crate) fn load_argument(&mut self, index: usize, as_type: IntegerType) {
         // rdi, rsi, rdx, rcx, r8, r9
         let (low, high) = match index {
             0 => (7, false),
@@ -200,7 +200,7 @@ impl<'a> Assembler<'a> {
     }
 
     /// `mov $value, register`
-    pub(super) fn constant(&mut self, register: Free, value: u64) {
+    pub(crate) fn constant(&mut self, register: Free, value: u64) {
         let opcode = 0xb8 | register.low();
         match u32::try_from(value) {
             // Clears the upper half.
@@ -216,7 +216,7 @@ impl<'a> Assembler<'a> {
     }
 
     /// `and $mask, %r10`
-    pub(super) fn and_constant(&mut self, mask: u64) {
+    pub(crate) fn and_constant(&mut self, mask: u64) {
         if mask == u64::MAX {
             return;
         }
@@ -224,7 +224,7 @@ impl<'a> Assembler<'a> {
     }
 
     /// `cmp $value, %r10`
-    pub(super) fn compare_constant(&mut self, value: u64) {
+    pub(crate) fn compare_constant(&mut self, value: u64) {
         self.with_constant(value, &[0x49, 0x81, 0xfa], &[0x4d, 0x39, 0xda]);
     }
 
@@ -243,61 +243,104 @@ impl<'a> Assembler<'a> {
     }
 
     /// `cmp $value, %r10d`
-    pub(super) fn compare_low(&mut self, value: u32) {
+    pub(crate) fn compare_low(&mut self, value: u32) {
         self.bytes(&[0x41, 0x81, 0xfa]);
         self.u32(value);
     }
 
     /// `xor offset(%r11), %r10`
-    pub(super) fn xor_memory(&mut self, offset: u32) {
+    pub(crate) fn xor_memory(&mut self, offset: u32) {
         self.bytes(&[0x4d, 0x33, 0x93]);
         self.offset(offset);
     }
 
+    /// `cmpb $value, address(%rip)`
+    pub(crate) fn compare_byte_at(&mut self, address: u64, value: u8) {
+        self.bytes(&[0x80, 0x3d]);
+        // It counts from the end of the instruction, behind the immediate.
+        self.displacement(address.wrapping_sub(1));
+        self.bytes(&[value]);
+    }
+
+    /// `imul %rax, %r10`
+    pub(crate) fn multiply_by_rax(&mut self) {
+        self.bytes(&[0x4c, 0x0f, 0xaf, 0xd0]);
+    }
+
+    /// `and (%r11), %r10`
+    pub(crate) fn and_table(&mut self) {
+        self.bytes(&[0x4d, 0x23, 0x13]);
+    }
+
+    /// `cmp %rax, offset(%r11, %r10, 8)`
+    pub(crate) fn compare_rax_in_table(&mut self, offset: u32) {
+        self.bytes(&[0x4b, 0x39, 0x84, 0xd3]);
+        self.offset(offset);
+    }
+
+    /// `cmpq $0, offset(%r11, %r10, 8)`
+    pub(crate) fn compare_zero_in_table(&mut self, offset: u32) {
+        self.bytes(&[0x4b, 0x83, 0xbc, 0xd3]);
+        self.offset(offset);
+        self.bytes(&[0]);
+    }
+
+    /// `cmpq $0, offset(%r11)`
+    pub(crate) fn compare_zero_in_head(&mut self, offset: u32) {
+        self.bytes(&[0x49, 0x83, 0xbb]);
+        self.offset(offset);
+        self.bytes(&[0]);
+    }
+
+    /// `add $value, %r10`, at most 127.
+    pub(crate) fn add_small(&mut self, value: u8) {
+        self.bytes(&[0x49, 0x83, 0xc2, value & 0x7f]);
+    }
+
     /// `add %r11, %r10`
-    pub(super) fn add(&mut self) {
+    pub(crate) fn add(&mut self) {
         self.bytes(&[0x4d, 0x01, 0xda]);
     }
 
     /// `sub %r11, %r10`
-    pub(super) fn subtract(&mut self) {
+    pub(crate) fn subtract(&mut self) {
         self.bytes(&[0x4d, 0x29, 0xda]);
     }
 
     /// `imul %r11, %r10`
-    pub(super) fn multiply(&mut self) {
+    pub(crate) fn multiply(&mut self) {
         self.bytes(&[0x4d, 0x0f, 0xaf, 0xd3]);
     }
 
     /// `bswap %r10`
-    pub(super) fn swap_bytes(&mut self) {
+    pub(crate) fn swap_bytes(&mut self) {
         self.bytes(&[0x49, 0x0f, 0xca]);
     }
 
     /// `shl $count, %r10`
-    pub(super) fn shift_left(&mut self, count: u8) {
+    pub(crate) fn shift_left(&mut self, count: u8) {
         self.bytes(&[0x49, 0xc1, 0xe2, count]);
     }
 
     /// `shr $count, %r10`
-    pub(super) fn shift_right(&mut self, count: u8) {
+    pub(crate) fn shift_right(&mut self, count: u8) {
         self.bytes(&[0x49, 0xc1, 0xea, count]);
     }
 
     /// `jCC to`
-    pub(super) fn jump_if(&mut self, condition: Condition, to: u64) {
+    pub(crate) fn jump_if(&mut self, condition: Condition, to: u64) {
         self.bytes(&[0x0f, 0x80 | condition.code()]);
         self.displacement(to);
     }
 
     /// `jmp to`
-    pub(super) fn jump(&mut self, to: u64) {
+    pub(crate) fn jump(&mut self, to: u64) {
         self.bytes(&[crate::insn::JMP32]);
         self.displacement(to);
     }
 
     /// `jne 1f; call to; 1:`
-    pub(super) fn call_if_zero(&mut self, to: u64) {
+    pub(crate) fn call_if_zero(&mut self, to: u64) {
         self.bytes(&[0x75, 5, crate::insn::CALL]);
         self.displacement(to);
     }

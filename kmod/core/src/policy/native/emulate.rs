@@ -8,8 +8,8 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register}
 use super::{Layout, Place};
 
 /// Base of the CPU's area.
-const GS: u64 = 0x5000_0000;
-const TASK: u64 = 0xffff_8880_0100_0000;
+pub const GS: u64 = 0x5000_0000;
+pub const TASK: u64 = 0xffff_8880_0100_0000;
 
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -99,6 +99,11 @@ impl Machine {
     pub fn wanted(mut self) -> Self {
         self.preempt_count = 0;
         self
+    }
+
+    /// Has a value at an address.
+    pub fn put(&mut self, address: u64, value: u64) {
+        self.memory.insert(address, value);
     }
 
     /// Whether the call takes the edition.
@@ -206,12 +211,16 @@ impl Machine {
 
     fn address(&self, i: &Instruction) -> u64 {
         let segment = if i.segment_prefix() == Register::GS { GS } else { 0 };
-        assert_eq!(i.memory_index(), Register::None);
-        let base = match i.memory_base() {
+        let index = match i.memory_index() {
             Register::None => 0,
+            index => self.registers[&index].wrapping_mul(u64::from(i.memory_index_scale())),
+        };
+        let base = match i.memory_base() {
+            // The decoder has resolved an address relative to the instruction.
+            Register::None | Register::RIP => 0,
             base => self.registers[&base],
         };
-        segment.wrapping_add(base).wrapping_add(i.memory_displacement64())
+        segment.wrapping_add(base).wrapping_add(index).wrapping_add(i.memory_displacement64())
     }
 
     fn value(&self, i: &Instruction, operand: u32) -> u64 {

@@ -19,13 +19,13 @@
 mod assemble;
 #[cfg(test)]
 #[allow(clippy::panic)]
-mod emulate;
+pub(crate) mod emulate;
 #[cfg(test)]
 mod tests;
 
 use core::fmt;
 
-use assemble::{Assembler, Condition, Free, WIDE};
+pub(crate) use assemble::{Assembler, Condition, Free, WIDE};
 
 use super::decide::SPREAD;
 use super::program::{Compare, Field, IntegerType, MAX_STEPS, Program, Step, Target, Test};

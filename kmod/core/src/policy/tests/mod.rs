@@ -38,7 +38,7 @@ fn yes(text: &str, call: &Call) -> bool {
     decide(text, call).0
 }
 
-pub(super) fn call() -> Call {
+pub(crate) fn call() -> Call {
     Call {
         pid: 7,
         tgid: 5,

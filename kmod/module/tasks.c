@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Scope `task`: which tasks there are at an instant, a look at each while it does not go on, and one at each border to
+ * user space. See shim.h.
+ */
+#include <linux/cpu.h>
+#include <linux/error-injection.h>
+#include <linux/mutex.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/slab.h>
+#include <linux/smp.h>
+#include <linux/spinlock.h>
+#include <linux/tracepoint.h>
+
+#include "shim.h"
+
+#ifdef CONFIG_FAIL_FUNCTION
+#define MAY_FAIL(name) ALLOW_ERROR_INJECTION(name, ERRNO)
+#else
+#define MAY_FAIL(name)
+#endif
+
+static rwlock_t *list_lock;
+static struct tracepoint *task_exits, *call_enters, *call_leaves;
+
+static void find_tracepoint(struct tracepoint *tracepoint, void *unused)
+{
+	if (!strcmp(tracepoint->name, "sched_process_exit"))
+		task_exits = tracepoint;
+	else if (!strcmp(tracepoint->name, "sys_enter"))
+		call_enters = tracepoint;
+	else if (!strcmp(tracepoint->name, "sys_exit"))
+		call_leaves = tracepoint;
+}
+
+int dynamos_shim_tasks_ready(void)
+{
+	if (!list_lock)
+		list_lock = (rwlock_t *)dynamos_lookup("tasklist_lock");
+	for_each_kernel_tracepoint(find_tracepoint, NULL);
+	return list_lock && task_exits && call_enters && call_leaves ? 0 : -EOPNOTSUPP;
+}
+MAY_FAIL(dynamos_shim_tasks_ready);
+
+/* It never runs again. The acquire pairs with the release by which the scheduler says that it has left its stack. */
+bool dynamos_shim_task_is_dead(struct task_struct *task)
+{
+	return READ_ONCE(task->__state) == TASK_DEAD && !smp_load_acquire(&task->on_cpu);
+}
+
+void dynamos_shim_task_put(struct task_struct *task)
+{
+	put_task_struct(task);
+}
+
+/*
+ * Tasks that are on their way out: they may leave the list of tasks, and run on for a moment. A few hundred at a time are
+ * far more than there are CPUs to end them on; if there are more, the turn is tried again.
+ */
+static struct task_struct *ending[512];
+static bool too_many_ending;
+static DEFINE_SPINLOCK(ending_lock);
+static DEFINE_MUTEX(turn_lock);
+
+static void note_ending(void *unused, struct task_struct *task)
+{
+	struct task_struct **place = NULL;
+	unsigned int at;
+
+	spin_lock(&ending_lock);
+	for (at = 0; at < ARRAY_SIZE(ending) && !place; at++) {
+		if (ending[at] && dynamos_shim_task_is_dead(ending[at])) {
+			put_task_struct(ending[at]);
+			ending[at] = NULL;
+		}
+		if (!ending[at])
+			place = &ending[at];
+	}
+	if (place)
+		*place = get_task_struct(task);
+	else
+		too_many_ending = true;
+	spin_unlock(&ending_lock);
+}
+
+static void forget_ending(void)
+{
+	unsigned int at;
+
+	for (at = 0; at < ARRAY_SIZE(ending); at++) {
+		if (ending[at])
+			put_task_struct(ending[at]);
+		ending[at] = NULL;
+	}
+	too_many_ending = false;
+}
+
+static int note_one(struct task_struct *task, dynamos_note_fn note, void *context)
+{
+	int ret;
+
+	if (dynamos_shim_task_is_dead(task))
+		return 0;
+	ret = note(context, (unsigned long)task);
+	if (ret > 0)
+		get_task_struct(task);
+	return min(ret, 0);
+}
+
+/* With the lock held for which whoever comes to the list or leaves it waits. */
+static int note_all(dynamos_note_fn note, void *context)
+{
+	struct task_struct *process, *task;
+	unsigned int at, cpu;
+	int err;
+
+	for_each_process_thread(process, task) {
+		err = note_one(task, note, context);
+		if (err)
+			return err;
+	}
+	for_each_online_cpu(cpu) {
+		err = note_one(dynamos_idle_task(cpu), note, context);
+		if (err)
+			return err;
+	}
+	spin_lock(&ending_lock);
+	err = too_many_ending ? -EAGAIN : 0;
+	for (at = 0; at < ARRAY_SIZE(ending) && !err; at++)
+		if (ending[at])
+			err = note_one(ending[at], note, context);
+	spin_unlock(&ending_lock);
+	return err;
+}
+
+/*
+ * Every task that has run and will run is noted, in this order:
+ * - From the beginning on whoever comes to its end is noted (sched_process_exit), and before that it is on the list. Those
+ *   that have passed there before and are still on the list have PF_EXITING.
+ * - Those that had left the list by then are gone after an RCU-tasks grace period, which waits for tasks between
+ *   exit_notify() and their last schedule().
+ * - With the list's lock held nobody comes or goes. Who is not on the list then has not run yet: a new task is run after it
+ *   has been put on it.
+ */
+int dynamos_shim_turn_tasks(dynamos_note_fn note, dynamos_flip_fn flip, void *context)
+{
+	struct task_struct *process, *task;
+	int err;
+
+	mutex_lock(&turn_lock);
+	err = tracepoint_probe_register(task_exits, note_ending, NULL);
+	if (err)
+		goto out;
+	rcu_read_lock();
+	for_each_process_thread(process, task)
+		if (READ_ONCE(task->flags) & PF_EXITING && !dynamos_shim_task_is_dead(task))
+			note_ending(NULL, task);
+	rcu_read_unlock();
+	synchronize_rcu_tasks();
+
+	cpus_read_lock();	/* an idle task that begins later begins anew */
+	read_lock(list_lock);
+	err = note_all(note, context);
+	if (!err)
+		flip(context);
+	read_unlock(list_lock);
+	cpus_read_unlock();
+
+	tracepoint_probe_unregister(task_exits, note_ending, NULL);
+	tracepoint_synchronize_unregister();
+	forget_ending();
+out:
+	mutex_unlock(&turn_lock);
+	return err;
+}
+MAY_FAIL(dynamos_shim_turn_tasks);
+
+u32 dynamos_shim_count_tasks(void)
+{
+	struct task_struct *process, *task;
+	u32 count = num_possible_cpus();
+
+	rcu_read_lock();
+	for_each_process_thread(process, task)
+		count++;
+	rcu_read_unlock();
+	return count;
+}
+
+struct look {
+	struct task_struct *task;
+	unsigned long *entries;
+	u32 size;
+	dynamos_task_fn visit;
+	void *context;
+	bool done;
+	int result;
+};
+
+static void tell(struct look *look, int entries)
+{
+	struct dynamos_task info = {
+		.address = (unsigned long)look->task,
+		.trace = look->entries,
+		.pid = task_pid_nr(look->task),
+		.comm = look->task->comm,
+		.ready = READ_ONCE(look->task->__state) == TASK_RUNNING,
+		.entries = entries,
+	};
+
+	look->result = look->visit(look->context, &info);
+	look->done = true;
+}
+
+/* With the locks held that keep a task from being run (task_call_func). */
+static int tell_if_not_running(struct task_struct *task, void *data)
+{
+	struct look *look = data;
+
+	if (!smp_load_acquire(&task->on_cpu))
+		tell(look, dynamos_stack_of(task, look->entries, look->size));
+	return 0;
+}
+
+/* On the CPU where the task runs, in an interrupt of it. */
+static void tell_if_current(void *data)
+{
+	struct look *look = data;
+
+	if (look->task == current)
+		tell(look, dynamos_stack_of(current, look->entries, look->size));
+}
+
+static void look_at(struct look *look)
+{
+	unsigned long flags;
+	int tries;
+
+	for (tries = 0; tries < 8 && !look->done; tries++) {
+		if (look->task == current) {
+			local_irq_save(flags);
+			tell_if_current(look);
+			local_irq_restore(flags);
+			return;
+		}
+		dynamos_call_held(look->task, tell_if_not_running, look);
+		if (!look->done)
+			smp_call_function_single(task_cpu(look->task), tell_if_current, look, 1);
+	}
+	/* It was on another CPU whenever we looked. */
+	if (!look->done)
+		tell(look, -EAGAIN);
+}
+
+void dynamos_shim_look_at(struct task_struct *task, unsigned long *entries, u32 size,
+			  dynamos_task_fn visit, void *context)
+{
+	struct look look = {
+		.task = task, .entries = entries, .size = size, .visit = visit, .context = context,
+	};
+
+	if (is_idle_task(task)) {
+		cpus_read_lock();
+		/* That of a CPU that is away begins anew when the CPU comes back: nothing is on its stack. */
+		if (cpu_online(task_cpu(task)))
+			look_at(&look);
+		else
+			tell(&look, 0);
+		cpus_read_unlock();
+	} else {
+		look_at(&look);
+	}
+	if (look.result == DYNAMOS_WAKE)
+		dynamos_wake(task);
+	cond_resched();
+}
+
+struct dynamos_mover {
+	dynamos_wants_fn wants;
+	dynamos_task_fn visit;
+	void *context;
+};
+
+/* Nothing but this and the way in is on the stack. */
+#define ENTRIES_AT_BORDER 32
+
+static void at_border(void *data, struct pt_regs *regs, long number)
+{
+	struct dynamos_mover *mover = data;
+	unsigned long entries[ENTRIES_AT_BORDER];
+	struct look look = {
+		.task = current, .entries = entries, .visit = mover->visit, .context = mover->context,
+	};
+
+	if (mover->wants(mover->context, (unsigned long)current))
+		tell(&look, dynamos_stack_of(current, entries, ENTRIES_AT_BORDER));
+}
+
+int dynamos_shim_mover_begin(dynamos_wants_fn wants, dynamos_task_fn visit, void *context,
+			     struct dynamos_mover **result)
+{
+	struct dynamos_mover *mover = kmalloc(sizeof(*mover), GFP_KERNEL);
+	int err;
+
+	if (!mover)
+		return -ENOMEM;
+	*mover = (struct dynamos_mover){ wants, visit, context };
+	err = tracepoint_probe_register(call_leaves, at_border, mover);
+	if (err)
+		goto no_leaves;
+	err = tracepoint_probe_register(call_enters, at_border, mover);
+	if (err)
+		goto no_enters;
+	*result = mover;
+	return 0;
+
+no_enters:
+	tracepoint_probe_unregister(call_leaves, at_border, mover);
+	tracepoint_synchronize_unregister();
+no_leaves:
+	kfree(mover);
+	return err;
+}
+MAY_FAIL(dynamos_shim_mover_begin);
+
+/* Nobody is in the functions after this. */
+void dynamos_shim_mover_end(struct dynamos_mover *mover)
+{
+	tracepoint_probe_unregister(call_enters, at_border, mover);
+	tracepoint_probe_unregister(call_leaves, at_border, mover);
+	tracepoint_synchronize_unregister();
+	kfree(mover);
+}

@@ -1,0 +1,449 @@
+//! Scope `task` on real kernels: two functions of which one passes something new to the other. A task with both editions
+//! on its stack is told by V2's code itself.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use common::{SAYS, check, edit, image, machine, machine_on, named, refusing_pipe_read};
+use dynamos_generator::{Request, Spec};
+use dynamos_vm::Image;
+
+/// `becomes NAME STATE`: waits for it. `mixed`: how often a stack had both editions.
+const SHELL: &str = r#"
+ask() { guest-tool sleepers ask "$1"; }
+serve() {
+    rm -f /run/sleepers
+    guest-tool sleepers serve "$@" &
+    while [ ! -S /run/sleepers ]; do usleep 20000; done
+    ask asleep
+}
+becomes() {
+    for try in $(seq 1200); do
+        read -r state </sys/kernel/dynamos/$1/state
+        if [ "$state" = "$2" ]; then return; fi
+        usleep 50000
+    done
+    echo "it is $state, not $2"
+    return 1
+}
+mixed() { dmesg | grep -c MIXED || true; }
+"#;
+
+/// Emulated machines are slow, and this one shares its host.
+const LONG: Duration = Duration::from_secs(900);
+
+/// `pipe_read` leaves a mark in a buffer that it has emptied, and wants `anon_pipe_buf_release` to change it, which wants
+/// that mark: whoever sleeps in `pipe_read` comes to the other when it wakes.
+fn marks(text: &str) -> String {
+    let release = "static void anon_pipe_buf_release(struct pipe_inode_info *pipe,\n\t\t\t\t  struct pipe_buffer *buf)\n{\n\tstruct page *page = buf->page;\n";
+    let (before, after) = text.split_once(release).unwrap();
+    let wants = "\n\tif (!buf->len && buf->private != 0x5eed)\n\t\tpr_err(\"MIXED: edition 0 reads\\n\");\n\tbuf->private = 0x600d;\n";
+    let text = format!("{before}{release}{wants}{after}");
+    let (before, after) = text.split_once("\npipe_read(struct kiocb").unwrap();
+    let after = after.replacen(
+        "\t\t\tbuf->len -= chars;\n",
+        "\t\t\tbuf->len -= chars;\n\t\t\tif (!buf->len && buf->ops == &anon_pipe_buf_ops)\n\t\t\t\tbuf->private = 0x5eed;\n",
+        1,
+    );
+    let after = after.replacen(
+        "\t\t\ttotal_len -= chars;\n",
+        "\t\t\tif (!buf->len && buf->private == 0x5eed)\n\t\t\t\tpr_err(\"MIXED: edition 0 releases\\n\");\n\t\t\ttotal_len -= chars;\n",
+        1,
+    );
+    assert_eq!(after.matches("0x5eed").count(), 2);
+    refusing_pipe_read(&format!("{before}\npipe_read(struct kiocb{after}"))
+}
+
+/// The same, and a third function that says which edition it is.
+fn marks_and_more(text: &str) -> String {
+    common::greater_pipe_fcntl(&marks(text))
+}
+
+fn made(version: &'static str, name: &'static str) -> PathBuf {
+    static MADE: Mutex<BTreeMap<(&str, &str), PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry((version, name)).or_insert_with(|| make(version, name)).clone()
+}
+
+fn make(version: &str, name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tasks").join(version).join(name);
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let patch = directory.join("pipe.patch");
+    let (edits, count): (fn(&str) -> String, _) =
+        if name == "pair" { (marks, 2) } else { (marks_and_more, 3) };
+    edit(version, "fs/pipe.c", edits, &patch);
+    let update = directory.join(name);
+    let plan = named(&format!("dynamos_{name}"), version, &patch, &update);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let replaced = plan.functions.iter().filter(|function| function.verdict == "changed");
+    assert_eq!(replaced.count(), count);
+    // Calls of other functions come to these too.
+    let proposed = plan.scope.unwrap();
+    assert_eq!(proposed.scope, "system", "{}", proposed.reason);
+    update
+}
+
+/// Sleepers stay as they are, all others move at once, and the last to leave ends it.
+fn each_task_in_its_time(version: &'static str, release: &str) {
+    let update = made(version, "pair");
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            serve --count 20 --busy 2 >/dev/null
+            says rolled_back dynamos load /update/pair --scope task --timeout 1
+            says nothing ls /sys/kernel/dynamos
+            says stock ask edition
+
+            says load dynamos load /update/pair --scope task --timeout 2 --on-timeout hold
+            says moved ask edition
+            says held dynamos status
+            says fed_1 ask feed
+            becomes dynamos_pair active
+            says active dynamos status
+            says mixed_1 mixed
+
+            says not_back dynamos revert dynamos_pair --timeout 1
+            says still ask edition
+            becomes dynamos_pair active
+            says back dynamos revert dynamos_pair --timeout 1 --on-timeout hold
+            says back_edition ask edition
+            says back_held dynamos status
+            says unload dynamos unload dynamos_pair
+            says fed_2 ask feed
+            becomes dynamos_pair reverted
+            says mixed_2 mixed
+
+            says again dynamos enable dynamos_pair --scope task --timeout 1 --on-timeout hold
+            says given_up dynamos revert dynamos_pair --timeout 60
+            says given_up_edition ask edition
+            says gone dynamos unload dynamos_pair
+            says end ask end
+            says mixed_3 mixed
+            rmmod dynamos
+            dmesg | grep 'dynamos: \|MIXED' | result log"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    let results = &outcome.results;
+    println!("{}", results["log"]);
+    check(
+        results,
+        &[
+            ("rolled_back", "status 3\n"),
+            ("rolled_back", "sleeps in pipe_read and"),
+            ("nothing", "status 0\nabi\nrefusals\nversion"),
+            ("stock", "status 0\n0"),
+            ("load", "status 0\ndynamos_pair is loaded, but waits: task "),
+            ("moved", "status 0\n1"),
+            (
+                "held",
+                "loading (held), enabled\n  scope: task, weaker than the plan proposes (system)\n",
+            ),
+            ("held", "waits for 20 tasks, 20 activations:"),
+            ("held", "(guest-tool) sleeps in pipe_read\n"),
+            ("fed_1", "20 intact, 0 damaged"),
+            ("active", "active, enabled\n  scope: task"),
+            ("mixed_1", "status 0\n0"),
+            ("not_back", "status 3\n"),
+            ("still", "status 0\n1"),
+            ("back", "status 0\ndynamos_pair is reverting (held): task "),
+            ("back_edition", "status 0\n0"),
+            ("back_held", "waits for 20 tasks, 20 activations:"),
+            ("unload", "status 3\n"),
+            ("fed_2", "40 intact, 0 damaged"),
+            ("mixed_2", "status 0\n0"),
+            ("again", "status 0\ndynamos_pair is loading (held): task "),
+            ("given_up", "status 0\ndynamos_pair is reverted"),
+            ("given_up_edition", "status 0\n0"),
+            ("gone", "status 0\n"),
+            ("end", "40 intact, 0 damaged"),
+            ("mixed_3", "status 0\n0"),
+        ],
+    );
+    assert!(!results["log"].contains("CPUs stopped for"), "{}", results["log"]);
+}
+
+#[test]
+fn each_task_in_its_time_on_6_1() {
+    each_task_in_its_time("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn each_task_in_its_time_on_6_12() {
+    each_task_in_its_time("6.12.107", "6.12.107+deb12-amd64");
+}
+
+/// Each end that a wait can have, with a third function; and what cannot be asked for.
+fn waits_end_as_asked(version: &'static str, release: &str) {
+    let (trio, pair) = (made(version, "trio"), made(version, "pair"));
+    let outcome = machine(release, &[&trio, &pair])
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            serve --count 5 >/dev/null
+            # Scope function lets V2's function meet V1's: the marks tell.
+            dynamos load /update/pair --scope function
+            says control_fed ask feed
+            says control mixed
+            dynamos revert dynamos_pair --signal --timeout 60
+            dynamos unload dynamos_pair
+            dmesg -c >/dev/null
+
+            says signal dynamos load /update/trio --scope task --timeout 60 --signal
+            says signal_edition ask edition
+            says fed_1 ask feed
+            says killed_before dynamos status
+            dynamos revert dynamos_trio --timeout 300 &
+            pid=$!
+            usleep 3000000
+            kill -9 $pid
+            wait $pid || true
+            becomes dynamos_trio active
+            says killed_edition ask edition
+            says fed_2 ask feed
+            says mixed_1 mixed
+
+            says policy dynamos policy dynamos_trio --when 'pid == 1'
+            says policy_status dynamos status
+            dynamos policy dynamos_trio --default 1
+            says revert dynamos revert dynamos_trio --signal --timeout 60
+            dynamos policy dynamos_trio --default 0
+            says by_policy dynamos enable dynamos_trio --scope task
+            dynamos policy dynamos_trio --default 1
+            says fed_3 ask feed
+
+            says forced dynamos enable dynamos_trio --scope task --timeout 1 --on-timeout force-new-calls
+            says forced_status dynamos status
+            says forced_edition ask edition
+            says over dynamos load /update/pair --scope task --replace
+            says stack dynamos load /update/pair --scope task --stack
+            says still dynamos status
+            says fed_4 ask feed
+            dynamos revert dynamos_trio --signal --timeout 60
+            dynamos unload dynamos_trio
+
+            says held dynamos load /update/trio --scope task --timeout 0 --on-timeout hold
+            says system dynamos enable dynamos_trio --scope system
+            says function dynamos enable dynamos_trio --scope function
+            says function_status dynamos status
+            says drain dynamos revert dynamos_trio --timeout 1 --on-timeout hold
+            says end ask end
+            becomes dynamos_trio reverted
+            dynamos unload dynamos_trio
+            rmmod dynamos
+            grep -c dynamos /proc/modules | result left || true"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    check(
+        &outcome.results,
+        &[
+            ("control_fed", "5 intact, 0 damaged"),
+            ("control", "status 0\n5"),
+            ("signal", "status 0\ndynamos_trio is loaded"),
+            ("signal_edition", "status 0\n1"),
+            ("fed_1", "10 intact, 0 damaged"),
+            ("killed_before", "active, enabled\n  scope: task"),
+            ("killed_edition", "status 0\n1"),
+            ("fed_2", "15 intact, 0 damaged"),
+            ("mixed_1", "status 0\n0"),
+            ("policy", "status 0\n"),
+            ("policy_status", "scope: function"),
+            ("revert", "status 0\n"),
+            ("by_policy", "status 3\n"),
+            ("by_policy", "scope `task` is not possible: policies"),
+            ("fed_3", "20 intact, 0 damaged"),
+            ("forced", "status 0\ndynamos_trio is active"),
+            ("forced_status", "scope: function"),
+            ("forced_edition", "status 0\n1"),
+            ("over", "scope `task` is not possible: other updates"),
+            ("stack", "scope `task` is not possible: other updates"),
+            ("still", "dynamos_trio for vmlinux: active, enabled"),
+            ("fed_4", "25 intact, 0 damaged"),
+            ("held", "is loaded, but waits"),
+            ("system", "tasks are moving one by one"),
+            ("function", "status 0\ndynamos_trio is active"),
+            ("function_status", "scope: function"),
+            ("drain", "status 0\n"),
+            ("end", "25 intact, 0 damaged"),
+            ("left", "0"),
+        ],
+    );
+}
+
+#[test]
+fn waits_end_as_asked_on_6_1() {
+    waits_end_as_asked("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn waits_end_as_asked_on_6_12() {
+    waits_end_as_asked("6.12.107", "6.12.107+deb12-amd64");
+}
+
+/// Turn after turn, while tasks begin and end, sleep and are busy: no stack is ever mixed, and no byte is lost.
+fn turns_under_load(image: &Image, update: &Path) {
+    const ROUNDS: u32 = 3;
+    let outcome = machine_on(image, &[update])
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            serve --count 20 --busy 3 >/dev/null
+            for worker in 1 2; do
+                (while [ ! -e /run/stop ]; do echo some text | cat | cat >/dev/null; done) &
+            done
+            dynamos load /update/pair --scope task --timeout 0 --on-timeout hold
+            for round in $(seq {ROUNDS}); do
+                # As many turns as there are commands, each against the one before.
+                dynamos revert dynamos_pair --timeout 0 --on-timeout hold
+                dynamos enable dynamos_pair --scope task --timeout 0 --on-timeout hold
+                ask feed >/dev/null
+                becomes dynamos_pair active
+                dynamos revert dynamos_pair --timeout 0 --on-timeout hold
+                dynamos enable dynamos_pair --scope task --timeout 1 --on-timeout roll-back || true
+                dynamos revert dynamos_pair --timeout 0 --on-timeout hold
+                ask feed >/dev/null
+                becomes dynamos_pair reverted
+                dynamos enable dynamos_pair --scope task --timeout 60 --signal
+                dynamos revert dynamos_pair --timeout 60 --signal
+                dynamos enable dynamos_pair --scope task --timeout 0 --on-timeout hold
+            done >/dev/null 2>&1
+            touch /run/stop
+            dynamos revert dynamos_pair --signal --timeout 60
+            says end ask end
+            says mixed mixed
+            says unload dynamos unload dynamos_pair
+            rmmod dynamos"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    let results = &outcome.results;
+    println!("{}: {}", image.release, results["end"]);
+    check(
+        results,
+        &[
+            ("end", &format!("{} intact, 0 damaged", ROUNDS * 2 * 20)),
+            ("mixed", "status 0\n0"),
+            ("unload", "status 0\n"),
+        ],
+    );
+}
+
+#[test]
+fn turns_under_load_on_6_1() {
+    turns_under_load(&image("6.1.0-55-amd64"), &made("6.1.192-1", "pair"));
+}
+
+#[test]
+fn turns_under_load_on_6_12() {
+    turns_under_load(&image("6.12.107+deb12-amd64"), &made("6.12.107", "pair"));
+}
+
+/// On a kernel that watches its memory and its locks, if one has been built.
+#[test]
+#[ignore = "takes long"]
+fn turns_under_load_on_the_debug_kernel() {
+    const VERSION: &str = "6.12.107";
+    let kernel = common::kernel(VERSION);
+    let Some(built) = common::cache().debug_kernel_if_built(&kernel).unwrap() else { return };
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tasks").join("debug");
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let (patch, update) = (directory.join("pipe.patch"), directory.join("pair"));
+    edit(VERSION, "fs/pipe.c", marks, &patch);
+    let (v1, v2) = (Spec::Deb(VERSION.into()), Spec::Patch(patch));
+    let plan = common::request(Request {
+        kernel: Some(built.build_dir().to_str().unwrap().into()),
+        name: Some("dynamos_pair".into()),
+        ..common::asked(v1, v2, &update)
+    });
+    assert!(plan.unwrap().refusals.is_empty());
+    let (vmlinuz, modules_dir) = (built.vmlinuz(), built.modules());
+    let image = Image { vmlinuz, modules_dir, release: built.release().into() };
+    turns_under_load(&image, &update);
+}
+
+/// `wait_for_partner` says 1 and no longer 0 when somebody has come, and `fifo_open`, which alone calls it, knows that.
+fn other_answer(text: &str) -> String {
+    let text = text.replace("? -ERESTARTSYS : 0;", "? -ERESTARTSYS : 1;");
+    let text = text.replace("(pipe, &pipe->w_counter))", "(pipe, &pipe->w_counter) < 0)");
+    text.replace("(pipe, &pipe->r_counter))", "(pipe, &pipe->r_counter) < 0)")
+}
+
+/// Functions behind one entry: the plan proposes the scope by itself, and who sleeps in both of them keeps both.
+fn functions_behind_one_are_as_one(version: &str, release: &str) {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tasks").join(version).join("fifo");
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let (patch, update) = (directory.join("fifo.patch"), directory.join("fifo"));
+    edit(version, "fs/pipe.c", other_answer, &patch);
+    let plan = named("dynamos_fifo", version, &patch, &update);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let inner = |name: &str| plan.functions.iter().find(|f| f.name == name).unwrap().inner;
+    assert!(inner("wait_for_partner") && !inner("fifo_open"));
+    let proposed = plan.scope.unwrap();
+    assert_eq!(proposed.scope, "task", "{}", proposed.reason);
+    let review = std::fs::read_to_string(update.join("review.md")).unwrap();
+    assert!(review.contains("**Scope `task`**: each task takes"), "{review}");
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            mkfifo /run/a /run/b /run/c
+            cat /run/a >/run/from_a 2>&1 &
+            usleep 1000000
+            says load dynamos load /update/fifo --timeout 1 --on-timeout hold
+            says held dynamos status
+            cat /run/b >/run/from_b 2>&1 &
+            usleep 1000000
+            echo by edition 0 >/run/a
+            echo by edition 1 >/run/b
+            becomes dynamos_fifo active
+            says active dynamos status
+            cat /run/c >/run/from_c 2>&1 &
+            usleep 1000000
+            says revert dynamos revert dynamos_fifo --timeout 1 --on-timeout hold
+            says reverting dynamos status
+            echo by edition 1 too >/run/c
+            becomes dynamos_fifo reverted
+            result a </run/from_a
+            result b </run/from_b
+            result c </run/from_c
+            says unload dynamos unload dynamos_fifo
+            rmmod dynamos"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    check(
+        &outcome.results,
+        &[
+            ("load", "status 0\ndynamos_fifo is loaded, but waits: task "),
+            ("held", "loading (held), enabled\n  scope: task\n  waits for 1 task, 2 activations:"),
+            ("held", "(cat) sleeps in wait_for_partner\n"),
+            ("active", "active, enabled\n  scope: task\n"),
+            ("revert", "status 0\ndynamos_fifo is reverting (held): task "),
+            ("reverting", "waits for 1 task, 2 activations:"),
+            ("a", "by edition 0\n"),
+            ("b", "by edition 1\n"),
+            ("c", "by edition 1 too\n"),
+            ("unload", "status 0\n"),
+        ],
+    );
+}
+
+#[test]
+fn functions_behind_one_are_as_one_on_6_1() {
+    functions_behind_one_are_as_one("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn functions_behind_one_are_as_one_on_6_12() {
+    functions_behind_one_are_as_one("6.12.107", "6.12.107+deb12-amd64");
+}
