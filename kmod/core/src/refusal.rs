@@ -92,10 +92,14 @@ pub enum Refusal<'a> {
     HasHandlers { update: Name },
     /// An update with phases moves call by call, and nobody may be forced out of one.
     PhasesNeedFunction,
+    /// A phase's least time was asked for, of an update without phases.
+    NoPhases,
     /// An update with phases cannot take another's place, nor another its place.
     HasPhases { update: Name },
     /// A hook of the update has not said in time that it may go on.
     NotYet { waited_ms: u32, interrupted: bool, hook: HookKind },
+    /// The least time of a phase was waited for, and somebody interrupted that.
+    Resting { waited_ms: u32 },
     /// Updates with hooks neither take the place of others nor leave at another's switch.
     HasHooks { update: Name },
     /// A hook of the update says no.
@@ -251,6 +255,14 @@ impl Refusal<'_> {
                 f,
                 "the update has phases: its calls move one by one from phase to phase (scope `function`), and a phase \
                  ends when nobody is in the edition before, which cannot be forced"
+            ),
+            NoPhases => {
+                write!(f, "a phase's least time was asked for, but the update has no phases")
+            }
+            Resting { waited_ms } => write!(
+                f,
+                "{} after {waited_ms} ms: the bridge was to take all calls for longer (phase_ms)",
+                ended(true)
             ),
             HasPhases { update } => write!(
                 f,

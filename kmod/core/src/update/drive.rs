@@ -21,6 +21,8 @@ pub struct Update<'a> {
     pub(super) scope: Scope,
     pub(super) steps: Steps,
     pub(super) phase: Phase,
+    /// When new calls began to take the edition of this phase ([`Layer::now_ms`]).
+    pub(super) since_ms: u64,
     /// State was, or may have been, carried over to V2's meaning, and V2's editions may have run since.
     pub(super) transferred: bool,
     /// The log says why it does not come back.
@@ -47,6 +49,7 @@ impl<'a> Update<'a> {
             state: State::Loading,
             scope: Scope::System,
             phase: Phase::default(),
+            since_ms: 0,
             transferred: false,
             told: false,
             resolved: None,
@@ -183,6 +186,9 @@ impl<'a> Update<'a> {
         if self.has_phases() {
             let fits = how.scope == Scope::Function && how.on_timeout != OnTimeout::ForceNewCalls;
             return if fits { Ok(()) } else { Err(Refusal::PhasesNeedFunction) };
+        }
+        if how.phase_ms > 0 {
+            return Err(Refusal::NoPhases);
         }
         let all = how.scope == Scope::System && how.on_timeout != OnTimeout::ForceNewCalls;
         if self.record.slots().is_empty() || all {
