@@ -462,12 +462,21 @@ impl Work {
                 hook.name()
             ));
         }
+        if let Some(hook) = self.update.phase().not_yet {
+            let state = self.update.state();
+            return log::info(format_args!("{name}: {state}; hook {} says: not yet", hook.name()));
+        }
         match self.update.state() {
             State::Active | State::Reverted if pause > 0 => log::info(format_args!(
                 "{name}: {}, scope {scope}; {} stacks checked, all CPUs stopped for {pause} us",
                 self.update.state(),
                 switch.tasks,
             )),
+            state if self.update.phase().until_ms.is_some() => {
+                log::info(format_args!(
+                    "{name}: {state}; the bridge takes all calls for its least time"
+                ));
+            }
             state if self.update.is_held() => log::info(format_args!(
                 "{name}: {state}, scope {scope}; held by {}",
                 blockers.named(self.update.record()),

@@ -324,7 +324,7 @@ impl<'a> Update<'a> {
 
     /// What a wait that ended in vain is refused for. One that never began is not told: it is a look.
     fn blocked(&self, layer: &mut dyn Layer, waited_ms: u32, interrupted: bool) -> Refusal<'a> {
-        if waited_ms > 0 {
+        if waited_ms > 0 && self.blockers.count() > 0 {
             layer.log(format_args!(
                 "{}: in the code to be switched: {}",
                 self.name,

@@ -84,6 +84,9 @@ enum Command {
         /// Created when all have begun.
         #[arg(long)]
         ready_file: PathBuf,
+        /// How many seconds the last bytes may take; emulated machines are slow.
+        #[arg(long, default_value_t = 120)]
+        patience: u64,
     },
     /// How many milliseconds of virtual run time calls of `sched_yield` cost while another thread does the same.
     Yields {
@@ -148,6 +151,9 @@ enum Sleepers {
         /// How many threads use pipes all the time.
         #[arg(long, default_value_t = 0)]
         busy: u32,
+        /// How many seconds anything may take; emulated machines are slow.
+        #[arg(long, default_value_t = 300)]
+        patience: u64,
     },
     /// Tell them: `asleep`, `feed`, `edition`, `watch`, `again`, `first` or `end`.
     Ask {
@@ -181,8 +187,9 @@ fn main() -> anyhow::Result<()> {
         Command::PipeEdition { size, made, times } => {
             println!("{}", pipe::edition(size, made, times)?);
         }
-        Command::Pipes { count, stop_file, ready_file } => {
-            println!("{}", pipes::run(count, &stop_file, &ready_file)?);
+        Command::Pipes { count, stop_file, ready_file, patience } => {
+            let patience = Duration::from_secs(patience);
+            println!("{}", pipes::run(count, &stop_file, &ready_file, patience)?);
         }
         Command::Yields { times } => println!("{}", yields::cost(times)?),
         Command::AsUser { id, program } => pipe::as_user(id, &program)?,
@@ -219,8 +226,8 @@ fn main() -> anyhow::Result<()> {
             let all = <stress::Stage as clap::ValueEnum>::value_variants();
             stress::faults(&what, if stages.is_empty() { all } else { &stages }, own)?;
         }
-        Command::Sleepers { socket, what: Sleepers::Serve { count, busy } } => {
-            sleepers::serve(count, busy, &socket)?;
+        Command::Sleepers { socket, what: Sleepers::Serve { count, busy, patience } } => {
+            sleepers::serve(count, busy, &socket, Duration::from_secs(patience))?;
         }
         Command::Sleepers { socket, what: Sleepers::Ask { word } } => {
             println!("{}", sleepers::ask(&socket, &word)?);
