@@ -116,6 +116,12 @@ enum Command {
     Faults {
         #[command(flatten)]
         what: stress::What,
+        /// The directory of an update of the same functions, which takes the place of the first in the stage `replace`.
+        #[arg(long, requires = "other_name")]
+        other: Option<PathBuf>,
+        /// The name of its module.
+        #[arg(long)]
+        other_name: Option<String>,
         /// Which operations; all of them if absent.
         #[arg(long = "stage", value_enum)]
         stages: Vec<stress::Stage>,
@@ -222,9 +228,21 @@ fn main() -> anyhow::Result<()> {
         }
         Command::DropCaches => drop_caches()?,
         Command::Stress { what, rounds, dir } => stress::stress(&what, rounds, &dir)?,
-        Command::Faults { what, stages, own } => {
+        Command::Faults { what, other, other_name, stages, own } => {
             let all = <stress::Stage as clap::ValueEnum>::value_variants();
-            stress::faults(&what, if stages.is_empty() { all } else { &stages }, own)?;
+            let other = other.zip(other_name);
+            let able =
+                |stage: &&stress::Stage| other.is_some() || **stage != stress::Stage::Replace;
+            let stages = match stages.as_slice() {
+                [] => all.iter().filter(able).copied().collect(),
+                _ => stages,
+            };
+            let other = other.map(|(update, name)| stress::What {
+                update,
+                name,
+                functions: what.functions,
+            });
+            stress::faults(&what, other.as_ref(), &stages, own)?;
         }
         Command::Sleepers { socket, what: Sleepers::Serve { count, busy, patience } } => {
             sleepers::serve(count, busy, &socket, Duration::from_secs(patience))?;

@@ -20,13 +20,13 @@ pub use faults::{Stage, faults};
 #[derive(Debug, Args)]
 pub struct What {
     /// The update's directory, with dynamos.ko in it.
-    update: PathBuf,
+    pub update: PathBuf,
     /// The name of its module.
     #[arg(long)]
-    name: String,
+    pub name: String,
     /// How many functions it replaces.
     #[arg(long)]
-    functions: usize,
+    pub functions: usize,
 }
 
 impl What {
