@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use dynamos_vm::{Error, Image, Outcome, Vm, stress};
 use kernel_trees::{Cache, Manifest, Stderr};
 use serde_json::{Map, Value, json};
@@ -26,12 +26,19 @@ pub struct Arguments {
     /// How often to load, switch, revert and unload; 1000 if nothing else is asked for.
     #[arg(long)]
     rounds: Option<u32>,
+    /// How many machines share the rounds, all at the same time: each waits more than it computes.
+    #[arg(long, default_value_t = 1, conflicts_with = "faults", value_parser = clap::value_parser!(u32).range(1..=16))]
+    machines: u32,
     /// Make every allocation, registration and wait of every operation fail in turn.
     #[arg(long)]
     faults: bool,
-    /// Only this operation: dynamos-load, load, revert, enable, policy, wait, drain, unload, dynamos-unload. May be repeated.
+    /// Only this operation: dynamos-load, load, revert, enable, policy, wait, drain, replace, unload, dynamos-unload. May
+    /// be repeated.
     #[arg(long, value_name = "OPERATION", requires = "faults")]
     stage: Vec<String>,
+    /// The update has hooks, or phases; then only load, revert, enable and unload are made to fail if no stage is named.
+    #[arg(long, value_name = "hooks|phases", requires = "faults", conflicts_with = "rounds")]
+    with: Option<Kind>,
     /// Only the points below a function of dynamos.ko, not those of the kernel's module loader around it.
     #[arg(long, requires = "faults")]
     own: bool,
@@ -44,6 +51,13 @@ pub struct Arguments {
     json: Option<PathBuf>,
 }
 
+/// An update that is not a plain one.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    Hooks,
+    Phases,
+}
+
 /// Runs what is asked for; it fails if the kernel reports anything, a byte is lost or memory is.
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(&setup::all())?;
@@ -52,24 +66,52 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let cache = Cache::open(None)?.with_progress(Arc::new(Stderr::default()));
     let (image, build) = kernel(&cache, arguments.stock)?;
     let update = out.join("update");
-    let functions = make_update(build.as_deref(), &update)?;
+    let (mut v2, mut bridge) = (stress::patch(), None);
+    match arguments.with {
+        None => {}
+        Some(Kind::Hooks) => {
+            v2 = out.join("hooks.patch");
+            stress::hooks(&v2)?;
+        }
+        Some(Kind::Phases) => {
+            let file = bridge.insert(out.join("bridge.patch"));
+            stress::bridge(file)?;
+        }
+    }
+    let functions = make_update(build.as_deref(), stress::UPDATE, &v2, bridge.as_deref(), &update)?;
     println!("{}: an update of {functions} functions", image.release);
 
     let mut results = Map::new();
     let rounds = arguments.rounds.or((!arguments.faults).then_some(ROUNDS));
     if let Some(rounds) = rounds {
-        let vm = stress::rounds(&image, &update, functions, rounds)?;
-        collect(&mut results, "stress", vm, &out)?;
+        let all = arguments.machines.min(rounds.max(1));
+        let share = |number| rounds / all + u32::from(number < rounds % all);
+        let machines =
+            (0..all).map(|number| stress::rounds(&image, &update, functions, share(number)));
+        collect(&mut results, "stress", machines.collect::<Result<_, _>>()?, &out)?;
     }
     if arguments.faults {
         let mut options = String::from(if arguments.own { "--own" } else { "" });
-        for stage in &arguments.stage {
+        let mut stages = arguments.stage.clone();
+        if stages.is_empty() && arguments.with.is_some() {
+            stages = ["load", "revert", "enable", "unload"].map(str::to_owned).to_vec();
+        }
+        for stage in &stages {
             let plain = stage.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
             ensure!(plain, "there is no operation {stage:?}");
             write!(options, " --stage {stage}")?;
         }
-        let vm = stress::faults(&image, &update, functions, &options)?;
-        collect(&mut results, "faults", vm, &out)?;
+        let replaces = arguments.with.is_none()
+            && (stages.is_empty() || stages.iter().any(|stage| stage == "replace"));
+        let other = replaces.then(|| out.join("other"));
+        if let Some(other) = &other {
+            let patch = out.join("other.patch");
+            stress::other(&patch)?;
+            let count = make_update(build.as_deref(), stress::OTHER, &patch, None, other)?;
+            ensure!(count == functions, "the other update has {count} functions");
+        }
+        let vm = stress::faults(&image, &update, other.as_deref(), functions, &options)?;
+        collect(&mut results, "faults", vec![vm], &out)?;
     }
     let text = serde_json::to_string_pretty(&results)? + "\n";
     print!("{text}");
@@ -100,11 +142,18 @@ fn kernel(cache: &Cache, stock: bool) -> Result<(Image, Option<PathBuf>)> {
     Ok((image, Some(built.build_dir())))
 }
 
-/// Makes the update with the tool itself; gives the number of functions it replaces.
-fn make_update(build: Option<&Path>, update: &Path) -> Result<usize> {
+/// Makes an update with the tool itself; gives the number of functions it replaces.
+fn make_update(
+    build: Option<&Path>,
+    name: &str,
+    patch: &Path,
+    bridge: Option<&Path>,
+    update: &Path,
+) -> Result<usize> {
     let mut tool = crate::cargo(&["run", "--quiet", "--bin", "dynamos-diff", "--", "--quiet"]);
-    tool.arg(format!("deb:{VERSION}")).arg(stress::patch());
-    tool.args(["--name", stress::UPDATE, "-o"]).arg(update);
+    tool.arg(format!("deb:{VERSION}")).arg(patch);
+    tool.args(["--name", name, "-o"]).arg(update);
+    tool.args(bridge.map(|bridge| [Path::new("--bridge"), bridge]).into_iter().flatten());
     tool.args(build.map(|build| [Path::new("--kernel"), build]).into_iter().flatten());
     let status = tool.status().context("cannot start cargo")?;
     ensure!(status.success(), "dynamos-diff failed ({status}); its own message is above");
@@ -117,12 +166,60 @@ fn make_update(build: Option<&Path>, update: &Path) -> Result<usize> {
     Ok(count)
 }
 
-/// Runs the machine, and adds its figures to those of others.
-fn collect(results: &mut Map<String, Value>, what: &str, vm: Vm, out: &Path) -> Result<()> {
-    let console = out.join(format!("{what}.console"));
-    println!("{what}: the console will be in {}", console.display());
+/// Runs machines, all at the same time, and adds up their figures.
+fn collect(
+    results: &mut Map<String, Value>,
+    what: &str,
+    machines: Vec<Vm>,
+    out: &Path,
+) -> Result<()> {
     let start = Instant::now();
-    let outcome = match vm.console_copy(&console).run() {
+    let several = machines.len() > 1;
+    let ended = std::thread::scope(|scope| {
+        let started = machines.into_iter().enumerate().map(|(number, vm)| {
+            let number = if several { format!("{number}") } else { String::new() };
+            let console = out.join(format!("{what}{number}.console"));
+            println!("{what}: the console will be in {}", console.display());
+            scope.spawn(move || figures(what, vm, &console))
+        });
+        let started: Vec<_> = started.collect();
+        started.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+    });
+    let mut all = Value::Object(std::mem::take(results));
+    for figures in ended {
+        let figures = figures.map_err(|_| anyhow::anyhow!("whoever ran a machine panicked"))??;
+        add(&mut all, figures);
+    }
+    add(&mut all, json!({ format!("{what}_vm_seconds"): start.elapsed().as_secs() }));
+    if let Value::Object(all) = all {
+        *results = all;
+    }
+    Ok(())
+}
+
+/// Adds up what machines told: numbers are sums, and lists follow each other.
+fn add(all: &mut Value, more: Value) {
+    match (all, more) {
+        (Value::Object(all), Value::Object(more)) => {
+            for (name, value) in more {
+                match all.get_mut(&name) {
+                    Some(before) => add(before, value),
+                    None => drop(all.insert(name, value)),
+                }
+            }
+        }
+        (Value::Array(all), Value::Array(more)) => all.extend(more),
+        (all, more) => match (all.as_u64(), more.as_u64(), all.as_f64(), more.as_f64()) {
+            (Some(a), Some(b), ..) => *all = json!(a.saturating_add(b)),
+            (.., Some(a), Some(b)) => *all = json!(a + b),
+            _ => *all = more,
+        },
+    }
+}
+
+/// Runs a machine; gives what it told, with the numbers of reports and leaks.
+fn figures(what: &str, vm: Vm, console: &Path) -> Result<Value> {
+    let outcome = match vm.console_copy(console).run() {
         Ok(outcome) => outcome,
         // Reports are a figure as well.
         Err(Error::Reported { reports, outcome }) => {
@@ -137,17 +234,27 @@ fn collect(results: &mut Map<String, Value>, what: &str, vm: Vm, out: &Path) -> 
     let Some(figures) = told.get(what) else {
         anyhow::bail!("the machine did not come to its end; see {}", console.display());
     };
-    let figures: Value =
+    let mut figures: Value =
         serde_json::from_str(figures).with_context(|| format!("{what} told {figures:?}"))?;
-    results.extend(figures.as_object().cloned().unwrap_or_default());
-    let mut add = |name: &str, more: u64| {
-        let before = results.get(name).and_then(Value::as_u64).unwrap_or(0);
-        results.insert(name.to_owned(), json!(before.saturating_add(more)));
-    };
-    add("reports", reports.len() as u64);
+    let mut counted = json!({ "reports": reports.len() });
     if let Some(leaks) = told.get("leaks") {
-        add("leaks", leaks.trim().parse().context("the number of leaks")?);
+        let leaks: u64 = leaks.trim().parse().context("the number of leaks")?;
+        add(&mut counted, json!({ "leaks": leaks }));
     }
-    results.insert(format!("{what}_vm_seconds"), json!(start.elapsed().as_secs()));
-    Ok(())
+    add(&mut figures, counted);
+    Ok(figures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_machines_told_is_added_up() {
+        let mut all = json!({});
+        add(&mut all, json!({ "rounds": 3, "s": { "load": 1.5 }, "loads": [1] }));
+        add(&mut all, json!({ "rounds": 4, "s": { "load": 2.0 }, "loads": [2], "leaks": 1 }));
+        let sum = json!({ "rounds": 7, "s": { "load": 3.5 }, "loads": [1, 2], "leaks": 1 });
+        assert_eq!(all, sum);
+    }
 }

@@ -148,14 +148,19 @@ struct Wait {
     /// update's code when new calls do not enter it (scope `function`).
     #[arg(long)]
     signal: bool,
+    /// In an update with phases: for how long at least the bridge takes all calls, on either way, before the state is
+    /// carried over. Said when it is loaded, it counts for later commands too.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    phase_time: Option<u32>,
 }
 
 impl Wait {
     fn options(&self, scope: Option<Scope>) -> Options {
-        let wait_ms = self.timeout.map(|seconds| seconds.saturating_mul(1000));
+        let ms = |seconds: u32| seconds.saturating_mul(1000);
         Options {
             scope,
-            wait_ms,
+            wait_ms: self.timeout.map(ms),
+            phase_ms: self.phase_time.map(ms),
             on_timeout: self.on_timeout,
             signal: self.signal,
             ..Options::default()

@@ -117,7 +117,10 @@ fn phase(update: &Update) -> Option<String> {
     };
     let not_yet = update.not_yet.as_ref();
     let not_yet = not_yet.map_or_else(String::new, |hook| format!("; {hook} says: not yet"));
-    Some(format!("phase {number}: new calls take {edition}{not_yet}"))
+    let rest = update
+        .rest_ms
+        .map_or_else(String::new, |ms| format!(", for {} s more at least", ms.div_ceil(1000)));
+    Some(format!("phase {number}: new calls take {edition}{rest}{not_yet}"))
 }
 
 /// Who holds up a switch of `update`, in one line.

@@ -9,7 +9,7 @@
 //! | `NAME/scope` | what is waited for, and what the plan proposes |
 //! | `NAME/blockers` | how many tasks are in the way, and their activations, then the first of them a line |
 //! | `NAME/hook` | the hook that has not returned yet |
-//! | `NAME/phase` | the edition that new calls take, and the hook that says that it may not go on; empty without phases |
+//! | `NAME/phase` | the edition that new calls take, and the hook that says that it may not go on, or for how many milliseconds more it is not to; empty without phases |
 //! | `NAME/functions` | `OBJECT FUNCTION EDITION` a line |
 //! | `NAME/stack` | `OBJECT FUNCTION UPDATE …` a line: the updates that have editions of it, the lowest first |
 //! | `NAME/policy` | what decides which calls take the editions; written, it sets that |
@@ -63,6 +63,8 @@ pub(crate) struct Update {
     pub(crate) phase: Option<u32>,
     /// The hook that says that it may not go on to the next phase.
     pub(crate) not_yet: Option<String>,
+    /// For how many milliseconds more, at least, new calls take the edition of this phase.
+    pub(crate) rest_ms: Option<u64>,
     /// The update's hook that has not returned yet.
     pub(crate) hook: Option<String>,
 }
@@ -169,6 +171,10 @@ impl Sysfs {
         let mut scopes = scopes.split_whitespace().map(str::to_owned);
         let phase = read(&dir.join("phase")).unwrap_or_default();
         let mut phase = phase.split_whitespace();
+        let edition = phase.next().and_then(|edition| edition.parse().ok());
+        // A time, or the name of a hook.
+        let why = phase.next();
+        let rest_ms = why.and_then(|why| why.parse().ok());
         let blockers = read(&dir.join("blockers")).unwrap_or_default();
         let mut blockers = blockers.lines().map(str::to_owned);
         let counts = blockers.next().unwrap_or_default();
@@ -185,8 +191,9 @@ impl Sysfs {
             blocking: counts.next().flatten(),
             activations: counts.next().flatten(),
             blockers: blockers.collect(),
-            phase: phase.next().and_then(|edition| edition.parse().ok()),
-            not_yet: phase.next().map(str::to_owned),
+            phase: edition,
+            not_yet: why.filter(|_| rest_ms.is_none()).map(str::to_owned),
+            rest_ms,
             hook: read(&dir.join("hook")).ok().filter(|hook| !hook.is_empty()),
         })
     }

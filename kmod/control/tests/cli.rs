@@ -68,6 +68,29 @@ fn lying_over_others_is_asked_for() {
 }
 
 #[test]
+fn a_phases_least_time_is_asked_for_and_shown() {
+    let sysfs = with_update("loading (held)", "1");
+    let update = sysfs.path().join("kernel/dynamos/u");
+    dynamos(sysfs.path(), &["enable", "u", "--phase-time", "5"]);
+    let enabled = std::fs::read_to_string(update.join("enabled"));
+    assert_eq!(enabled.unwrap(), "1 phase_ms=5000,on_timeout=roll-back");
+    std::fs::write(update.join("enabled"), "1\n").unwrap();
+    for file in ["version", "abi"] {
+        std::fs::write(sysfs.path().join("kernel/dynamos").join(file), "1\n").unwrap();
+    }
+    for (file, shown, json) in [
+        ("1 4200", "phase 1 of 2: new calls take the bridge, for 5 s more at least", "4200"),
+        ("1 dynamos_advance", "the bridge; dynamos_advance says: not yet", "null"),
+    ] {
+        std::fs::write(update.join("phase"), format!("{file}\n")).unwrap();
+        let (_, text) = dynamos(sysfs.path(), &["status"]);
+        assert!(text.contains(shown), "{text}");
+        let (_, text) = dynamos(sysfs.path(), &["status", "--json"]);
+        assert!(text.contains(&format!("\"rest_ms\": {json}")), "{text}");
+    }
+}
+
+#[test]
 fn what_lies_over_what_is_shown() {
     let sysfs = with_update("active", "1");
     let update = sysfs.path().join("kernel/dynamos/u");

@@ -96,10 +96,14 @@ pub enum Refusal<'a> {
     TasksMove,
     /// An update with phases moves call by call, and nobody may be forced out of one.
     PhasesNeedFunction,
+    /// A phase's least time was asked for, of an update without phases.
+    NoPhases,
     /// An update with phases cannot take another's place, nor another its place.
     HasPhases { update: Name },
     /// A hook of the update has not said in time that it may go on.
     NotYet { waited_ms: u32, interrupted: bool, hook: HookKind },
+    /// The least time of a phase was waited for, and somebody interrupted that.
+    Resting { waited_ms: u32 },
     /// Updates with hooks neither take the place of others nor leave at another's switch.
     HasHooks { update: Name },
     /// A hook of the update says no.
@@ -261,6 +265,14 @@ impl Refusal<'_> {
                 f,
                 "tasks are moving one by one, so that both editions run: what is held goes on with scope `task`, or \
                  with `function`; or revert it first"
+            ),
+            NoPhases => {
+                write!(f, "a phase's least time was asked for, but the update has no phases")
+            }
+            Resting { waited_ms } => write!(
+                f,
+                "{} after {waited_ms} ms: the bridge was to take all calls for longer (phase_ms)",
+                ended(true)
             ),
             HasPhases { update } => write!(
                 f,

@@ -10,6 +10,7 @@ use dynamos_core::{Manager, State, UpdateId};
 use crate::ffi::errno::Errno;
 use crate::ffi::sysfs::{Attribute, Directory};
 use crate::ffi::text::{FixedText, SliceWriter};
+use crate::ffi::wait;
 use crate::module::STATE;
 use crate::policies;
 use crate::updates::{self, Entry};
@@ -81,12 +82,17 @@ fn waiting(entry: &Entry, out: &mut SliceWriter<'_>) -> fmt::Result {
     writeln!(out, "waiting for module {}{unfit}", entry.waits_for)
 }
 
-/// The edition that new calls take, and the hook that says that it may not go on; nothing without phases.
+/// The edition that new calls take, and the hook that says that it may not go on, or for how many milliseconds more it is
+/// not to; nothing without phases.
 fn phase(entry: &Entry, out: &mut SliceWriter<'_>) -> fmt::Result {
     if !entry.record.has_phases() {
         return writeln!(out);
     }
-    writeln!(out, "{} {}", entry.phase.edition, entry.phase.not_yet.map_or("", HookKind::name))
+    write!(out, "{} {}", entry.phase.edition, entry.phase.not_yet.map_or("", HookKind::name))?;
+    if let Some(until) = entry.phase.until_ms {
+        write!(out, "{}", u128::from(until).saturating_sub(wait::now().as_millis()))?;
+    }
+    writeln!(out)
 }
 
 /// What a reader needs to know of a state.

@@ -569,14 +569,6 @@ impl Layer for KernelLayer {
 
     fn show_phase(&mut self, phase: Phase) {
         updates::show_phase(self.id, phase);
-        if phase.not_yet.is_none() {
-            let edition = ["edition 0", "the bridge", "V2's edition"].get(phase.edition as usize);
-            log::info(format_args!(
-                "{}: new calls take {}",
-                self.record.name(),
-                edition.copied().unwrap_or_default()
-            ));
-        }
     }
 
     fn begin_hook(&mut self, kind: HookKind) -> Result<(), Errno> {
@@ -620,6 +612,10 @@ impl Layer for KernelLayer {
 
     fn wait(&mut self, ms: u32) -> bool {
         wait::sleep(Duration::from_millis(u64::from(ms))).is_ok()
+    }
+
+    fn now_ms(&mut self) -> u64 {
+        u64::try_from(wait::now().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn synchronize(&mut self) {

@@ -61,7 +61,8 @@ impl Refused {
                 }
                 Blocked { interrupted: true, .. }
                 | Busy { interrupted: true, .. }
-                | NotYet { interrupted: true, .. } => Errno::EINTR,
+                | NotYet { interrupted: true, .. }
+                | Resting { .. } => Errno::EINTR,
                 Blocked { .. } | Busy { .. } | NotYet { .. } => Errno::EBUSY,
                 AlreadyReplaced { .. }
                 | Unsettled { .. }
@@ -77,9 +78,8 @@ impl Refused {
                 HookRuns { interrupted: true, .. } => Errno::EINTR,
                 HookRuns { .. } => Errno::ETIMEDOUT,
                 HookRefused { result, .. } => of_hook(*result),
-                HandlersNeedSystem | PhasesNeedFunction | NoTaskScope { .. } | TasksMove => {
-                    Errno::EINVAL
-                }
+                HandlersNeedSystem | PhasesNeedFunction | NoPhases | NoTaskScope { .. }
+                | TasksMove => Errno::EINVAL,
                 Failed { errno, .. } => from_core(*errno),
                 // All others: the running code is not what was compared.
                 _ => Errno::ENOEXEC,

@@ -44,6 +44,8 @@ pub(crate) struct Work {
     loaded: Options,
     /// Whether whoever holds up what is held is woken.
     signal: bool,
+    /// A phase's least time for what is held.
+    phase_ms: u32,
     /// Its code, or that of a module it is for, goes: a hook cannot refuse that.
     must: bool,
 }
@@ -55,7 +57,7 @@ impl Work {
         proposed: Scope,
         loaded: Options,
     ) -> Self {
-        Self { update, layer, proposed, loaded, signal: false, must: false }
+        Self { update, layer, proposed, loaded, signal: false, phase_ms: 0, must: false }
     }
 
     /// Whether something of it is still in the kernel after an activation that failed.
@@ -236,10 +238,10 @@ impl Work {
     pub(crate) fn look(&mut self, id: UpdateId) -> Result<(), Refused> {
         // A hook that is begun now has its time.
         let limits = Limits { wait_ms: 0, hook_ms: kernel::wait_ms(), ..Limits::default() };
-        let (scope, signal) = (self.update.scope(), self.signal);
+        let (scope, signal, phase_ms) = (self.update.scope(), self.signal, self.phase_ms);
         let on_timeout = OnTimeout::Hold;
         let must = self.must;
-        let how = Switching { scope, limits, on_timeout, signal, fresh: false, must };
+        let how = Switching { scope, limits, on_timeout, signal, phase_ms, fresh: false, must };
         let result = self.update.go_on(&mut self.layer, how);
         match self.update.is_held() {
             // Told when it began.
@@ -436,6 +438,7 @@ impl Work {
     /// each call, editions mix whatever is waited for.
     fn how(&mut self, options: &Options) -> Switching {
         self.signal = options.signal;
+        self.phase_ms = options.phase_ms.or(self.loaded.phase_ms).unwrap_or(0);
         // What leaves at the same switch must be as quiet.
         let others = self.layer.replacing.others.iter().map(|(_, other)| other.proposed);
         let proposed = others.fold(self.proposed, Scope::max);
@@ -452,6 +455,7 @@ impl Work {
             limits: Limits { wait_ms, hook_ms: wait_ms, ..Limits::default() },
             on_timeout: options.on_timeout,
             signal: options.signal,
+            phase_ms: self.phase_ms,
             fresh: false,
             must: false,
         }
@@ -469,12 +473,21 @@ impl Work {
                 hook.name()
             ));
         }
+        if let Some(hook) = self.update.phase().not_yet {
+            let state = self.update.state();
+            return log::info(format_args!("{name}: {state}; hook {} says: not yet", hook.name()));
+        }
         match self.update.state() {
             State::Active | State::Reverted if pause > 0 => log::info(format_args!(
                 "{name}: {}, scope {scope}; {} stacks checked, all CPUs stopped for {pause} us",
                 self.update.state(),
                 switch.tasks,
             )),
+            state if self.update.phase().until_ms.is_some() => {
+                log::info(format_args!(
+                    "{name}: {state}; the bridge takes all calls for its least time"
+                ));
+            }
             state if self.update.is_held() => log::info(format_args!(
                 "{name}: {state}, scope {scope}; held by {}",
                 blockers.named(self.update.record()),

@@ -7,7 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{SAYS, diff, edit, greater_pipe_fcntl, machine};
+use common::{SAYS, check, diff, edit, greater_pipe_fcntl, machine, named};
 
 /// Hooks that do what the administrator writes to `fs.pipe-user-pages-hard`: a decimal digit for each, the last one for
 /// `before_on`. 0: it agrees, 1: it refuses, 2: it sleeps until there is another digit.
@@ -205,6 +205,204 @@ fn hooks_refuse_and_do_not_return_on_6_1() {
 #[test]
 fn hooks_refuse_and_do_not_return_on_6_12() {
     hooks_refuse_and_do_not_return("6.12.107", "6.12.107+deb12-amd64");
+}
+
+/// Ctrl-C while a hook runs: the command ends, but not where something is taken back, and the update is settled by itself.
+fn hooks_are_interrupted(version: &str, release: &str) {
+    let (update, plan) = made(version, &format!("{release}-interrupted"), HOOKS);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SAYS}
+            sys=/sys/kernel/dynamos/dynamos_pipe
+            hooks() {{ echo $1 >/proc/sys/fs/pipe-user-pages-hard; }}
+            edition() {{ guest-tool pipe-edition --made 8192 | result $1; }}
+            state() {{ says $1 cat $sys/state; }}
+            becomes() {{ while [ "$(cat $sys/state)" != "$1" ] || [ -n "$(cat $sys/hook)" ]; do sleep 1; done; }}
+            # The one that waits for a hook; nobody has a time limit that ends before the test does.
+            interrupted() {{
+                name=$1; hook=$2; shift 2
+                (
+                    until [ "$(cat $sys/hook 2>/run/null)" = "$hook" ]; do usleep 20000; done
+                    killall -INT dynamos
+                ) &
+                interrupts=$!
+                says $name "$@" --timeout 900
+                wait $interrupts
+            }}
+
+            hooks 2
+            interrupted before_on dynamos_before_on dynamos load /update/pipe
+            edition before_on_edition
+            state before_on_state
+            hooks 0
+            becomes reverted
+            hooks 2
+            interrupted before_on_again dynamos_before_on dynamos enable dynamos_pipe
+            edition before_on_again_edition
+            hooks 0
+            becomes reverted
+
+            hooks 20
+            interrupted after_on dynamos_after_on dynamos enable dynamos_pipe
+            edition after_on_edition
+            hooks 0
+            becomes reverted
+            dynamos enable dynamos_pipe
+
+            hooks 200
+            interrupted before_off dynamos_before_off dynamos revert dynamos_pipe
+            edition before_off_edition
+            state before_off_state
+            hooks 0
+            becomes active
+            # Who waits is rolled back, whatever was to be at its end.
+            hooks 200
+            interrupted hold dynamos_before_off dynamos revert dynamos_pipe --on-timeout hold
+            edition hold_edition
+            hooks 0
+            becomes active
+
+            hooks 2000
+            (
+                until [ "$(cat $sys/hook)" = dynamos_after_off ]; do usleep 20000; done
+                killall -INT dynamos
+                sleep 3
+                pidof dynamos >/run/patient || true
+                hooks 0
+            ) &
+            lets=$!
+            says after_off dynamos revert dynamos_pipe --timeout 900
+            state after_off_state
+            wait $lets
+            says patient cat /run/patient
+            says unload dynamos unload dynamos_pipe
+            rmmod dynamos
+            dmesg | grep dynamos: | result log"#
+        ))
+        .timeout(Duration::from_secs(600))
+        .run()
+        .unwrap();
+    let results = &outcome.results;
+    let log = &results["log"];
+    for (name, edition) in [
+        ("before_on_edition", "0"),
+        ("before_on_again_edition", "0"),
+        ("after_on_edition", "0"),
+        ("before_off_edition", "1"),
+        ("hold_edition", "1"),
+    ] {
+        assert_eq!(results[name].trim(), edition, "{name}\n{log}");
+    }
+    for name in ["before_on_again", "after_on", "before_off", "hold", "after_off"] {
+        assert!(results[name].starts_with("status 130"), "{name}: {}\n{log}", results[name]);
+    }
+    assert!(!results["before_on"].starts_with("status 0\n"), "{}\n{log}", results["before_on"]);
+    check(
+        results,
+        &[
+            ("before_on_state", "status 0\nreverting (held)"),
+            ("before_off_state", "status 0\nactive"),
+            ("after_off_state", "status 0\nreverted"),
+            ("unload", "status 0\n"),
+        ],
+    );
+    assert!(
+        results["patient"].trim() != "status 0",
+        "it has not waited: {}\n{log}",
+        results["patient"]
+    );
+}
+
+#[test]
+fn hooks_are_interrupted_on_6_1() {
+    hooks_are_interrupted("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn hooks_are_interrupted_on_6_12() {
+    hooks_are_interrupted("6.12.107", "6.12.107+deb12-amd64");
+}
+
+/// An update with hooks neither takes the place of another nor leaves at its switch, and none of them is called.
+fn hooks_are_for_a_switch_of_their_own(version: &str, release: &str) {
+    let (update, plan) = made(version, &format!("{release}-replace"), HOOKS);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let directory = update.parent().unwrap();
+    let (patch, other) = (directory.join("other.patch"), directory.join("other"));
+    edit(version, "fs/pipe.c", greater_pipe_fcntl, &patch);
+    let plan = named("other", version, &patch, &other);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let outcome = machine(release, &[&update, &other])
+        .script(format!(
+            r#"{SAYS}
+            called() {{ dmesg | grep -c 'hook dynamos_.* answers' >/run/called || true; says $1 cat /run/called; }}
+            # Where there is none, nobody's place is taken.
+            says alone dynamos load /update/pipe --replace
+            called called_alone
+            says taken dynamos load /update/other --replace
+            says taken_status dynamos status
+            says taken_stack dynamos load /update/other --stack
+            called called_taken
+            dynamos unload dynamos_pipe --revert
+            called called_gone
+            dynamos load /update/other
+            says takes dynamos load /update/pipe --replace
+            says takes_status dynamos status
+            dynamos revert other
+            dynamos load /update/pipe
+            dynamos revert dynamos_pipe
+            dynamos enable other
+            called called_before
+            says enable dynamos enable dynamos_pipe --replace
+            says enable_status dynamos status
+            called called_after
+            # The other way round as well.
+            dynamos revert other
+            dynamos enable dynamos_pipe
+            says enable_other dynamos enable other --replace
+            says enable_other_status dynamos status
+            for name in dynamos_pipe other; do dynamos unload $name --revert; done
+            rmmod dynamos"#
+        ))
+        .timeout(Duration::from_secs(600))
+        .run()
+        .unwrap();
+    let results = &outcome.results;
+    let says = "update `dynamos_pipe` has hooks, which are for a switch of its own alone";
+    for name in ["taken", "taken_stack", "takes", "enable", "enable_other"] {
+        check(results, &[(name, "status 3\n"), (name, says)]);
+    }
+    check(
+        results,
+        &[
+            ("alone", "status 0\n"),
+            ("called_alone", "status 0\n2"),
+            ("taken_status", "dynamos_pipe for vmlinux: active, enabled"),
+            ("called_taken", "status 0\n2"),
+            ("called_gone", "status 0\n4"),
+            ("takes_status", "other for vmlinux: active, enabled"),
+            ("called_before", "status 0\n8"),
+            ("enable_status", "dynamos_pipe for vmlinux: reverted, not enabled"),
+            ("enable_status", "other for vmlinux: active, enabled"),
+            ("called_after", "status 0\n8"),
+            ("enable_other_status", "dynamos_pipe for vmlinux: active, enabled"),
+            ("enable_other_status", "other for vmlinux: reverted, not enabled"),
+        ],
+    );
+    for absent in ["taken_status", "takes_status"] {
+        assert_eq!(results[absent].matches(" for vmlinux: ").count(), 1, "{}", results[absent]);
+    }
+}
+
+#[test]
+fn hooks_are_for_a_switch_of_their_own_on_6_1() {
+    hooks_are_for_a_switch_of_their_own("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn hooks_are_for_a_switch_of_their_own_on_6_12() {
+    hooks_are_for_a_switch_of_their_own("6.12.107", "6.12.107+deb12-amd64");
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{SAYS, asked, check, edit, machine, refusing_pipe_read, request};
+use common::{SAYS, asked, check, edit, machine, named, refusing_pipe_read, request};
 use dynamos_generator::{Plan, Request, Spec};
 
 /// Emulated machines are slow, and this one shares its host.
@@ -66,6 +66,7 @@ fn no_byte_is_lost(version: &str, series: &str, release: &str) {
         .script(format!(
             r#"{SAYS}{SHELL}
             guest-tool pipes --stop-file /run/stop --ready-file /run/ready >/run/pipes.out 2>&1 &
+            pipes=$!
             while [ ! -e /run/ready ]; do usleep 50000; done
             says load dynamos load /update/pipes --timeout 240
             says active dynamos status
@@ -76,12 +77,25 @@ fn no_byte_is_lost(version: &str, series: &str, release: &str) {
             says reverted dynamos status
             sleep 1
             says scope dynamos enable dynamos_pipes --scope system
-            says enable dynamos enable dynamos_pipes --timeout 240
+            # The bridge takes all calls for a while: held, interrupted, and waited for.
+            says rests dynamos enable dynamos_pipes --phase-time 3600 --timeout 20 --on-timeout hold
+            says resting dynamos status
+            says resting_json dynamos status --json
+            says gives_up dynamos revert dynamos_pipes --timeout 240
+            (
+                until grep -q ' [0-9]' /sys/kernel/dynamos/dynamos_pipes/phase; do usleep 20000; done
+                killall -INT dynamos
+            ) &
+            interrupts=$!
+            says interrupted dynamos enable dynamos_pipes --phase-time 3600 --timeout 240
+            wait $interrupts
+            becomes state reverted
+            says enable dynamos enable dynamos_pipes --phase-time 2 --timeout 240
             sleep 1
             says revert_2 dynamos revert dynamos_pipes --timeout 240
             says unload dynamos unload dynamos_pipes
             touch /run/stop
-            wait
+            wait $pipes
             result bytes </run/pipes.out
             dmesg | grep 'dynamos: ' | result log"#
         ))
@@ -105,6 +119,15 @@ fn no_byte_is_lost(version: &str, series: &str, release: &str) {
             ("revert", "status 0\ndynamos_pipes is reverted"),
             ("reverted", "reverted, not enabled"),
             ("scope", "the update has phases"),
+            (
+                "rests",
+                "status 0\ndynamos_pipes is loading (held): phase 1 of 2: new calls take the bridge, for 3",
+            ),
+            ("resting", "phase 1 of 2: new calls take the bridge, for 3"),
+            ("resting", " s more at least\n"),
+            ("resting_json", r#""rest_ms": 3"#),
+            ("gives_up", "status 0\n"),
+            ("interrupted", "status 130"),
             ("enable", "status 0\n"),
             ("revert_2", "status 0\n"),
             ("unload", "status 0\n"),
@@ -113,7 +136,7 @@ fn no_byte_is_lost(version: &str, series: &str, release: &str) {
         ],
     );
     let takes = |what: &str| results["log"].matches(&format!("new calls take {what}")).count();
-    assert_eq!([takes("the bridge"), takes("V2's"), takes("edition 0")], [4, 2, 2]);
+    assert_eq!([takes("the bridge"), takes("V2's"), takes("edition 0")], [6, 2, 4]);
 }
 
 #[test]
@@ -124,6 +147,71 @@ fn no_byte_is_lost_on_6_1() {
 #[test]
 fn no_byte_is_lost_on_6_12() {
     no_byte_is_lost("6.12.107", "6.12", "6.12.107+deb12-amd64");
+}
+
+/// The same change without its bridge, and each call by itself: who sleeps in V2's `pipe_read` is not woken by V1's
+/// `pipe_write`. So the test above has something to find.
+fn bytes_are_lost_without_the_bridge(version: &str, series: &str, release: &str) {
+    let directory = directory(version, "alone");
+    let update = directory.join("pipes");
+    let patches = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipes").join(series);
+    let plan = named("dynamos_pipes", version, &patches.join("late-release.patch"), &update);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    assert_eq!(plan.scope.unwrap().scope, "system");
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            guest-tool sleepers serve --count 3 --patience 20 &
+            while [ ! -S /run/sleepers ]; do usleep 20000; done
+            ask asleep
+            says load dynamos load /update/pipes --scope function
+            says fed ask feed
+            says fed_2 ask feed
+            says revert dynamos revert dynamos_pipes --timeout 1 --on-timeout force-new-calls
+            says lost ask feed
+            says end ask end
+            becomes state reverted
+            dynamos unload dynamos_pipes
+
+            guest-tool pipes --stop-file /run/stop --ready-file /run/ready --patience 20 >/run/pipes.out 2>&1 &
+            pipes=$!
+            while [ ! -e /run/ready ]; do usleep 50000; done
+            says load_2 dynamos load /update/pipes --scope function
+            sleep 2
+            says revert_2 dynamos revert dynamos_pipes --timeout 1 --on-timeout force-new-calls
+            sleep 2
+            touch /run/stop
+            wait $pipes || true
+            result bytes </run/pipes.out"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    check(
+        &outcome.results,
+        &[
+            ("load", "status 0\n"),
+            ("fed", "3 intact, 0 damaged"),
+            ("fed_2", "6 intact, 0 damaged"),
+            ("revert", "reverted (draining): task "),
+            ("lost", "all is read"),
+            ("load_2", "status 0\n"),
+            ("revert_2", "status 0\n"),
+            ("bytes", "stuck: "),
+        ],
+    );
+    println!("{}", outcome.results["bytes"]);
+    assert!(!outcome.results["bytes"].contains(" 0 bytes lost"), "{}", outcome.results["bytes"]);
+}
+
+#[test]
+fn bytes_are_lost_without_the_bridge_on_6_1() {
+    bytes_are_lost_without_the_bridge("6.1.192-1", "6.1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn bytes_are_lost_without_the_bridge_on_6_12() {
+    bytes_are_lost_without_the_bridge("6.12.107", "6.12", "6.12.107+deb12-amd64");
 }
 
 /// Phases that wait for tasks asleep for ever, for a predicate, and that a transfer refuses.

@@ -102,7 +102,8 @@ fn a_load_fails_at_every_point_and_leaves_no_trace() {
     let scratch = tempfile::tempdir().unwrap();
     let subject = Subject::on(&debug_kernel(), scratch.path());
     let options = "--own --stage load";
-    let vm = stress::faults(&subject.image, &subject.update, subject.functions, options).unwrap();
+    let vm =
+        stress::faults(&subject.image, &subject.update, None, subject.functions, options).unwrap();
     let told = subject.figures(vm, "faults");
     assert_eq!(told["fault_failures"], 0, "{told}");
     assert!(told["fault_points"].as_u64().unwrap() > 30, "{told}");

@@ -30,6 +30,8 @@ pub struct Update<'a> {
     pub(super) phase: Phase,
     /// Where tasks are moving to, one by one.
     pub(super) toward: Option<bool>,
+    /// When new calls began to take the edition of this phase ([`Layer::now_ms`]).
+    pub(super) since_ms: u64,
     /// State was, or may have been, carried over to V2's meaning, and V2's editions may have run since.
     pub(super) transferred: bool,
     /// The log says why it does not come back.
@@ -57,6 +59,7 @@ impl<'a> Update<'a> {
             scope: Scope::System,
             phase: Phase::default(),
             toward: None,
+            since_ms: 0,
             transferred: false,
             told: false,
             resolved: None,
@@ -196,6 +199,9 @@ impl<'a> Update<'a> {
         if self.has_phases() {
             let fits = how.scope == Scope::Function && how.on_timeout != OnTimeout::ForceNewCalls;
             return if fits { Ok(()) } else { Err(Refusal::PhasesNeedFunction) };
+        }
+        if how.phase_ms > 0 {
+            return Err(Refusal::NoPhases);
         }
         let all = how.scope == Scope::System && how.on_timeout != OnTimeout::ForceNewCalls;
         if self.record.slots().is_empty() || all {

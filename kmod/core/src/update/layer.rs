@@ -279,6 +279,8 @@ pub trait Layer: Memory {
     fn hook_returned(&mut self, ms: u32, patient: bool) -> Returned;
     /// Sleeps; `false` if somebody interrupted it.
     fn wait(&mut self, ms: u32) -> bool;
+    /// A clock that never goes back, in milliseconds.
+    fn now_ms(&mut self) -> u64;
     /// Waits until no task is in a handler that was removed (`synchronize_rcu_tasks`).
     fn synchronize(&mut self);
     /// Takes note of the state, for whoever asks meanwhile.

@@ -100,6 +100,8 @@ pub struct Options {
     pub signal: bool,
     /// What becomes of other updates of the same functions.
     pub over: Over,
+    /// For how long at least the bridge takes all calls, in an update with phases.
+    pub phase_ms: Option<u32>,
 }
 
 /// Text that is no options.
@@ -110,7 +112,7 @@ impl fmt::Display for OptionsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "the options are not understood: `scope=function|task|system`, `wait_ms=NUMBER`, \
-             `on_timeout=roll-back|hold|force-new-calls` and `signal`, with commas between them",
+             `on_timeout=roll-back|hold|force-new-calls`, `phase_ms=NUMBER` and `signal`, with commas between them",
         )
     }
 }
@@ -120,7 +122,7 @@ impl Options {
     pub fn parse(text: &[u8]) -> Result<Self, OptionsError> {
         let text = core::str::from_utf8(text.trim_ascii()).map_err(|_| OptionsError)?;
         let mut options = Options::default();
-        let mut seen = [false; 5];
+        let mut seen = [false; 6];
         for word in text.split(',').filter(|_| !text.is_empty()) {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             let which = match key {
@@ -144,6 +146,10 @@ impl Options {
                     options.over = if word == "stack" { Over::Stack } else { Over::Replace };
                     4
                 }
+                "phase_ms" => {
+                    options.phase_ms = Some(value.parse().map_err(|_| OptionsError)?);
+                    5
+                }
                 _ => return Err(OptionsError),
             };
             match seen.get_mut(which) {
@@ -162,6 +168,9 @@ impl fmt::Display for Options {
         }
         if let Some(ms) = self.wait_ms {
             write!(f, "wait_ms={ms},")?;
+        }
+        if let Some(ms) = self.phase_ms {
+            write!(f, "phase_ms={ms},")?;
         }
         if self.signal {
             f.write_str("signal,")?;
@@ -203,6 +212,8 @@ pub struct Switching {
     pub on_timeout: OnTimeout,
     /// Whether tasks that sleep in the way are woken.
     pub signal: bool,
+    /// For how long at least the bridge takes all calls, in an update with phases.
+    pub phase_ms: u32,
     /// Nothing of what is replaced has ever run, so nobody can be in it: a module is about to begin.
     pub fresh: bool,
     /// Its code, or that of a module it is for, goes: a hook can delay that, but not refuse it.
@@ -218,13 +229,15 @@ mod tests {
     fn what_is_not_said_is_left_open() {
         assert_eq!(Options::parse(b""), Ok(Options::default()));
         assert_eq!(Options::parse(b"\n"), Ok(Options::default()));
-        let options = Options::parse(b"scope=function,wait_ms=5000,on_timeout=hold,signal\n");
+        let options =
+            Options::parse(b"scope=function,wait_ms=5000,on_timeout=hold,signal,phase_ms=70000\n");
         let expected = Options {
             scope: Some(Scope::Function),
             wait_ms: Some(5000),
             on_timeout: OnTimeout::Hold,
             signal: true,
             over: Over::Nothing,
+            phase_ms: Some(70_000),
         };
         assert_eq!(options, Ok(expected));
     }
@@ -241,6 +254,9 @@ mod tests {
             "signal=1",
             "signal,signal",
             "wait_ms=1,wait_ms=1",
+            "phase_ms",
+            "phase_ms=-1",
+            "phase_ms=1,phase_ms=1",
             "stack,replace",
             "stack=1",
             "replace,replace",
@@ -259,12 +275,14 @@ mod tests {
         fn what_is_written_is_read(
             scope in proptest::option::of(proptest::sample::select(Scope::ALL.to_vec())),
             wait_ms: Option<u32>,
+            phase_ms: Option<u32>,
             hold in 0..3,
             signal: bool,
             over in proptest::sample::select(vec![Over::Nothing, Over::Stack, Over::Replace]),
         ) {
             let all = [OnTimeout::RollBack, OnTimeout::Hold, OnTimeout::ForceNewCalls];
-            let options = Options { scope, wait_ms, on_timeout: all[hold as usize], signal, over };
+            let on_timeout = all[hold as usize];
+            let options = Options { scope, wait_ms, on_timeout, signal, over, phase_ms };
             prop_assert_eq!(Options::parse(options.to_string().as_bytes()), Ok(options));
         }
     }

@@ -29,6 +29,8 @@ pub struct Phase {
     pub edition: u32,
     /// The hook that says that it may not go on yet, or that has not returned.
     pub not_yet: Option<HookKind>,
+    /// It does not go on before this time ([`Layer::now_ms`]), though nobody is in its way.
+    pub until_ms: Option<u64>,
 }
 
 impl<'a> Update<'a> {
@@ -71,7 +73,7 @@ impl<'a> Update<'a> {
                 BRIDGE => Until::Ready(ORIGINAL, HookKind::Advance),
                 _ => Until::Left(BRIDGE),
             };
-            match self.wait(layer, until, &how) {
+            match self.wait_in_phase(layer, until, &how) {
                 Waited::Quiet if self.phase.edition == BRIDGE => {
                     let carried = Until::Carried(HookKind::Transfer);
                     if until == carried {
@@ -154,7 +156,7 @@ impl<'a> Update<'a> {
                 },
                 BRIDGE if self.transferred => {
                     let ready = Until::Ready(FINAL, HookKind::AdvanceBack);
-                    let waited = match self.wait(layer, ready, &how) {
+                    let waited = match self.wait_in_phase(layer, ready, &how) {
                         Waited::Quiet => {
                             self.wait(layer, Until::Carried(HookKind::TransferBack), &how)
                         }
@@ -252,8 +254,48 @@ impl<'a> Update<'a> {
             self.has_run = true;
         }
         self.told = false;
-        self.be_in(layer, Phase { edition, not_yet: None });
+        self.since_ms = layer.now_ms();
+        let takes = match edition {
+            ORIGINAL => "edition 0",
+            BRIDGE => "the bridge",
+            _ => "V2's edition",
+        };
+        layer.log(format_args!("{}: new calls take {takes}", self.name));
+        self.be_in(layer, Phase { edition, ..Phase::default() });
         Ok(())
+    }
+
+    /// Waits; where the state is to be carried over after that, the bridge first takes all calls for its least time.
+    fn wait_in_phase(
+        &mut self,
+        layer: &mut dyn Layer,
+        until: Until,
+        how: &Switching,
+    ) -> Waited<'a> {
+        if let Until::Ready(edition, _) = until
+            && !self.has_rested(layer, how)
+        {
+            // Who is in the way is told at once, not when the time is over.
+            for first in [Until::Left(edition), Until::Rested] {
+                match self.wait(layer, first, how) {
+                    Waited::Quiet => {}
+                    other => return other,
+                }
+            }
+        }
+        self.wait(layer, until, how)
+    }
+
+    /// Whether the bridge has taken all calls for its least time. Where a module comes nobody has called, and what must go
+    /// does not wait for a time.
+    pub(super) fn has_rested(&mut self, layer: &mut dyn Layer, how: &Switching) -> bool {
+        let until = self.since_ms.saturating_add(u64::from(how.phase_ms));
+        let rests = how.phase_ms > 0 && !how.fresh && !how.must && layer.now_ms() < until;
+        let until_ms = rests.then_some(until);
+        if self.phase.until_ms != until_ms {
+            self.be_in(layer, Phase { until_ms, ..self.phase });
+        }
+        !rests
     }
 
     /// Whether a hook lets the update go on; one that it does not have does. `false`: not yet.

@@ -1,5 +1,7 @@
 //! Phases: edition 0 and V2's never run at a time, whatever fails, stays or refuses.
 
+mod rest;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use dynamos_abi::edition::{BRIDGE, FINAL, ORIGINAL};
@@ -44,6 +46,11 @@ struct Sim {
     asked: Vec<HookKind>,
     interrupt: bool,
     waited: u32,
+    /// What the clock says apart from that.
+    clock: u64,
+    /// The bridge takes all calls for so long at least, and since when it does.
+    rests: u32,
+    since: u64,
     woken: u32,
     states: Vec<State>,
     phases: Vec<u32>,
@@ -77,6 +84,11 @@ impl Sim {
         assert!(!(bridge || last) || redirected == self.redirects.len(), "half updated");
         let steady = self.redirects.contains(&Some(Handler::Steady));
         assert!(!steady || self.edition == FINAL, "a steady handler leads to V2's edition");
+    }
+
+    fn check_rest(&mut self) {
+        let rested = self.now_ms() - self.since;
+        assert!(rested >= u64::from(self.rests), "carried after {rested} ms");
     }
 
     fn is_asleep(&mut self, edition: u32, blockers: &mut Blockers) -> bool {
@@ -188,8 +200,9 @@ impl Layer for Sim {
     }
     fn take(&mut self, edition: u32) -> Result<(), Errno> {
         assert_eq!(edition.abs_diff(self.edition), 1, "no phase is skipped");
+        let now = self.now_ms();
         self.act(|sim| {
-            sim.edition = edition;
+            (sim.edition, sim.since) = (edition, now);
             sim.inside[edition as usize] = true;
         })
     }
@@ -212,6 +225,9 @@ impl Layer for Sim {
             HookKind::AfterOn | HookKind::BeforeOff => {}
             HookKind::AfterOff => assert_eq!((self.edition, self.redirects), (ORIGINAL, [None; 3])),
             _ => assert_eq!(self.edition, BRIDGE),
+        }
+        if hook.is_predicate() || matches!(hook, HookKind::Transfer | HookKind::TransferBack) {
+            self.check_rest();
         }
         match hook {
             HookKind::Advance | HookKind::Transfer => assert!(!original && !self.carried),
@@ -257,6 +273,9 @@ impl Layer for Sim {
     fn wait(&mut self, ms: u32) -> bool {
         self.waited += ms;
         !self.interrupt
+    }
+    fn now_ms(&mut self) -> u64 {
+        self.clock + u64::from(self.waited)
     }
     fn synchronize(&mut self) {}
     fn progress(&mut self, state: State, _: &Blockers) {
@@ -345,7 +364,8 @@ fn live(mut sim: Sim, how: Switching, resumes: bool) -> u32 {
         check_end(&sim, &update);
         for _ in 0..3 {
             if update.state() == State::Transitioning {
-                let _ = update.go_on(&mut sim, LOOK);
+                let look = Switching { phase_ms: how.phase_ms, ..LOOK };
+                let _ = update.go_on(&mut sim, look);
                 check_end(&sim, &update);
             }
             if resumes && update.state() == State::Reverting {
@@ -360,7 +380,7 @@ fn live(mut sim: Sim, how: Switching, resumes: bool) -> u32 {
             }
         }
         (sim.fail, sim.sleepers, sim.interrupt) = (BTreeSet::new(), [0; 3], false);
-        sim.slow = 0;
+        (sim.slow, sim.rests) = (0, 0);
         sim.says.clear();
         if !matches!(update.state(), State::Registered | State::Reverted) {
             // A hook may have the last word of an earlier one.
@@ -396,7 +416,7 @@ fn a_life_in_phases() {
             sim.states,
             [Registered, Transitioning, Active, Reverting, Draining, Reverting, Reverted]
         );
-        assert_eq!((sim.waited, sim.log.len()), (0, 0));
+        assert_eq!((sim.waited, sim.log.len()), (0, 4));
     });
 }
 
@@ -520,12 +540,13 @@ fn a_predicate_that_never_holds_sends_the_load_back_or_holds_it() {
     });
     with_update(never(), |sim, mut update| {
         activate(sim, &mut update, HOLD).unwrap();
-        let phase = Phase { edition: BRIDGE, not_yet: Some(HookKind::Advance) };
+        let not_yet = Some(HookKind::Advance);
+        let phase = Phase { edition: BRIDGE, not_yet, ..Phase::default() };
         assert_eq!((update.phase(), update.is_held()), (phase, true));
         sim.says.clear();
         update.go_on(sim, LOOK).unwrap();
         assert!(sim.is_active());
-        assert_eq!(update.phase(), Phase { edition: FINAL, not_yet: None });
+        assert_eq!(update.phase(), Phase { edition: FINAL, ..Phase::default() });
     });
 }
 

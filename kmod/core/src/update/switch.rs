@@ -22,7 +22,9 @@ pub(super) enum Until {
     Moved(bool),
     /// No task is in an edition, which none enters any more.
     Left(u32),
-    /// The same, and a hook says that it may go on.
+    /// The bridge has taken all calls for as long as it was to.
+    Rested,
+    /// No task is in an edition, which none enters any more, and a hook says that it may go on.
     Ready(u32, HookKind),
     /// A hook has carried the state over.
     Carried(HookKind),
@@ -36,7 +38,7 @@ impl Until {
             Until::Drained => layer.drained(blockers),
             Until::Left(edition) | Until::Ready(edition, _) => layer.has_left(edition, blockers),
             Until::Moved(active) => layer.move_tasks(active, blockers),
-            Until::Carried(_) => Ok(true),
+            Until::Rested | Until::Carried(_) => Ok(true),
         }
     }
 
@@ -44,7 +46,7 @@ impl Until {
         match self {
             Until::Left(edition) | Until::Ready(edition, _) => layer.wake_in(edition),
             Until::Moved(active) => layer.wake_tasks(active),
-            Until::Carried(_) => {}
+            Until::Rested | Until::Carried(_) => {}
             _ => layer.wake_blockers(self == Until::SwitchedOn),
         }
     }
@@ -301,6 +303,9 @@ impl<'a> Update<'a> {
         how: &Switching,
     ) -> Waited<'a> {
         let Limits { wait_ms, first_pause_ms, longest_pause_ms, .. } = how.limits;
+        // The time limit is for those who are in the way.
+        let rests = until == Until::Rested && how.on_timeout != OnTimeout::Hold;
+        let wait_ms = if rests { u32::MAX } else { wait_ms };
         let (mut waited, mut pause) = (0u32, first_pause_ms);
         loop {
             let mut blockers = Blockers::default();
@@ -310,6 +315,7 @@ impl<'a> Update<'a> {
             }
             self.blockers = blockers;
             let result = match (result, until) {
+                (Ok(true), Until::Rested) => Ok(self.has_rested(layer, how)),
                 (Ok(true), Until::Ready(_, hook) | Until::Carried(hook)) => {
                     match self.agrees(layer, hook) {
                         Ok(agrees) => Ok(agrees),
@@ -340,7 +346,7 @@ impl<'a> Update<'a> {
 
     /// What a wait that ended in vain is refused for. One that never began is not told: it is a look.
     fn blocked(&self, layer: &mut dyn Layer, waited_ms: u32, interrupted: bool) -> Refusal<'a> {
-        if waited_ms > 0 {
+        if waited_ms > 0 && self.blockers.count() > 0 {
             layer.log(format_args!(
                 "{}: in the code to be switched: {}",
                 self.name,
@@ -348,6 +354,9 @@ impl<'a> Update<'a> {
             ));
         }
         let Some(&task) = self.blockers.first().next() else {
+            if self.phase.until_ms.is_some() {
+                return Refusal::Resting { waited_ms };
+            }
             if let Some(hook) = self.phase.not_yet {
                 return Refusal::NotYet { waited_ms, interrupted, hook };
             }

@@ -146,6 +146,7 @@ impl<'a> Update<'a> {
             signal: false,
             fresh: false,
             must: false,
+            phase_ms: 0,
         };
         matches!(self.wait(layer, Until::Moved(true), &look), Waited::Quiet)
     }

@@ -241,6 +241,9 @@ impl Layer for World {
     fn hook_returned(&mut self, _: u32, _: bool) -> Returned {
         unreachable!("it has no hooks")
     }
+    fn now_ms(&mut self) -> u64 {
+        0
+    }
     fn wait(&mut self, _: u32) -> bool {
         (0..4).for_each(|_| self.step());
         !self.interrupt

@@ -24,6 +24,7 @@ pub(super) const HOW: Switching = Switching {
     limits: Limits { wait_ms: 100, hook_ms: 100, first_pause_ms: 10, longest_pause_ms: 40 },
     on_timeout: OnTimeout::RollBack,
     signal: false,
+    phase_ms: 0,
     fresh: false,
     must: false,
 };
@@ -282,6 +283,9 @@ impl Layer for Sim {
         assert!(ms > 0);
         self.waited += ms;
         !self.interrupt
+    }
+    fn now_ms(&mut self) -> u64 {
+        u64::from(self.waited)
     }
     fn synchronize(&mut self) {
         self.unsynchronised = false;

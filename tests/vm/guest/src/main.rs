@@ -84,6 +84,9 @@ enum Command {
         /// Created when all have begun.
         #[arg(long)]
         ready_file: PathBuf,
+        /// How many seconds the last bytes may take; emulated machines are slow.
+        #[arg(long, default_value_t = 120)]
+        patience: u64,
     },
     /// How many milliseconds of virtual run time calls of `sched_yield` cost while another thread does the same.
     Yields {
@@ -113,6 +116,12 @@ enum Command {
     Faults {
         #[command(flatten)]
         what: stress::What,
+        /// The directory of an update of the same functions, which takes the place of the first in the stage `replace`.
+        #[arg(long, requires = "other_name")]
+        other: Option<PathBuf>,
+        /// The name of its module.
+        #[arg(long)]
+        other_name: Option<String>,
         /// Which operations; all of them if absent.
         #[arg(long = "stage", value_enum)]
         stages: Vec<stress::Stage>,
@@ -148,6 +157,9 @@ enum Sleepers {
         /// How many threads use pipes all the time.
         #[arg(long, default_value_t = 0)]
         busy: u32,
+        /// How many seconds anything may take; emulated machines are slow.
+        #[arg(long, default_value_t = 300)]
+        patience: u64,
     },
     /// Tell them: `asleep`, `feed`, `edition`, `watch`, `again`, `first` or `end`.
     Ask {
@@ -181,8 +193,9 @@ fn main() -> anyhow::Result<()> {
         Command::PipeEdition { size, made, times } => {
             println!("{}", pipe::edition(size, made, times)?);
         }
-        Command::Pipes { count, stop_file, ready_file } => {
-            println!("{}", pipes::run(count, &stop_file, &ready_file)?);
+        Command::Pipes { count, stop_file, ready_file, patience } => {
+            let patience = Duration::from_secs(patience);
+            println!("{}", pipes::run(count, &stop_file, &ready_file, patience)?);
         }
         Command::Yields { times } => println!("{}", yields::cost(times)?),
         Command::AsUser { id, program } => pipe::as_user(id, &program)?,
@@ -215,12 +228,24 @@ fn main() -> anyhow::Result<()> {
         }
         Command::DropCaches => drop_caches()?,
         Command::Stress { what, rounds, dir } => stress::stress(&what, rounds, &dir)?,
-        Command::Faults { what, stages, own } => {
+        Command::Faults { what, other, other_name, stages, own } => {
             let all = <stress::Stage as clap::ValueEnum>::value_variants();
-            stress::faults(&what, if stages.is_empty() { all } else { &stages }, own)?;
+            let other = other.zip(other_name);
+            let able =
+                |stage: &&stress::Stage| other.is_some() || **stage != stress::Stage::Replace;
+            let stages = match stages.as_slice() {
+                [] => all.iter().filter(able).copied().collect(),
+                _ => stages,
+            };
+            let other = other.map(|(update, name)| stress::What {
+                update,
+                name,
+                functions: what.functions,
+            });
+            stress::faults(&what, other.as_ref(), &stages, own)?;
         }
-        Command::Sleepers { socket, what: Sleepers::Serve { count, busy } } => {
-            sleepers::serve(count, busy, &socket)?;
+        Command::Sleepers { socket, what: Sleepers::Serve { count, busy, patience } } => {
+            sleepers::serve(count, busy, &socket, Duration::from_secs(patience))?;
         }
         Command::Sleepers { socket, what: Sleepers::Ask { word } } => {
             println!("{}", sleepers::ask(&socket, &word)?);

@@ -2,6 +2,9 @@
 //!
 //! Records of 64 bytes say who wrote them and which they are. Every write and read is of whole records, so each arrives
 //! whole, whoever reads it; sums of all that was written and all that was read must be the same.
+//!
+//! Of every eight writers and readers four share a pipe, and every other reader polls; four have one each and nobody polls. For a
+//! poll has the kernel wake the readers of that pipe at every write from then on, also where it should not need to.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -22,8 +25,6 @@ const RECORD: usize = 64;
 const BURST: u64 = 80;
 /// Who share a pipe.
 const SHARE: u32 = 4;
-/// How long the last bytes may take, on an emulated machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What one side has seen.
 #[derive(Default)]
@@ -45,24 +46,28 @@ impl Seen {
 }
 
 /// Lets `count` writers and as many readers work until `stop` exists; `ready` is made when all of them have begun. What
-/// came of it, in a line.
-pub fn run(count: u32, stop: &Path, ready: &Path) -> Result<String> {
+/// came of it, in a line; an error, if the last bytes do not arrive within `patience`.
+pub fn run(count: u32, stop: &Path, ready: &Path, patience: Duration) -> Result<String> {
     let (written, read) = (Arc::new(Seen::default()), Arc::new(Seen::default()));
     let mut threads: Vec<JoinHandle<Result<()>>> = Vec::new();
-    for first in (0..count).step_by(SHARE as usize) {
-        let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
-        for number in first..count.min(first + SHARE) {
-            let (writer, written, stop) = (writer.try_clone()?, written.clone(), stop.to_owned());
-            threads.push(std::thread::spawn(move || write(number, writer, &written, &stop)));
-            // Every other one polls, on a file of its own that does not block.
-            let polls = number % 2 == 1;
-            let flags = if polls { OFlag::O_NONBLOCK.bits() } else { 0 };
-            let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
-            let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-            let read = read.clone();
-            threads.push(std::thread::spawn(move || take(file, polls, &read)));
+    let mut pipe = std::io::pipe().context("cannot make a pipe")?;
+    for number in 0..count {
+        let shares = (number / SHARE).is_multiple_of(2);
+        if !shares || number.is_multiple_of(SHARE) {
+            pipe = std::io::pipe().context("cannot make a pipe")?;
         }
+        let (reader, writer) = &pipe;
+        let (writer, written, stop) = (writer.try_clone()?, written.clone(), stop.to_owned());
+        threads.push(std::thread::spawn(move || write(number, writer, &written, &stop)));
+        // On a file of its own, which does not block.
+        let polls = shares && number % 2 == 1;
+        let flags = if polls { OFlag::O_NONBLOCK.bits() } else { 0 };
+        let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let read = read.clone();
+        threads.push(std::thread::spawn(move || take(file, polls, &read)));
     }
+    drop(pipe);
     while read.records.load(SeqCst) < u64::from(count) * 100 {
         sleep(Duration::from_millis(10));
     }
@@ -72,7 +77,7 @@ pub fn run(count: u32, stop: &Path, ready: &Path) -> Result<String> {
     }
     let began = Instant::now();
     while written.ended.load(SeqCst) + read.ended.load(SeqCst) < 2 * u64::from(count) {
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > patience {
             bail!("stuck: {}", told(&written, &read));
         }
         sleep(Duration::from_millis(20));

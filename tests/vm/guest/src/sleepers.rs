@@ -19,8 +19,6 @@ use nix::time::{ClockId, clock_gettime};
 const MESSAGE: usize = 64;
 /// Threads that do little need little.
 const STACK: usize = 64 << 10;
-/// How long anything here may take, on an emulated machine.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What the threads tell.
 #[derive(Default)]
@@ -45,10 +43,12 @@ struct Sleepers {
     /// Whether there are busy threads.
     busy: bool,
     rounds: u64,
+    /// How long anything here may take.
+    patience: Duration,
 }
 
 /// Holds `count` sleepers and `busy` threads that keep their pipes busy, and does what it is told by `socket`.
-pub fn serve(count: u32, busy: u32, socket: &Path) -> Result<()> {
+pub fn serve(count: u32, busy: u32, socket: &Path, patience: Duration) -> Result<()> {
     let files = u64::from(count) * 2 + u64::from(busy) * 2 + 100;
     setrlimit(Resource::RLIMIT_NOFILE, files, files).context("cannot have so many files")?;
     let shared = Arc::new(Shared::default());
@@ -58,6 +58,7 @@ pub fn serve(count: u32, busy: u32, socket: &Path) -> Result<()> {
         threads: vec![],
         busy: busy > 0,
         rounds: 0,
+        patience,
     };
     for number in 0..count {
         let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
@@ -134,7 +135,7 @@ impl Sleepers {
             }
             Ok(count)
         };
-        until("they sleep", || Ok(asleep()? >= self.writers.len()))?;
+        self.until("they sleep", || Ok(asleep()? >= self.writers.len()))?;
         Ok(format!("{} asleep", self.writers.len()))
     }
 
@@ -145,12 +146,16 @@ impl Sleepers {
         }
         self.rounds += 1;
         let expected = self.writers.len() as u64 * self.rounds;
-        until("all is read", || {
+        self.until("all is read", || {
             let shared = &self.shared;
             Ok(shared.intact.load(SeqCst) + shared.damaged.load(SeqCst) >= expected)
         })?;
         self.asleep()?;
         self.told()
+    }
+
+    fn until(&self, what: &str, reached: impl FnMut() -> Result<bool>) -> Result<()> {
+        until(what, self.patience, reached)
     }
 
     fn told(&self) -> Result<String> {
@@ -160,7 +165,7 @@ impl Sleepers {
     }
 
     fn first(&self) -> Result<String> {
-        until("a call takes edition 1", || Ok(self.shared.first.load(SeqCst) != 0))?;
+        self.until("a call takes edition 1", || Ok(self.shared.first.load(SeqCst) != 0))?;
         let first = self.shared.first.load(SeqCst);
         Ok(format!("{}.{:09}", first / 1_000_000_000, first % 1_000_000_000))
     }
@@ -260,10 +265,10 @@ fn now() -> u64 {
     now.map_or(u64::MAX, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
-fn until(what: &str, mut reached: impl FnMut() -> Result<bool>) -> Result<()> {
+fn until(what: &str, patience: Duration, mut reached: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !reached()? {
-        ensure!(start.elapsed() < PATIENCE, "given up waiting until {what}");
+        ensure!(start.elapsed() < patience, "given up waiting until {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
@@ -273,15 +278,17 @@ fn until(what: &str, mut reached: impl FnMut() -> Result<bool>) -> Result<()> {
 mod tests {
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(300);
+
     #[test]
     fn sleepers_are_fed_and_leave() {
         let temp = tempfile::tempdir().unwrap();
         let socket = temp.path().join("socket");
         let server = {
             let socket = socket.clone();
-            std::thread::spawn(move || serve(4, 1, &socket))
+            std::thread::spawn(move || serve(4, 1, &socket, PATIENCE))
         };
-        until("it listens", || Ok(socket.exists())).unwrap();
+        until("it listens", PATIENCE, || Ok(socket.exists())).unwrap();
         assert_eq!(ask(&socket, "edition").unwrap(), "0");
         assert!(ask(&socket, "dance").unwrap_err().to_string().contains("asleep, feed"));
         let said = ask(&socket, "end").unwrap();

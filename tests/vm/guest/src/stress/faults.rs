@@ -9,13 +9,16 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use super::What;
 use super::kernel::{self, At, Subject};
+
+/// How many points pass between two lines on the console.
+const SHOWN: u32 = 20;
 
 const DEBUG: &str = "/sys/kernel/debug";
 
@@ -36,6 +39,8 @@ pub enum Stage {
     Wait,
     /// Going back to edition 0 while a task sleeps in the update's code: it waits, and drains.
     Drain,
+    /// Having another update take its place.
+    Replace,
     /// Unloading the update.
     Unload,
     /// Unloading dynamos.ko.
@@ -57,13 +62,14 @@ struct Outcome {
 
 /// Goes through the stages and prints a JSON object. With `own` only the points below a function of dynamos.ko
 /// count, not those of the kernel's module loader around it.
-pub fn faults(what: &What, stages: &[Stage], own: bool) -> Result<()> {
+pub fn faults(what: &What, other: Option<&What>, stages: &[Stage], own: bool) -> Result<()> {
     let subject = what.subject()?;
+    let other = other.map(What::subject).transpose()?;
     prepare()?;
     let mut shown = Vec::new();
     let (mut points, mut failures) = (0, 0);
     for stage in stages {
-        let outcome = go_through(&subject, *stage, own)?;
+        let outcome = go_through(&subject, other.as_ref(), *stage, own)?;
         for failure in &outcome.failures {
             eprintln!("{stage:?}: {failure}");
         }
@@ -117,7 +123,16 @@ fn set(file: &str, value: &str) -> Result<()> {
     std::fs::write(&path, value).with_context(|| format!("cannot set {}", path.display()))
 }
 
-fn go_through(subject: &Subject, stage: Stage, own: bool) -> Result<Outcome> {
+fn go_through(
+    subject: &Subject,
+    other: Option<&Subject>,
+    stage: Stage,
+    own: bool,
+) -> Result<Outcome> {
+    let other = match stage {
+        Stage::Replace => Some(other.context("which update is to take the place?")?),
+        _ => None,
+    };
     let about_dynamos = matches!(stage, Stage::DynamosLoad | Stage::DynamosUnload);
     if !about_dynamos {
         reach(subject, None)?;
@@ -129,6 +144,10 @@ fn go_through(subject: &Subject, stage: Stage, own: bool) -> Result<Outcome> {
         reach(subject, Some(At::Active))?;
         subject.write_policy(&policies.ours).context("the policy to begin with")?;
     }
+    if let Some(other) = other {
+        other.insert().and_then(|()| other.enable(false)).context("the other update")?;
+        reach(subject, Some(At::Active))?;
+    }
     let sleeper = match stage {
         Stage::Wait | Stage::Drain => {
             before(subject, stage)?;
@@ -138,19 +157,31 @@ fn go_through(subject: &Subject, stage: Stage, own: bool) -> Result<Outcome> {
     };
     only_below_dynamos(own && !about_dynamos)?;
     let mut outcome = Outcome::default();
+    let start = Instant::now();
     for number in 1.. {
-        before(subject, stage).with_context(|| format!("{stage:?}: before point {number}"))?;
+        match other {
+            None => before(subject, stage),
+            Some(other) => take_back(subject, other),
+        }
+        .with_context(|| format!("{stage:?}: before point {number}"))?;
         let was = matches!(stage, Stage::Policy).then(|| subject.policy()).transpose()?;
         let nth = Nth::arm(number)?;
-        let result = operate(subject, stage, &policies);
+        let result = match other {
+            None => operate(subject, stage, &policies),
+            Some(other) => other.switch("1 scope=function,replace"),
+        };
         if !nth.disarm()? {
             ensure!(result.is_ok(), "{stage:?} fails without a fault: {result:?}");
             break;
         }
         outcome.points += 1;
-        let judged = match &was {
-            None => judge(subject, stage, result, &mut outcome),
-            Some(was) => judge_policy(subject, &policies, was, result, &mut outcome),
+        if outcome.points.is_multiple_of(SHOWN) {
+            eprintln!("{stage:?}: {} points, {} s", outcome.points, start.elapsed().as_secs());
+        }
+        let judged = match (&was, other) {
+            (Some(was), _) => judge_policy(subject, &policies, was, result, &mut outcome),
+            (_, Some(other)) => judge_replaced(subject, other, result, &mut outcome),
+            _ => judge(subject, stage, result, &mut outcome),
         };
         if let Err(error) = judged {
             outcome.failures.push(format!("point {number}: {result:?}, {error:#}"));
@@ -166,6 +197,10 @@ fn go_through(subject: &Subject, stage: Stage, own: bool) -> Result<Outcome> {
     }
     if stage == Stage::Policy {
         subject.write_policy(&policies.ours).context("the policy at the end")?;
+    }
+    if let Some(other) = other {
+        take_back(subject, other).context("at the end")?;
+        other.remove().context("the other update")?;
     }
     reach(subject, None)?;
     Ok(outcome)
@@ -211,7 +246,7 @@ fn before(subject: &Subject, stage: Stage) -> Result<()> {
         match stage {
             Stage::DynamosLoad => None,
             Stage::Load | Stage::DynamosUnload => Some(At::Absent),
-            Stage::Revert | Stage::Policy | Stage::Drain => Some(At::Active),
+            Stage::Revert | Stage::Policy | Stage::Drain | Stage::Replace => Some(At::Active),
             Stage::Enable | Stage::Unload | Stage::Wait => Some(At::Reverted),
         },
     )
@@ -245,7 +280,7 @@ fn operate(subject: &Subject, stage: Stage, policies: &Policies) -> nix::Result<
         Stage::DynamosLoad => subject.insert_dynamos(),
         Stage::Load => subject.insert(),
         Stage::Revert => subject.enable(false),
-        Stage::Enable => subject.enable(true),
+        Stage::Enable | Stage::Replace => subject.enable(true),
         Stage::Policy => subject.write_policy(&policies.others),
         Stage::Wait => subject.switch("1 scope=system,wait_ms=40,on_timeout=force-new-calls"),
         Stage::Drain => subject.switch("0 wait_ms=40,on_timeout=force-new-calls"),
@@ -269,11 +304,13 @@ fn judge(
         Stage::Revert => ((At::Active, true), (At::Reverted, true)),
         Stage::Enable | Stage::Wait => ((At::Reverted, true), (At::Active, true)),
         Stage::Drain => ((At::Active, true), (At::Draining, true)),
-        Stage::Policy => ((At::Active, true), (At::Active, true)),
+        Stage::Policy | Stage::Replace => ((At::Active, true), (At::Active, true)),
         Stage::Unload => ((At::Reverted, true), (At::Absent, true)),
         Stage::DynamosUnload => ((At::Absent, true), (At::Absent, false)),
     };
-    if at == At::Reverting {
+    // It may have settled since.
+    let stays = stage == Stage::Load && at == At::Reverted;
+    if at == At::Reverting || stays || at == At::Draining && stage != Stage::Drain {
         // Edition 0 runs, and the update says that it could not let go: the next try must.
         subject.enable(false).context("it is kept, and the next revert fails too")?;
         ensure!(subject.at()? == At::Reverted, "it is kept after the next revert too");
@@ -290,6 +327,39 @@ fn judge(
     );
     *counted += 1;
     Ok(())
+}
+
+/// Has the first of two updates run, and the other ready to take its place.
+fn take_back(subject: &Subject, other: &Subject) -> Result<()> {
+    if subject.is_replaced_by(other)? {
+        subject.switch("1 scope=function,replace").context("taking the place back")?;
+        ensure!(!subject.is_replaced_by(other)?, "the place is not taken back");
+    }
+    Ok(())
+}
+
+/// Which of two updates must run, by what the operation answered.
+fn judge_replaced(
+    subject: &Subject,
+    other: &Subject,
+    result: nix::Result<()>,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let replaced = settled(subject, other)?;
+    ensure!(replaced == result.is_ok(), "the other update runs: {replaced}");
+    *(if replaced { &mut outcome.done } else { &mut outcome.refused }) += 1;
+    Ok(())
+}
+
+/// The one that has left may still have something to let go of, which it does by itself.
+fn settled(subject: &Subject, other: &Subject) -> Result<bool> {
+    for _ in 0..100 {
+        if let Ok(replaced) = subject.is_replaced_by(other) {
+            return Ok(replaced);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    subject.is_replaced_by(other)
 }
 
 /// Requests that are made before anything fails.

@@ -129,12 +129,30 @@ impl Subject {
         Path::new("/sys/module/dynamos").is_dir()
     }
 
+    /// How many functions are redirected that were not before.
+    fn ours(&self, now: &str) -> usize {
+        // Below a function's own line, indented, may be where it goes to.
+        let functions = now.lines().filter(|line| !line.starts_with(char::is_whitespace));
+        functions.filter(|line| !self.before.lines().any(|old| old == *line)).count()
+    }
+
+    /// Which of the two runs, this one or one of the same functions: `true` if it is the other. The one that does not is
+    /// `reverted`, and all functions go to the one that does.
+    pub fn is_replaced_by(&self, other: &Subject) -> Result<bool> {
+        let state = |of: &Subject| std::fs::read_to_string(of.file("state")).context("no state");
+        let (ours, size) = (self.ours(&redirected()?), pipe_size()?);
+        let (state, others) = (state(self)?, state(other)?);
+        match (state.trim(), others.trim(), size) {
+            ("active", "reverted", 65_537) if ours == self.functions => Ok(false),
+            ("reverted", "active", 65_538) if ours == self.functions => Ok(true),
+            shown => bail!("neither of the two runs alone: {shown:?}, {ours} redirected"),
+        }
+    }
+
     /// Finds out, by what the kernel shows and by what it does; everything must agree.
     pub fn at(&self) -> Result<At> {
         let now = redirected()?;
-        // Below a function's own line, indented, may be where it goes to.
-        let functions = now.lines().filter(|line| !line.starts_with(char::is_whitespace));
-        let ours = functions.filter(|line| !self.before.lines().any(|old| old == *line)).count();
+        let ours = self.ours(&now);
         let new_behaviour = behaves_as_updated()?;
         let there = Path::new("/sys/module").join(&self.name).is_dir();
         let said = std::fs::read_to_string(self.file("state")).ok();
@@ -150,7 +168,7 @@ impl Subject {
             (true, Some("reverted (draining)"), ours, false) if ours == self.functions => {
                 Ok(At::Draining)
             }
-            (true, Some("reverting"), _, false) => Ok(At::Reverting),
+            (true, Some("reverting" | "reverting (held)"), _, false) => Ok(At::Reverting),
             _ => {
                 bail!("neither as before nor active: (module, state, redirected, new) = {shown:?}")
             }
@@ -183,12 +201,17 @@ impl Environment for Nothing {
 
 /// A pipe's size: the update adds one to it.
 pub fn behaves_as_updated() -> Result<bool> {
-    let (reader, _writer) = std::io::pipe().context("cannot make a pipe")?;
-    match fcntl(&reader, FcntlArg::F_GETPIPE_SZ).context("F_GETPIPE_SZ")? {
+    match pipe_size()? {
         65_536 => Ok(false),
         65_537 => Ok(true),
         other => bail!("a pipe has the size {other}"),
     }
+}
+
+/// What a pipe says that its size is; another update adds two to it.
+pub fn pipe_size() -> Result<i32> {
+    let (reader, _writer) = std::io::pipe().context("cannot make a pipe")?;
+    fcntl(&reader, FcntlArg::F_GETPIPE_SZ).context("F_GETPIPE_SZ")
 }
 
 /// Without the functions of dynamos.ko: those are made to fail by way of ftrace.

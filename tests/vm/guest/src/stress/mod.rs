@@ -20,13 +20,13 @@ pub use faults::{Stage, faults};
 #[derive(Debug, Args)]
 pub struct What {
     /// The update's directory, with dynamos.ko in it.
-    update: PathBuf,
+    pub update: PathBuf,
     /// The name of its module.
     #[arg(long)]
-    name: String,
+    pub name: String,
     /// How many functions it replaces.
     #[arg(long)]
-    functions: usize,
+    pub functions: usize,
 }
 
 impl What {
@@ -46,11 +46,11 @@ pub fn stress(what: &What, rounds: u32, dir: &Path) -> Result<()> {
     let subject = what.subject()?;
     let loads = Loads::start(dir)?;
     let start = Instant::now();
-    let mut held_up = 0;
+    let mut tally = Tally::default();
     let mut done = Ok(());
     let mut completed = 0;
     for number in 1..=rounds {
-        done = round(&subject, &mut held_up).with_context(|| format!("round {number}"));
+        done = round(&subject, &mut tally).with_context(|| format!("round {number}"));
         if done.is_err() {
             break;
         }
@@ -71,33 +71,67 @@ pub fn stress(what: &What, rounds: u32, dir: &Path) -> Result<()> {
             )
         })
         .collect();
+    let Tally { held_up, steps } = tally;
+    let steps: Vec<String> =
+        steps.iter().map(|(name, took)| format!(r#""{name}":{:.1}"#, took.as_secs_f64())).collect();
+    let steps = steps.join(",");
     let lost: u64 = tallies.iter().map(|tally| tally.lost).sum();
     let each = each.join(",");
     println!(
-        r#"{{"rounds":{completed},"seconds":{seconds:.1},"held_up":{held_up},"bytes_lost":{lost},"loads":[{each}]}}"#
+        r#"{{"rounds":{completed},"seconds":{seconds:.1},"held_up":{held_up},"step_seconds":{{{steps}}},"bytes_lost":{lost},"loads":[{each}]}}"#
     );
     Ok(())
 }
 
+/// What all rounds together took.
+#[derive(Default)]
+struct Tally {
+    /// How often a switch found a task in its way.
+    held_up: u32,
+    /// Where the time goes: all of it that a step took.
+    steps: Vec<(&'static str, Duration)>,
+}
+
+impl Tally {
+    /// Does a step.
+    fn step<T, E>(
+        &mut self,
+        name: &'static str,
+        act: impl FnOnce(&mut u32) -> Result<T, E>,
+    ) -> Result<T>
+    where
+        Result<T, E>: Context<T, E>,
+    {
+        let start = Instant::now();
+        let result = act(&mut self.held_up).context(name);
+        let took = start.elapsed();
+        match self.steps.iter_mut().find(|(step, _)| *step == name) {
+            Some((_, all)) => *all += took,
+            None => self.steps.push((name, took)),
+        }
+        result
+    }
+}
+
 /// One life of dynamos.ko and of the update.
-fn round(subject: &Subject, held_up: &mut u32) -> Result<()> {
+fn round(subject: &Subject, tally: &mut Tally) -> Result<()> {
     let is = |wanted: At, after: &str| -> Result<()> {
         let at = subject.at().with_context(|| format!("after {after}"))?;
         ensure!(at == wanted, "{at:?} instead of {wanted:?} after {after}");
         Ok(())
     };
-    subject.insert_dynamos().context("dynamos.ko")?;
-    patiently(held_up, || subject.insert()).context("load")?;
+    tally.step("dynamos.ko", |_| subject.insert_dynamos())?;
+    tally.step("load", |held_up| patiently(held_up, || subject.insert()))?;
     is(At::Active, "load")?;
-    policies(subject)?;
-    patiently(held_up, || subject.enable(false)).context("revert")?;
+    tally.step("policies", |_| policies(subject))?;
+    tally.step("revert", |held_up| patiently(held_up, || subject.enable(false)))?;
     is(At::Reverted, "revert")?;
-    patiently(held_up, || subject.enable(true)).context("enable")?;
+    tally.step("enable", |held_up| patiently(held_up, || subject.enable(true)))?;
     is(At::Active, "enable")?;
-    patiently(held_up, || subject.enable(false)).context("second revert")?;
-    subject.remove().context("unload")?;
+    tally.step("second revert", |held_up| patiently(held_up, || subject.enable(false)))?;
+    tally.step("unload", |_| subject.remove())?;
     is(At::Absent, "unload")?;
-    subject.remove_dynamos().context("unload of dynamos.ko")
+    tally.step("unload of dynamos.ko", |_| subject.remove_dynamos())
 }
 
 /// Sets one policy after the other while the loads run; each must hold for the next call.
