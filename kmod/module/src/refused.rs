@@ -78,7 +78,10 @@ impl Refused {
                 HookRuns { interrupted: true, .. } => Errno::EINTR,
                 HookRuns { .. } => Errno::ETIMEDOUT,
                 HookRefused { result, .. } => of_hook(*result),
-                HandlersNeedSystem | PhasesNeedFunction | NoPhases | NoTaskScope { .. }
+                HandlersNeedSystem
+                | PhasesNeedFunction
+                | NoPhases
+                | NoTaskScope { .. }
                 | TasksMove => Errno::EINVAL,
                 Failed { errno, .. } => from_core(*errno),
                 // All others: the running code is not what was compared.
