@@ -94,7 +94,8 @@ impl Units {
 
 /// A unit's name, and where its variables are.
 fn read_unit(unit: &gimli::Unit<Reader<'_>>) -> gimli::Result<(String, Vec<u64>)> {
-    let name = unit.name.map(text).unwrap_or_default();
+    let directory = unit.comp_dir.map(text).unwrap_or_default();
+    let name = in_tree(&unit.name.map(text).unwrap_or_default(), &directory).to_owned();
     let mut variables = Vec::new();
     // An image has tens of millions of entries: what is no variable is skipped without being understood.
     let mut entries = unit.entries_raw(None)?;
@@ -112,4 +113,38 @@ fn read_unit(unit: &gimli::Unit<Reader<'_>>) -> gimli::Result<(String, Vec<u64>)
         }
     }
     Ok((name, variables))
+}
+
+/// A source's name without the directories that it shares with the one it was compiled in: the assembler gives whole
+/// paths where the compiler does not, and they have the version in them.
+fn in_tree<'n>(name: &'n str, directory: &str) -> &'n str {
+    let mut rest = name;
+    if !name.starts_with('/') || !directory.starts_with('/') {
+        return name;
+    }
+    for part in directory.split('/') {
+        match rest.strip_prefix(part).and_then(|rest| rest.strip_prefix('/')) {
+            Some(after) => rest = after,
+            None => break,
+        }
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_known_by_its_place_in_the_tree() {
+        let built = "/build/linux-6.1.187/debian/build/amd64";
+        assert_eq!(
+            in_tree("/build/linux-6.1.187/arch/x86/lib/getuser.S", built),
+            "arch/x86/lib/getuser.S"
+        );
+        assert_eq!(in_tree("/src/a.S", "/src"), "a.S");
+        assert_eq!(in_tree("/src/linux/a.S", "/src/linu"), "linux/a.S");
+        assert_eq!(in_tree("fs/pipe.c", built), "fs/pipe.c");
+        assert_eq!(in_tree("/elsewhere/a.c", ""), "/elsewhere/a.c");
+    }
 }

@@ -11,14 +11,20 @@ use dynamos_differ::verdict::Verdict;
 const SOURCE: &str = include_str!("image.c");
 
 fn link(edit: (&str, &str)) -> Vec<u8> {
-    assert!(edit.0.is_empty() || SOURCE.contains(edit.0), "{edit:?}");
+    if edit.0.is_empty() {
+        return build(SOURCE);
+    }
+    assert!(SOURCE.contains(edit.0), "{edit:?}");
+    build(&SOURCE.replace(edit.0, edit.1))
+}
+
+fn build(source: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let run = |program: &str, arguments: &str| {
         let mut command = Command::new(program);
         let status = command.current_dir(&dir).args(arguments.split(' ')).status().unwrap();
         assert!(status.success(), "{program} {arguments}");
     };
-    let source = if edit.0.is_empty() { SOURCE.to_owned() } else { SOURCE.replace(edit.0, edit.1) };
     std::fs::write(dir.path().join("a.c"), source).unwrap();
     run("gcc", "-c -g -O2 -mcmodel=kernel -fno-pic -fno-pie -fcf-protection=none -fno-inline a.c");
     run("ld", "-static -e exception -Ttext=0xffffffff81000000 -o image a.o");
@@ -109,4 +115,27 @@ fn a_part_out_of_the_way_belongs_to_its_function() {
     let changed: Vec<_> = functions.iter().filter(|f| f.verdict != Verdict::Unchanged).collect();
     assert!(changed.len() == 1 && changed[0].name == "bug", "{changed:?}");
     assert!(functions.iter().all(|f| f.name != "bug.cold"));
+}
+
+#[test]
+fn code_without_a_name_is_compared_where_a_fault_leads_to_it() {
+    let image = |number: u32, skip: &str| {
+        let fault = format!(
+            "asm(\".pushsection .text.fault, \\\"ax\\\"\\n {skip}\\n\"\n\
+             \".Lfault: mov ${number}, %eax\\n xor %edx, %edx\\n jmp out\\n .popsection\");\n\
+             int exception(int *p)\n"
+        );
+        let edited = SOURCE
+            .replace("int exception(int *p)\n", &fault)
+            .replace(".long 2b - .\\n .long 3", ".long .Lfault - .\\n .long 3");
+        build(&edited)
+    };
+    let changed = |v1: &[u8], v2: &[u8]| {
+        let (a, b) = (Image::parse(v1, "v1").unwrap(), Image::parse(v2, "v2").unwrap());
+        let functions = image::contents(&a, &b).unwrap().functions.into_iter();
+        functions.filter(|f| f.verdict != Verdict::Unchanged).map(|f| f.name).collect::<Vec<_>>()
+    };
+    let v1 = image(1, ".skip 8");
+    assert_eq!(changed(&v1, &image(1, ".skip 24")), [""; 0]);
+    assert_eq!(changed(&v1, &image(2, ".skip 8")), ["exception"]);
 }

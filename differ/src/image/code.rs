@@ -1,7 +1,8 @@
 //! Code of two images, instruction by instruction, operands by what they point at.
 
 use iced_x86::{
-    Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, Mnemonic, OpKind, Register,
+    Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction, Mnemonic, OpKind,
+    Register,
 };
 
 use super::content::same;
@@ -196,9 +197,10 @@ pub(super) fn instruction(
     })
 }
 
-/// Whether two jumps lead to the same code that no symbol names: the kernel's `static_cpu_has` moves its test of a
-/// bit out of the way, to `.altinstr_aux`, from where it jumps back.
-fn same_aside(
+/// Whether two addresses are the same code that no symbol names, up to where it leaves: the kernel's `static_cpu_has` moves
+/// its test of a bit out of the way, to `.altinstr_aux`, from where it jumps back; and what assembly does after a fault
+/// has no name of its own.
+pub(super) fn same_aside(
     a: &Side<'_, '_, '_>,
     p: u64,
     b: &Side<'_, '_, '_>,
@@ -213,15 +215,20 @@ fn same_aside(
     if !is_aside(a, p) || !is_aside(b, q) {
         return false;
     }
-    let (a, b) = (a.aside(p, LONGEST), b.aside(q, LONGEST));
+    let until = |names: &Names<'_, '_>, start| names.unnamed(start).min(LONGEST);
+    let (a, b) = (a.aside(p, until(a.names, p)), b.aside(q, until(b.names, q)));
     let (mut old, mut new) = (a.decoder(), b.decoder());
     while old.can_decode() && new.can_decode() {
         let (i, j) = (old.decode(), new.decode());
-        let known = matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::Jne | Mnemonic::Jmp);
-        if !known || !instruction(&a, (&i, &old), &b, (&j, &new), pairs) {
+        // One such place does not lead to another: that would have no end.
+        let leads_on = |names: &Names<'_, '_>, i: &Instruction| {
+            branches(i) && matches!(names.at(i.near_branch_target()), Target::Anonymous(_))
+        };
+        let far = leads_on(a.names, &i) && a.inside(i.near_branch_target()).is_none();
+        if far || i.is_invalid() || !instruction(&a, (&i, &old), &b, (&j, &new), pairs) {
             return false;
         }
-        if i.mnemonic() == Mnemonic::Jmp {
+        if matches!(i.flow_control(), FlowControl::UnconditionalBranch | FlowControl::Return) {
             return true;
         }
     }

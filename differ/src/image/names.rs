@@ -149,6 +149,16 @@ impl<'i, 'd> Names<'i, 'd> {
         found.section.data.get(offset..).unwrap_or(&[])
     }
 
+    /// How many bytes there are from an address to the next symbol, or to the end of the section.
+    pub(super) fn unnamed(&self, address: u64) -> usize {
+        let after = self.sorted.partition_point(|i| {
+            self.image.symbols.get(*i as usize).is_some_and(|s| s.address <= address)
+        });
+        let next = self.symbol(after).and_then(|(_, symbol)| symbol.address.checked_sub(address));
+        let rest = self.bytes(address).len();
+        next.and_then(|next| usize::try_from(next).ok()).map_or(rest, |next| next.min(rest))
+    }
+
     /// Whether the kernel may write there. The linker marks `.rodata` as writable, but it is not.
     pub(super) fn writable(&self, section: u32) -> bool {
         self.image

@@ -3,7 +3,7 @@
 //! An image has no relocations, so an entry is known by where its first field leads. Entries have the sizes of
 //! Linux 5.x to 6.x; a table that fits none of them, or more than one, is an error: what an entry says is unknown then.
 
-use super::code::{Pairs, Side, instruction};
+use super::code::{Pairs, Side, instruction, same_aside};
 use super::load::{Image, Placed};
 use super::names::Names;
 use crate::error::{Error, Result};
@@ -248,7 +248,7 @@ fn difference(
     }
     for (p, q) in [(x.leads, y.leads), (x.key, y.key)] {
         let same = match (p, q) {
-            (Some(p), Some(q)) => a.same_place(p, b, q, pairs),
+            (Some(p), Some(q)) => a.same_place(p, b, q, pairs) || same_aside(a, p, b, q, pairs),
             (p, q) => p == q,
         };
         if !same {
