@@ -430,9 +430,9 @@ fn functions_behind_one_are_as_one(version: &str, release: &str) {
             ("active", "active, enabled\n  scope: task\n"),
             ("revert", "status 0\ndynamos_fifo is reverting (held): task "),
             ("reverting", "waits for 1 task, 2 activations:"),
-            ("a", "by edition 0\n"),
-            ("b", "by edition 1\n"),
-            ("c", "by edition 1 too\n"),
+            ("a", "by edition 0"),
+            ("b", "by edition 1"),
+            ("c", "by edition 1 too"),
             ("unload", "status 0\n"),
         ],
     );
