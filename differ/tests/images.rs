@@ -119,10 +119,10 @@ fn a_part_out_of_the_way_belongs_to_its_function() {
 
 #[test]
 fn code_without_a_name_is_compared_where_a_fault_leads_to_it() {
-    let image = |number: u32, skip: &str| {
+    let image = |number: u32, skip: &str, leaves: &str| {
         let fault = format!(
             "asm(\".pushsection .text.fault, \\\"ax\\\"\\n {skip}\\n\"\n\
-             \".Lfault: mov ${number}, %eax\\n xor %edx, %edx\\n jmp out\\n .popsection\");\n\
+             \".Lfault: mov ${number}, %eax\\n xor %edx, %edx\\n {leaves} jmp out\\n .popsection\");\n\
              int exception(int *p)\n"
         );
         let edited = SOURCE
@@ -135,7 +135,11 @@ fn code_without_a_name_is_compared_where_a_fault_leads_to_it() {
         let functions = image::contents(&a, &b).unwrap().functions.into_iter();
         functions.filter(|f| f.verdict != Verdict::Unchanged).map(|f| f.name).collect::<Vec<_>>()
     };
-    let v1 = image(1, ".skip 8");
-    assert_eq!(changed(&v1, &image(1, ".skip 24")), [""; 0]);
-    assert_eq!(changed(&v1, &image(2, ".skip 8")), ["exception"]);
+    for leaves in ["", "goes_on:"] {
+        let v1 = image(1, ".skip 8", leaves);
+        assert_eq!(changed(&v1, &image(1, ".skip 24", leaves)), [""; 0]);
+        assert_eq!(changed(&v1, &image(2, ".skip 8", leaves)), ["exception"]);
+    }
+    let v1 = image(1, ".skip 8", "goes_on:");
+    assert_eq!(changed(&v1, &image(1, ".skip 8", "goes_there:")), ["exception"]);
 }

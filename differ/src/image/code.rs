@@ -208,15 +208,15 @@ pub(super) fn same_aside(
     pairs: &mut Pairs,
 ) -> bool {
     const LONGEST: usize = 64;
-    let is_aside = |side: &Side<'_, '_, '_>, start| {
-        let Target::Anonymous(section) = side.names.at(start) else { return false };
-        side.names.image.sections.get(section as usize).is_some_and(|s| s.section.is_exec())
-    };
+    let is_aside = |side: &Side<'_, '_, '_>, start| matches!(side.names.at(start), Target::Anonymous(id) if side.names.executable(id));
     if !is_aside(a, p) || !is_aside(b, q) {
         return false;
     }
     let until = |names: &Names<'_, '_>, start| names.unnamed(start).min(LONGEST);
     let (a, b) = (a.aside(p, until(a.names, p)), b.aside(q, until(b.names, q)));
+    if !special::alike(&a, &b) {
+        return false;
+    }
     let (mut old, mut new) = (a.decoder(), b.decoder());
     while old.can_decode() && new.can_decode() {
         let (i, j) = (old.decode(), new.decode());
@@ -232,7 +232,12 @@ pub(super) fn same_aside(
             return true;
         }
     }
-    false
+    // It may go on into what has a name.
+    let end = |side: &Side<'_, '_, '_>| side.start.wrapping_add(side.bytes.len() as u64);
+    let (p, q) = (end(&a), end(&b));
+    let named = |names: &Names<'_, '_>, at| matches!(names.at(at), Target::Symbol(_, 0));
+    let ended = !old.can_decode() && !new.can_decode();
+    ended && named(a.names, p) && named(b.names, q) && same(a.names, p, b.names, q, 0, pairs)
 }
 
 /// Whether two numbers mean the same: equal, unless they are addresses in the images.

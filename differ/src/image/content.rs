@@ -29,7 +29,7 @@ pub(super) fn same(
             if width > 0 {
                 return matches!((a.bytes(p).get(..width), b.bytes(q).get(..width)), (Some(x), Some(y)) if x == y);
             }
-            same_text(a, p, b, q)
+            !a.executable(s) && !b.executable(t) && same_text(a, p, b, q)
         }
         _ => false,
     }

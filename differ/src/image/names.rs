@@ -167,6 +167,11 @@ impl<'i, 'd> Names<'i, 'd> {
             .is_none_or(|s| s.section.is_write() && !s.section.name.starts_with(".rodata"))
     }
 
+    /// Whether a section holds code, which is no text, whatever its bytes look like.
+    pub(super) fn executable(&self, section: u32) -> bool {
+        self.image.sections.get(section as usize).is_some_and(|s| s.section.is_exec())
+    }
+
     /// How a person would call an address.
     pub(super) fn describe(&self, address: u64) -> String {
         match self.at(address) {
@@ -175,8 +180,10 @@ impl<'i, 'd> Names<'i, 'd> {
                 if offset == 0 { name.to_owned() } else { format!("{name}+{offset:#x}") }
             }
             Target::Anonymous(id) => match super::content::string_at(self, address) {
-                Some(text) => format!("{:?}", String::from_utf8_lossy(text)),
-                None => {
+                Some(text) if !self.executable(id) => {
+                    format!("{:?}", String::from_utf8_lossy(text))
+                }
+                _ => {
                     let name = self.image.sections.get(id as usize).map_or("?", |s| s.section.name);
                     format!("unnamed content of {name}")
                 }

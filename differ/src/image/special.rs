@@ -236,6 +236,16 @@ pub(super) fn compare(
     others.next().map_or(Ok(()), |other| wrong(b, other, "is new"))
 }
 
+/// Whether the tables have entries of the same kinds for the same places of both, with the same flags. Where they lead is
+/// not looked at: that may be back here.
+pub(super) fn alike(a: &Side<'_, '_, '_>, b: &Side<'_, '_, '_>) -> bool {
+    let told = |side: &Side<'_, '_, '_>| -> Vec<(u64, Kind, u64)> {
+        let entries = side.names.entries.within(side.start, side.bytes.len()).iter();
+        entries.map(|e| (e.site.wrapping_sub(side.start), e.kind, e.number)).collect()
+    };
+    told(a) == told(b)
+}
+
 fn difference(
     a: &Side<'_, '_, '_>,
     x: &Entry,
