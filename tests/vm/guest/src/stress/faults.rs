@@ -308,9 +308,7 @@ fn judge(
         Stage::Unload => ((At::Reverted, true), (At::Absent, true)),
         Stage::DynamosUnload => ((At::Absent, true), (At::Absent, false)),
     };
-    // It may have settled since.
-    let stays = stage == Stage::Load && at == At::Reverted;
-    if at == At::Reverting || stays || at == At::Draining && stage != Stage::Drain {
+    if at == At::Reverting || at == At::Draining && stage != Stage::Drain {
         // Edition 0 runs, and the update says that it could not let go: the next try must.
         subject.enable(false).context("it is kept, and the next revert fails too")?;
         ensure!(subject.at()? == At::Reverted, "it is kept after the next revert too");
