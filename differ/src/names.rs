@@ -61,10 +61,13 @@ fn initcall(name: &str) -> Option<String> {
     Some(format!("__initcall__{}_{}", before.join("_"), after.join("_")))
 }
 
-/// `__BTF_ID__KIND__NAME__N` of include/linux/btf_ids.h ends with `__COUNTER__` and the line.
+/// What the numbers of types are called (`BTF_ID`, include/linux/btf_ids.h), which the build fills in (resolve_btfids).
+pub(crate) const BTF_ID: &str = "__BTF_ID__";
+
+/// `__BTF_ID__KIND__NAME__N` ends with `__COUNTER__` and the line.
 fn btf_id(name: &str) -> Option<String> {
-    let (before, number) = name.strip_prefix("__BTF_ID__")?.rsplit_once("__")?;
-    is_number(number).then(|| format!("__BTF_ID__{before}"))
+    let (before, number) = name.strip_prefix(BTF_ID)?.rsplit_once("__")?;
+    is_number(number).then(|| format!("{BTF_ID}{before}"))
 }
 
 fn is_number(word: &str) -> bool {

@@ -5,7 +5,7 @@
 
 use std::process::Command;
 
-use dynamos_differ::image::{self, Image};
+use dynamos_differ::image::{self, FunctionVerdict, Image};
 use dynamos_differ::verdict::Verdict;
 
 const SOURCE: &str = include_str!("image.c");
@@ -33,13 +33,16 @@ fn build(source: &str) -> Vec<u8> {
 
 /// The functions that are not as they were, and why.
 fn differing(edit: (&str, &str)) -> Vec<(String, Verdict, String)> {
-    let (v1, v2) = (link(("", "")), link(edit));
-    let (a, b) = (Image::parse(&v1, "v1").unwrap(), Image::parse(&v2, "v2").unwrap());
-    let functions = image::contents(&a, &b).unwrap().functions.into_iter();
+    let functions = verdicts(&link(("", "")), &link(edit)).into_iter();
     functions
         .filter(|f| f.verdict != Verdict::Unchanged)
         .map(|f| (f.name, f.verdict, f.reason))
         .collect()
+}
+
+fn verdicts(v1: &[u8], v2: &[u8]) -> Vec<FunctionVerdict> {
+    let (a, b) = (Image::parse(v1, "v1").unwrap(), Image::parse(v2, "v2").unwrap());
+    image::contents(&a, &b).unwrap().functions
 }
 
 #[test]
@@ -109,9 +112,9 @@ fn a_part_out_of_the_way_belongs_to_its_function() {
         link(("int bug(int a)\n{", &edit))
     };
     let (v1, v2) = (image(1), image(2));
-    let (a, b) = (Image::parse(&v1, "v1").unwrap(), Image::parse(&v2, "v2").unwrap());
+    let a = Image::parse(&v1, "v1").unwrap();
     assert!(a.symbols.iter().any(|s| s.name == "bug.cold"), "gcc moved nothing out of the way");
-    let functions = image::contents(&a, &b).unwrap().functions;
+    let functions = verdicts(&v1, &v2);
     let changed: Vec<_> = functions.iter().filter(|f| f.verdict != Verdict::Unchanged).collect();
     assert!(changed.len() == 1 && changed[0].name == "bug", "{changed:?}");
     assert!(functions.iter().all(|f| f.name != "bug.cold"));
@@ -131,8 +134,7 @@ fn code_without_a_name_is_compared_where_a_fault_leads_to_it() {
         build(&edited)
     };
     let changed = |v1: &[u8], v2: &[u8]| {
-        let (a, b) = (Image::parse(v1, "v1").unwrap(), Image::parse(v2, "v2").unwrap());
-        let functions = image::contents(&a, &b).unwrap().functions.into_iter();
+        let functions = verdicts(v1, v2).into_iter();
         functions.filter(|f| f.verdict != Verdict::Unchanged).map(|f| f.name).collect::<Vec<_>>()
     };
     for leaves in ["", "goes_on:"] {

@@ -35,18 +35,20 @@ impl<'n, 'i, 'd> Side<'n, 'i, 'd> {
     fn new((names, id, lines): Lined<'n, 'i, 'd>) -> Self {
         let symbol = names.image.symbols.get(id as usize);
         let (start, size) = symbol.map_or((0, 0), |s| (s.address, s.size));
-        let bytes = names.bytes(start);
-        let size = usize::try_from(size).unwrap_or(usize::MAX).min(bytes.len());
-        Self { names, lines, start, bytes: bytes.get(..size).unwrap_or(bytes) }
+        Self::at(names, lines, start, usize::try_from(size).unwrap_or(usize::MAX))
     }
 
     /// Code that is no function of its own: at most so many bytes from an address.
     pub fn aside(&self, start: u64, len: usize) -> Self {
-        let bytes = self.names.bytes(start);
-        Self { names: self.names, lines: None, start, bytes: bytes.get(..len).unwrap_or(bytes) }
+        Self::at(self.names, None, start, len)
     }
 
-    pub fn decoder(&self) -> Decoder<'i> {
+    fn at(names: &'n Names<'i, 'd>, lines: Option<&'n Lines>, start: u64, len: usize) -> Self {
+        let bytes = names.bytes(start);
+        Self { names, lines, start, bytes: bytes.get(..len).unwrap_or(bytes) }
+    }
+
+    fn decoder(&self) -> Decoder<'i> {
         Decoder::with_ip(64, self.bytes, self.start, DecoderOptions::NONE)
     }
 
@@ -106,18 +108,27 @@ fn branches(instruction: &Instruction) -> bool {
 pub(super) fn compare(x: Lined<'_, '_, '_>, y: Lined<'_, '_, '_>) -> Compared {
     let (a, b) = (Side::new(x), Side::new(y));
     let mut pairs = Pairs::new();
+    same_code(&a, &b, &mut pairs)?;
+    special::compare(&a, &b, &mut pairs).map(|()| pairs)
+}
+
+/// Compares all instructions of both sides.
+pub(super) fn same_code(
+    a: &Side<'_, '_, '_>,
+    b: &Side<'_, '_, '_>,
+    pairs: &mut Pairs,
+) -> std::result::Result<(), String> {
     let (mut old, mut new) = (a.decoder(), b.decoder());
     let (mut i, mut j) = (Instruction::default(), Instruction::default());
     loop {
         match (old.can_decode(), new.can_decode()) {
-            (false, false) => return special::compare(&a, &b, &mut pairs).map(|()| pairs),
+            (false, false) => return Ok(()),
             (true, true) => {}
             _ => return Err(format!("{} bytes of code became {}", a.bytes.len(), b.bytes.len())),
         }
         old.decode_out(&mut i);
         new.decode_out(&mut j);
-        let same = instruction(&a, (&i, &old), &b, (&j, &new), &mut pairs);
-        if !same {
+        if !instruction(a, (&i, &old), b, (&j, &new), pairs) {
             let at = i.ip().wrapping_sub(a.start);
             return Err(format!("at +{at:#x}: {} became {}", a.show(&i), b.show(&j)));
         }
@@ -125,7 +136,7 @@ pub(super) fn compare(x: Lined<'_, '_, '_>, y: Lined<'_, '_, '_>) -> Compared {
 }
 
 /// Whether two instructions are the same.
-pub(super) fn instruction(
+fn instruction(
     a: &Side<'_, '_, '_>,
     (i, old): (&Instruction, &Decoder<'_>),
     b: &Side<'_, '_, '_>,

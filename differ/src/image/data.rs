@@ -10,8 +10,9 @@ use super::code::KERNEL;
 use super::content::same_content;
 use super::functions::{Id, name, pair};
 use super::load::Symbol;
-use super::names::{BTF_ID, Names};
+use super::names::Names;
 use crate::load::Section;
+use crate::names::BTF_ID;
 use crate::verdict::DataChange;
 
 /// The verdict on one variable or constant of an image.

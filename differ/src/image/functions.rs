@@ -162,14 +162,16 @@ fn section<'d>(names: &Names<'_, 'd>, id: Id) -> &'d str {
 
 /// Counts what the compiler moved out of a function's way (`f.cold`) as a part of it.
 fn join_cold(judged: &mut Vec<Judged>) {
-    let key = |name: &str, file: &str| (name.to_owned(), file.to_owned());
-    let at: BTreeMap<(String, String), usize> =
-        judged.iter().enumerate().map(|(i, j)| (key(&j.row.name, &j.row.file), i)).collect();
+    let at: BTreeMap<(&str, &str), usize> = judged
+        .iter()
+        .enumerate()
+        .map(|(index, Judged { row, .. })| ((row.name.as_str(), row.file.as_str()), index))
+        .collect();
     let mut parts = BTreeMap::new();
     for (index, Judged { row, .. }) in judged.iter().enumerate() {
         let Some(name) = cold_parent(&row.name) else { continue };
         // Without DWARF a global function is of no file, but its parts are.
-        let of = at.get(&key(name, &row.file)).or_else(|| at.get(&key(name, "")));
+        let of = at.get(&(name, row.file.as_str())).or_else(|| at.get(&(name, "")));
         if let Some(of) = of {
             parts.insert(index, *of);
         }

@@ -14,9 +14,6 @@ use crate::files::{self, Files};
 use crate::names;
 use crate::units::Units;
 
-/// The names of the numbers of types (`BTF_ID`, include/linux/btf_ids.h).
-pub(super) const BTF_ID: &str = "__BTF_ID__";
-
 /// The name of a symbol on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
@@ -195,9 +192,9 @@ impl<'i, 'd> Names<'i, 'd> {
 
 fn identity(symbol: &Symbol<'_>, file: u64) -> Identity {
     let base = names::base(symbol.name);
-    // The number of a type, which the build fills in (resolve_btfids), is known by the type.
+    // The number of a type is known by the type.
     let numbered = base.text != symbol.name
-        && !symbol.name.starts_with(BTF_ID)
+        && !symbol.name.starts_with(names::BTF_ID)
         && (base.clone.is_empty() || symbol.name.bytes().any(|b| b.is_ascii_digit()));
     let mut hasher = DefaultHasher::new();
     let function = symbol.kind == elf::STT_FUNC;

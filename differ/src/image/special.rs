@@ -3,32 +3,22 @@
 //! An image has no relocations, so an entry is known by where its first field leads. Entries have the sizes of
 //! Linux 5.x to 6.x; a table that fits none of them, or more than one, is an error: what an entry says is unknown then.
 
-use super::code::{Pairs, Side, instruction, same_aside};
+use std::cmp::Ordering;
+
+use super::code::{Pairs, Side, same_aside, same_code};
 use super::load::{Image, Placed};
 use super::names::Names;
 use crate::error::{Error, Result};
-
-/// What an entry is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    /// `struct exception_table_entry`, arch/x86/include/asm/extable.h.
-    Exception,
-    /// `struct alt_instr`, arch/x86/include/asm/alternative.h.
-    Alternative,
-    /// `struct jump_entry`, include/linux/jump_label.h.
-    Branch,
-    /// `struct bug_entry`, include/asm-generic/bug.h.
-    Bug,
-}
+use crate::special::Class;
 
 /// A kind of table: its name, and the sizes that its entries have had.
-const TABLES: [(Kind, &str, &[usize]); 4] = [
-    (Kind::Exception, "__ex_table", &[12]),
+const TABLES: [(Class, &str, &[usize]); 4] = [
+    (Class::ExceptionTable, "__ex_table", &[12]),
     // With padlen until 5.10, with flags since 6.3.
-    (Kind::Alternative, ".altinstructions", &[12, 13, 14]),
-    (Kind::Branch, "__jump_table", &[16]),
+    (Class::Alternatives, ".altinstructions", &[12, 13, 14]),
+    (Class::JumpTable, "__jump_table", &[16]),
     // Without CONFIG_DEBUG_BUGVERBOSE 8, with it 12.
-    (Kind::Bug, "__bug_table", &[8, 12]),
+    (Class::BugTable, "__bug_table", &[8, 12]),
 ];
 
 /// An entry, and what it says, by what that points at.
@@ -36,7 +26,7 @@ const TABLES: [(Kind, &str, &[usize]); 4] = [
 struct Entry {
     /// The instruction it is of.
     site: u64,
-    kind: Kind,
+    class: Class,
     /// What must be equal as it is.
     number: u64,
     /// Where it leads: the fixup, the target of a branch, the file of a bug.
@@ -59,9 +49,9 @@ impl Entries {
     pub(super) fn build(image: &Image<'_>) -> Result<Self> {
         let code = Code::of(image);
         let mut sorted = Vec::new();
-        for (kind, name, sizes) in TABLES {
+        for (class, name, sizes) in TABLES {
             let Some((address, bytes)) = table(image, name) else { continue };
-            sorted.extend(read(kind, sizes, address, bytes, &code).ok_or_else(|| {
+            sorted.extend(read(class, sizes, address, bytes, &code).ok_or_else(|| {
                 let what = "its entries are not understood, so that functions cannot be compared";
                 Error::new(&image.name, what).section(name)
             })?);
@@ -113,7 +103,7 @@ impl Code {
 
 /// All entries of a table, if exactly one size makes sense of all of them.
 fn read(
-    kind: Kind,
+    class: Class,
     sizes: &[usize],
     address: u64,
     bytes: &[u8],
@@ -125,7 +115,7 @@ fn read(
             entries
                 .map(|(index, raw)| {
                     let at = address.checked_add(index.checked_mul(*size)? as u64)?;
-                    entry(kind, Raw { at, bytes: raw }).filter(|entry| entry.makes_sense(code))
+                    entry(class, Raw { at, bytes: raw }).filter(|entry| entry.makes_sense(code))
                 })
                 .collect::<Option<Vec<Entry>>>()
         });
@@ -159,13 +149,13 @@ impl Raw<'_> {
     }
 }
 
-fn entry(kind: Kind, raw: Raw<'_>) -> Option<Entry> {
+fn entry(class: Class, raw: Raw<'_>) -> Option<Entry> {
     let site = raw.near(0)?;
-    let plain = Entry { site, kind, number: 0, leads: None, key: None, replacement: None };
+    let plain = Entry { site, class, number: 0, leads: None, key: None, replacement: None };
     let end = raw.bytes.len();
-    Some(match kind {
-        Kind::Exception => Entry { number: raw.u32(8)?, leads: Some(raw.near(4)?), ..plain },
-        Kind::Alternative => {
+    Some(match class {
+        Class::ExceptionTable => Entry { number: raw.u32(8)?, leads: Some(raw.near(4)?), ..plain },
+        Class::Alternatives => {
             // cpuid and flags are between the distances and the lengths.
             let lengths = if end == 13 { [end - 3, end - 2] } else { [end - 2, end - 1] };
             let ([len, replaced_by], flags) = (lengths, raw.bytes.get(8..lengths[0])?);
@@ -177,18 +167,19 @@ fn entry(kind: Kind, raw: Raw<'_>) -> Option<Entry> {
                 ..plain
             }
         }
-        Kind::Branch => {
+        Class::JumpTable => {
             let distance = i64::from_le_bytes(raw.bytes(8)?);
             let key = raw.at.wrapping_add(8).wrapping_add_signed(distance);
             // Bit 0 says which way is likely (jump_entry_is_branch).
             Entry { number: key & 1, leads: Some(raw.near(4)?), key: Some(key & !3), ..plain }
         }
         // The line is not compared.
-        Kind::Bug if end == 12 => {
+        Class::BugTable if end == 12 => {
             let flags = u16::from_le_bytes(raw.bytes(10)?);
             Entry { number: flags.into(), leads: Some(raw.near(4)?), ..plain }
         }
-        Kind::Bug => Entry { number: u16::from_le_bytes(raw.bytes(4)?).into(), ..plain },
+        Class::BugTable => Entry { number: u16::from_le_bytes(raw.bytes(4)?).into(), ..plain },
+        _ => return None, // Not one of `TABLES`.
     })
 }
 
@@ -197,9 +188,9 @@ impl Entry {
         let replacement = self
             .replacement
             .is_none_or(|(at, len)| len == 0 || code.has(at) && len as u64 <= self.number & 0xff);
-        let leads = match self.kind {
-            Kind::Exception | Kind::Branch => self.leads.is_some_and(|to| code.has(to)),
-            Kind::Alternative | Kind::Bug => true,
+        let leads = match self.class {
+            Class::ExceptionTable | Class::JumpTable => self.leads.is_some_and(|to| code.has(to)),
+            _ => true,
         };
         code.has(self.site) && replacement && leads
     }
@@ -215,33 +206,33 @@ pub(super) fn compare(
     let new = b.names.entries.within(b.start, b.bytes.len());
     let wrong = |side: &Side<'_, '_, '_>, entry: &Entry, what: &str| {
         let at = entry.site.wrapping_sub(side.start);
-        let table = TABLES.iter().find(|table| table.0 == entry.kind).map_or("", |table| table.1);
+        let table = TABLES.iter().find(|table| table.0 == entry.class).map_or("", |table| table.1);
         Err(format!("at +{at:#x}: {what} (entry of {table})"))
     };
-    let known = |side: &Side<'_, '_, '_>, e: &Entry| (e.site.wrapping_sub(side.start), e.kind);
-    let mut others = new.iter();
-    for entry in old {
-        let Some(other) = others.as_slice().first().filter(|o| known(b, o) == known(a, entry))
-        else {
-            return match others.next() {
-                Some(other) if known(b, other) < known(a, entry) => wrong(b, other, "is new"),
-                _ => wrong(a, entry, "is gone"),
-            };
-        };
-        others.next();
+    let known = |side: &Side<'_, '_, '_>, e: &Entry| (e.site.wrapping_sub(side.start), e.class);
+    for (entry, other) in old.iter().zip(new) {
+        match known(a, entry).cmp(&known(b, other)) {
+            Ordering::Less => return wrong(a, entry, "is gone"),
+            Ordering::Greater => return wrong(b, other, "is new"),
+            Ordering::Equal => {}
+        }
         if let Some(what) = difference(a, entry, b, other, pairs) {
             return wrong(a, entry, &what);
         }
     }
-    others.next().map_or(Ok(()), |other| wrong(b, other, "is new"))
+    match (old.get(new.len()), new.get(old.len())) {
+        (Some(entry), _) => wrong(a, entry, "is gone"),
+        (_, Some(other)) => wrong(b, other, "is new"),
+        (None, None) => Ok(()),
+    }
 }
 
 /// Whether the tables have entries of the same kinds for the same places of both, with the same flags. Where they lead is
 /// not looked at: that may be back here.
 pub(super) fn alike(a: &Side<'_, '_, '_>, b: &Side<'_, '_, '_>) -> bool {
-    let told = |side: &Side<'_, '_, '_>| -> Vec<(u64, Kind, u64)> {
+    let told = |side: &Side<'_, '_, '_>| -> Vec<(u64, Class, u64)> {
         let entries = side.names.entries.within(side.start, side.bytes.len()).iter();
-        entries.map(|e| (e.site.wrapping_sub(side.start), e.kind, e.number)).collect()
+        entries.map(|e| (e.site.wrapping_sub(side.start), e.class, e.number)).collect()
     };
     told(a) == told(b)
 }
@@ -269,29 +260,13 @@ fn difference(
         }
     }
     let (Some((p, len)), Some((q, other))) = (x.replacement, y.replacement) else { return None };
-    let same = len == other && same_code(a.aside(p, len), b.aside(q, other), pairs);
+    let same = len == other && same_code(&a.aside(p, len), &b.aside(q, other), pairs).is_ok();
     (!same).then(|| "other code may be put there".to_owned())
 }
 
-/// Whether two pieces of code that lie out of the way are the same.
-fn same_code(a: Side<'_, '_, '_>, b: Side<'_, '_, '_>, pairs: &mut Pairs) -> bool {
-    let (mut old, mut new) = (a.decoder(), b.decoder());
-    while old.can_decode() && new.can_decode() {
-        let (i, j) = (old.decode(), new.decode());
-        if !instruction(&a, (&i, &old), &b, (&j, &new), pairs) {
-            return false;
-        }
-    }
-    !old.can_decode() && !new.can_decode()
-}
-
-/// Where ftrace has its sites (`__mcount_loc`), in order; nothing if the image does not say.
+/// Where ftrace has its sites, in order; nothing if the image does not say.
 pub(super) fn sites(image: &Image<'_>) -> Option<Vec<u64>> {
-    let mark = |name: &str| image.symbols.iter().find(|symbol| symbol.name == name).copied();
-    let (start, stop) = (mark("__start_mcount_loc")?, mark("__stop_mcount_loc")?);
-    let placed = image.sections.get(start.section as usize)?;
-    let at = |address: u64| usize::try_from(address.checked_sub(placed.address)?).ok();
-    let bytes = placed.section.data.get(at(start.address)?..at(stop.address)?)?;
+    let (_, bytes) = table(image, "mcount_loc")?;
     let mut sites: Vec<u64> =
         bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
     sites.sort_unstable();

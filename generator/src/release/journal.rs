@@ -64,7 +64,7 @@ impl Journal {
     }
 
     /// What is known of an object or a part of the kernel; else it is found out, and noted.
-    pub fn known_or(&self, name: &str, find: impl FnOnce() -> Result<Plan>) -> Result<Plan> {
+    fn known_or(&self, name: &str, find: impl FnOnce() -> Result<Plan>) -> Result<Plan> {
         match self.recall(name) {
             Some(part) => Ok(part),
             None => {
