@@ -145,7 +145,7 @@ impl<'a> Update<'a> {
         layer: &mut dyn Layer,
         how: Switching,
     ) -> Result<(), Refusal<'a>> {
-        if !how.fresh && (self.moves_tasks() || self.scope == Scope::Task) {
+        if !how.fresh && self.goes_by_task() {
             return self.move_on(layer, how);
         }
         // Asked before: what has been switched must be noted.
@@ -238,7 +238,7 @@ impl<'a> Update<'a> {
         if self.steps.last() != Some(Step::Flipped) {
             return Ok(true); // An earlier call came so far.
         }
-        if self.state == State::Reverting && (self.moves_tasks() || self.scope == Scope::Task) {
+        if self.state == State::Reverting && self.goes_by_task() {
             return self.move_back(layer, from, how);
         }
         if self.state == State::Reverting && self.scope == Scope::System {

@@ -23,6 +23,11 @@ impl<'a> Update<'a> {
         self.toward.is_some()
     }
 
+    /// Whether it is switched task by task, as far as that goes.
+    pub(super) fn goes_by_task(&self) -> bool {
+        self.moves_tasks() || self.scope == Scope::Task
+    }
+
     /// Whether it has left the beginning of an activation, so that giving it up takes a revert.
     pub fn is_under_way(&self) -> bool {
         self.is_in_a_phase() || self.moves_tasks()
@@ -109,7 +114,7 @@ impl<'a> Update<'a> {
         };
         match from {
             State::Reverting | State::Draining => Err(refusal),
-            _ => Err(self.turn_round(layer, from, refusal)),
+            _ => Err(self.turn_round(layer, from, refusal, how)),
         }
     }
 
@@ -119,6 +124,7 @@ impl<'a> Update<'a> {
         layer: &mut dyn Layer,
         from: State,
         refusal: Refusal<'a>,
+        how: Switching,
     ) -> Refusal<'a> {
         if self.toward.is_none() {
             self.be_active(layer); // Nobody was to move yet.
@@ -129,7 +135,7 @@ impl<'a> Update<'a> {
             return refusal.left();
         }
         self.enter(layer, State::Transitioning);
-        if from == State::Active && self.has_all_moved(layer) {
+        if from == State::Active && self.has_all_moved(layer, how) {
             self.toward = None;
             self.be_active(layer);
         }
@@ -137,17 +143,9 @@ impl<'a> Update<'a> {
     }
 
     /// A look, without waiting, at those that are to move to the update's editions.
-    fn has_all_moved(&mut self, layer: &mut dyn Layer) -> bool {
-        let limits = Limits { wait_ms: 0, ..Limits::default() };
-        let look = Switching {
-            scope: Scope::Task,
-            limits,
-            on_timeout: OnTimeout::Hold,
-            signal: false,
-            fresh: false,
-            must: false,
-            phase_ms: 0,
-        };
+    fn has_all_moved(&mut self, layer: &mut dyn Layer, how: Switching) -> bool {
+        let limits = Limits { wait_ms: 0, ..how.limits };
+        let look = Switching { limits, signal: false, ..how };
         matches!(self.wait(layer, Until::Moved(true), &look), Waited::Quiet)
     }
 
