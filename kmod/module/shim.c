@@ -425,20 +425,31 @@ int dynamos_shim_stop_machine(dynamos_stopped_fn call, void *context)
 }
 MAY_FAIL(dynamos_shim_stop_machine);
 
-static int visit_task(struct task_struct *task, unsigned long *entries, u32 size,
-		      dynamos_task_fn visit, void *context)
+int dynamos_stack_of(struct task_struct *task, unsigned long *entries, u32 size)
 {
-	struct dynamos_task info = {
+	return HIDDEN(stack_trace_save_tsk_reliable)(task, entries, size);
+}
+
+/* All but what is on its stack. */
+struct dynamos_task dynamos_describe(struct task_struct *task)
+{
+	return (struct dynamos_task){
 		.address = (unsigned long)task,
 		.pid = task_pid_nr(task),
 		.comm = task->comm,
 		.ready = READ_ONCE(task->__state) == TASK_RUNNING,
-		/* With all CPUs stopped only the stopper threads are on one. */
-		.running = READ_ONCE(task->on_cpu),
 	};
+}
 
+static int visit_task(struct task_struct *task, unsigned long *entries, u32 size,
+		      dynamos_task_fn visit, void *context)
+{
+	struct dynamos_task info = dynamos_describe(task);
+
+	/* With all CPUs stopped only the stopper threads are on one. */
+	info.running = READ_ONCE(task->on_cpu);
 	if (!info.running)
-		info.entries = HIDDEN(stack_trace_save_tsk_reliable)(task, entries, size);
+		info.entries = dynamos_stack_of(task, entries, size);
 	return visit(context, &info);
 }
 
@@ -466,68 +477,83 @@ out:
 	return ret;
 }
 
-int dynamos_stack_of(struct task_struct *task, unsigned long *entries, u32 size)
-{
-	return HIDDEN(stack_trace_save_tsk_reliable)(task, entries, size);
-}
-
-void dynamos_call_held(struct task_struct *task, int (*call)(struct task_struct *, void *), void *data)
-{
-	HIDDEN(task_call_func)(task, call, data);
-}
-
 struct task_struct *dynamos_idle_task(unsigned int cpu)
 {
 	return HIDDEN(idle_task)(cpu);
 }
 
-/* A stack that is to be saved while its task does not move. */
-struct stack_request {
+/* Something to be done while a task does not go on. */
+struct held {
 	struct task_struct *task;
-	unsigned long *entries;
-	u32 size;
-	int result;
+	dynamos_held_fn call;
+	void *data;
+	bool done;
 };
+
+static void call_held(struct held *held)
+{
+	held->call(held->task, held->data);
+	held->done = true;
+}
 
 /*
  * With the locks held that keep a task from being run (task_call_func). The acquire pairs with the release by
  * which the scheduler says that it has left the task's stack.
  */
-static int save_if_not_running(struct task_struct *task, void *data)
+static int call_if_not_running(struct task_struct *task, void *data)
 {
-	struct stack_request *request = data;
-
 	if (!smp_load_acquire(&task->on_cpu))
-		request->result = HIDDEN(stack_trace_save_tsk_reliable)(task, request->entries,
-									request->size);
+		call_held(data);
 	return 0;
 }
 
 /* On the CPU where the task runs, in an interrupt of it. */
-static void save_if_current(void *data)
+static void call_if_current(void *data)
+{
+	struct held *held = data;
+
+	if (held->task == current)
+		call_held(held);
+}
+
+bool dynamos_while_held(struct task_struct *task, dynamos_held_fn call, void *data)
+{
+	struct held held = { task, call, data };
+	unsigned long flags;
+	int tries;
+
+	if (task == current) {
+		local_irq_save(flags);
+		call_held(&held);
+		local_irq_restore(flags);
+	}
+	for (tries = 0; tries < 8 && !held.done; tries++) {
+		HIDDEN(task_call_func)(task, call_if_not_running, &held);
+		if (!held.done)
+			smp_call_function_single(task_cpu(task), call_if_current, &held, 1);
+	}
+	return held.done;
+}
+
+struct stack_request {
+	unsigned long *entries;
+	u32 size;
+	int result;
+};
+
+static void save_held(struct task_struct *task, void *data)
 {
 	struct stack_request *request = data;
 
-	if (request->task == current)
-		request->result = HIDDEN(stack_trace_save_tsk_reliable)(current, request->entries,
-									request->size);
+	request->result = dynamos_stack_of(task, request->entries, request->size);
 }
 
 /* -EAGAIN: it was on another CPU whenever we looked. */
 static int save_stack(struct task_struct *task, unsigned long *entries, u32 size)
 {
-	struct stack_request request = { task, entries, size, -EAGAIN };
-	int tries;
+	struct stack_request request = { entries, size, -EAGAIN };
 
-	if (task == current) {
-		save_if_current(&request);
-		return request.result;
-	}
-	for (tries = 0; tries < 8 && request.result == -EAGAIN; tries++) {
-		HIDDEN(task_call_func)(task, save_if_not_running, &request);
-		if (request.result == -EAGAIN)
-			smp_call_function_single(task_cpu(task), save_if_current, &request, 1);
-	}
+	dynamos_while_held(task, save_held, &request);
 	return request.result;
 }
 
@@ -544,15 +570,11 @@ void dynamos_wake(struct task_struct *task)
 static int visit_live_task(struct task_struct *task, unsigned long *entries, u32 size,
 			   dynamos_task_fn visit, void *context)
 {
-	struct dynamos_task info = {
-		.address = (unsigned long)task,
-		.pid = task_pid_nr(task),
-		.comm = task->comm,
-		.ready = READ_ONCE(task->__state) == TASK_RUNNING,
-		.entries = save_stack(task, entries, size),
-	};
-	int ret = visit(context, &info);
+	struct dynamos_task info = dynamos_describe(task);
+	int ret;
 
+	info.entries = save_stack(task, entries, size);
+	ret = visit(context, &info);
 	if (ret != DYNAMOS_WAKE)
 		return ret;
 	dynamos_wake(task);

@@ -124,10 +124,15 @@ int dynamos_shim_mover_begin(dynamos_wants_fn wants, dynamos_task_fn visit, void
 			     struct dynamos_mover **result);
 void dynamos_shim_mover_end(struct dynamos_mover *mover);
 
-/* Of shim.c, for C: functions that the kernel does not export. */
+/*
+ * Of shim.c, for C. dynamos_while_held calls back while the task does not go on: it does not run, or is in an interrupt on
+ * its CPU, or is the caller, with interrupts off. False: it was on another CPU at each try.
+ */
+typedef void (*dynamos_held_fn)(struct task_struct *task, void *data);
+bool dynamos_while_held(struct task_struct *task, dynamos_held_fn call, void *data);
+struct dynamos_task dynamos_describe(struct task_struct *task);
 unsigned long dynamos_lookup(const char *name);
 int dynamos_stack_of(struct task_struct *task, unsigned long *entries, u32 size);
-void dynamos_call_held(struct task_struct *task, int (*call)(struct task_struct *, void *), void *data);
 struct task_struct *dynamos_idle_task(unsigned int cpu);
 void dynamos_wake(struct task_struct *task);
 

@@ -191,87 +191,51 @@ u32 dynamos_shim_count_tasks(void)
 }
 
 struct look {
-	struct task_struct *task;
 	unsigned long *entries;
 	u32 size;
 	dynamos_task_fn visit;
 	void *context;
-	bool done;
 	int result;
 };
 
-static void tell(struct look *look, int entries)
+static void tell(struct look *look, struct task_struct *task, int entries)
 {
-	struct dynamos_task info = {
-		.address = (unsigned long)look->task,
-		.trace = look->entries,
-		.pid = task_pid_nr(look->task),
-		.comm = look->task->comm,
-		.ready = READ_ONCE(look->task->__state) == TASK_RUNNING,
-		.entries = entries,
-	};
+	struct dynamos_task info = dynamos_describe(task);
 
+	info.trace = look->entries;
+	info.entries = entries;
 	look->result = look->visit(look->context, &info);
-	look->done = true;
 }
 
-/* With the locks held that keep a task from being run (task_call_func). */
-static int tell_if_not_running(struct task_struct *task, void *data)
+static void tell_held(struct task_struct *task, void *data)
 {
 	struct look *look = data;
 
-	if (!smp_load_acquire(&task->on_cpu))
-		tell(look, dynamos_stack_of(task, look->entries, look->size));
-	return 0;
+	tell(look, task, dynamos_stack_of(task, look->entries, look->size));
 }
 
-/* On the CPU where the task runs, in an interrupt of it. */
-static void tell_if_current(void *data)
+static void look_at(struct look *look, struct task_struct *task)
 {
-	struct look *look = data;
-
-	if (look->task == current)
-		tell(look, dynamos_stack_of(current, look->entries, look->size));
-}
-
-static void look_at(struct look *look)
-{
-	unsigned long flags;
-	int tries;
-
-	for (tries = 0; tries < 8 && !look->done; tries++) {
-		if (look->task == current) {
-			local_irq_save(flags);
-			tell_if_current(look);
-			local_irq_restore(flags);
-			return;
-		}
-		dynamos_call_held(look->task, tell_if_not_running, look);
-		if (!look->done)
-			smp_call_function_single(task_cpu(look->task), tell_if_current, look, 1);
-	}
-	/* It was on another CPU whenever we looked. */
-	if (!look->done)
-		tell(look, -EAGAIN);
+	/* It may be on another CPU whenever we look. */
+	if (!dynamos_while_held(task, tell_held, look))
+		tell(look, task, -EAGAIN);
 }
 
 void dynamos_shim_look_at(struct task_struct *task, unsigned long *entries, u32 size,
 			  dynamos_task_fn visit, void *context)
 {
-	struct look look = {
-		.task = task, .entries = entries, .size = size, .visit = visit, .context = context,
-	};
+	struct look look = { entries, size, visit, context };
 
 	if (is_idle_task(task)) {
 		cpus_read_lock();
 		/* That of a CPU that is away begins anew when the CPU comes back: nothing is on its stack. */
 		if (cpu_online(task_cpu(task)))
-			look_at(&look);
+			look_at(&look, task);
 		else
-			tell(&look, 0);
+			tell(&look, task, 0);
 		cpus_read_unlock();
 	} else {
-		look_at(&look);
+		look_at(&look, task);
 	}
 	if (look.result == DYNAMOS_WAKE)
 		dynamos_wake(task);
@@ -291,12 +255,10 @@ static void at_border(void *data, struct pt_regs *regs, long number)
 {
 	struct dynamos_mover *mover = data;
 	unsigned long entries[ENTRIES_AT_BORDER];
-	struct look look = {
-		.task = current, .entries = entries, .visit = mover->visit, .context = mover->context,
-	};
+	struct look look = { entries, ENTRIES_AT_BORDER, mover->visit, mover->context };
 
 	if (mover->wants(mover->context, (unsigned long)current))
-		tell(&look, dynamos_stack_of(current, entries, ENTRIES_AT_BORDER));
+		tell_held(current, &look);
 }
 
 int dynamos_shim_mover_begin(dynamos_wants_fn wants, dynamos_task_fn visit, void *context,

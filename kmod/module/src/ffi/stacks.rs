@@ -122,8 +122,7 @@ pub fn each_live_task<F>(buffer: &mut StackBuffer, pauses: bool, mut visit: F) -
 where
     F: FnMut(&Task<'_>) -> Then,
 {
-    let entries = &mut buffer.0;
-    let (pointer, size) = (entries.as_mut_ptr(), entries.len());
+    let (pointer, size) = buffer.parts();
     let mut call = |raw: &RawTask| {
         // SAFETY: C has put that many addresses into the buffer, and `comm` is a C string.
         let task = unsafe { raw.task(pointer, size) };
