@@ -10,7 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use common::{
-    SAYS, cache, diff, edit, greater_pipe_fcntl, image, kernel, machine, refusing_pipe_read,
+    SAYS, SLEEPERS, cache, diff, edit, greater_pipe_fcntl, image, kernel, machine,
+    refusing_pipe_read,
 };
 use dynamos_vm::{Error, Outcome, Vm, kernel_modules, static_c};
 
@@ -19,13 +20,6 @@ const SHELL: &str = r#"
 T=/sys/kernel/tracing
 [ -e $T/trace ] || mount -t tracefs tracefs $T
 edition() { guest-tool pipe-edition "$@"; }
-ask() { guest-tool sleepers ask "$1"; }
-serve() {
-    rm -f /run/sleepers
-    guest-tool sleepers serve "$@" >/dev/null &
-    while [ ! -S /run/sleepers ]; do usleep 20000; done
-    ask asleep >/dev/null
-}
 state() { cat /sys/kernel/dynamos/dynamos_pipe/state; }
 becomes() {
     for try in $(seq 600); do
@@ -104,7 +98,7 @@ fn check(outcome: &Outcome, expected: &[(&str, &str)]) {
 /// before the update, set up while it is active, and there when it leaves. Each sees every call, of either edition.
 fn watched_by_tracers(version: &'static str, release: &str) {
     let vm = guest(version, release).script(format!(
-        r#"{SAYS}{SHELL}
+        r#"{SAYS}{SLEEPERS}{SHELL}
             F=$T/instances/f
             watch() {{
                 echo "$1" >$F/set_ftrace_filter
@@ -229,7 +223,7 @@ fn shared_with_others(version: &'static str, release: &str) {
     let inside = if release.starts_with("6.1.") { 5 } else { 9 };
     let vm = guest(version, release)
         .script(format!(
-            r#"{SAYS}{SHELL}
+            r#"{SAYS}{SLEEPERS}{SHELL}
             load() {{ dynamos load /update/pipe; }}
             no_rival() {{
                 echo 0 >/sys/kernel/livepatch/rival/enabled
@@ -354,7 +348,7 @@ fn shared_with_others_on_6_12() {
 fn machine_changes(version: &'static str, release: &str) {
     let ended = guest(version, release)
         .script(format!(
-            r#"{SAYS}{SHELL}
+            r#"{SAYS}{SLEEPERS}{SHELL}
             cpu=/sys/devices/system/cpu/cpu1/online
             suspend() {{
                 echo "$1" >/sys/power/pm_test
@@ -486,7 +480,7 @@ fn another_kernel(version: &'static str, release: &str) {
     let vm = guest(version, release)
         .file(vmlinuz, "/vmlinuz")
         .script(format!(
-            r#"{SAYS}{SHELL}
+            r#"{SAYS}{SLEEPERS}{SHELL}
             second() {{
                 says second_modules grep -c dynamos /proc/modules
                 says second_stock edition

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{
-    SAYS, asked, check, edit, greater_pipe_fcntl, machine, named, refusing_pipe_read, request,
+    SAYS, SLEEPERS, asked, check, edit, greater_pipe_fcntl, machine, named, refusing_pipe_read,
+    request,
 };
 use dynamos_generator::{Request, Spec};
 
@@ -16,13 +17,6 @@ use dynamos_generator::{Request, Spec};
 const LONG: Duration = Duration::from_secs(900);
 
 const SHELL: &str = r#"
-ask() { guest-tool sleepers ask "$1"; }
-serve() {
-    rm -f /run/sleepers
-    guest-tool sleepers serve "$@" &
-    while [ ! -S /run/sleepers ]; do usleep 20000; done
-    ask asleep >/run/null
-}
 fcntl() { guest-tool pipe-edition --times 50; }
 # The kernel says so, after the last `forget`. Not through a pipe, whose reader would be in what is waited for.
 logged() {
@@ -83,7 +77,7 @@ static __used int dynamos_transfer_back(void)
 fn goes_phase_by_phase(version: &str, release: &str) {
     let outcome = machine(release, &[&phased(version)])
         .script(format!(
-            r#"{SAYS}{SHELL}
+            r#"{SAYS}{SLEEPERS}{SHELL}
             refuse() {{ echo $1 >/proc/sys/fs/pipe-user-pages-hard; }}
             serve --count 5
             dynamos load /update/phased --signal --timeout 240
@@ -197,7 +191,7 @@ fn goes_from_below(version: &str, release: &str) {
     let r = made(version, &directory, "r", 4, true);
     let outcome = machine(release, &[&a, &b, &r])
         .script(format!(
-            r#"{SAYS}{SHELL}
+            r#"{SAYS}{SLEEPERS}{SHELL}
             dynamos load /update/a --scope function
             serve --count 5
             dynamos load /update/b --stack --scope function

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,6 +58,22 @@ fn made(version: &str, name: &str, hooks: &str) -> (PathBuf, dynamos_generator::
     (update, plan)
 }
 
+/// `hooks ANSWERS`: what they are to answer. `becomes STATE`: until it has settled; the test is over if it never does.
+const SHELL: &str = r#"
+sys=/sys/kernel/dynamos/dynamos_pipe
+hooks() { echo $1 >/proc/sys/fs/pipe-user-pages-hard; }
+edition() { guest-tool pipe-edition --made 8192 | result $1; }
+becomes() { while [ "$(cat $sys/state)" != "$1" ] || [ -n "$(cat $sys/hook)" ]; do sleep 1; done; }
+"#;
+
+/// What was said under each name must be this alone.
+#[track_caller]
+fn check_alone(results: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
+    for (name, text) in expected {
+        assert_eq!(results[*name].trim(), *text, "{name}\n{}", results["log"]);
+    }
+}
+
 fn hooks_refuse_and_do_not_return(version: &str, release: &str) {
     let (update, plan) = made(version, release, HOOKS);
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
@@ -69,13 +86,8 @@ fn hooks_refuse_and_do_not_return(version: &str, release: &str) {
     assert!(review.contains("- `dynamos_before_off` in `fs/pipe.o`"), "{review}");
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SAYS}
-            sys=/sys/kernel/dynamos/dynamos_pipe
-            hooks() {{ echo $1 >/proc/sys/fs/pipe-user-pages-hard; }}
-            edition() {{ guest-tool pipe-edition --made 8192 | result $1; }}
+            r#"{SAYS}{SHELL}
             hook() {{ cat $sys/hook | result $1; }}
-            # Until it has settled: the test is over if it never does.
-            becomes() {{ while [ "$(cat $sys/state)" != "$1" ] || [ -n "$(cat $sys/hook)" ]; do sleep 1; done; }}
             load() {{ dynamos load /update/pipe "$@"; }}
             revert() {{ dynamos revert dynamos_pipe "$@"; }}
             enable() {{ dynamos enable dynamos_pipe "$@"; }}
@@ -146,26 +158,27 @@ fn hooks_refuse_and_do_not_return(version: &str, release: &str) {
         .unwrap();
     let results = &outcome.results;
     let log = &results["log"];
-    for (name, edition) in [
-        ("refuses_edition", "0"),
-        ("fails_after_edition", "0"),
-        ("stuck_before_on_edition", "0"),
-        ("enabled_edition", "1"),
-        ("stuck_after_on_edition", "0"),
-        ("enabled_after_edition", "1"),
-        ("stuck_before_off_edition", "1"),
-        ("refuses_revert_edition", "1"),
-        ("held_edition", "1"),
-        ("settled_edition", "0"),
-        ("stuck_after_off_edition", "0"),
-        ("refuses_module", "0"),
-        ("fails_after_module", "0"),
-        ("threads", "0"),
-        ("stuck_before_on_hook", "dynamos_before_on"),
-        ("stuck_before_off_hook", "dynamos_before_off"),
-    ] {
-        assert_eq!(results[name].trim(), edition, "{name}\n{log}");
-    }
+    check_alone(
+        results,
+        &[
+            ("refuses_edition", "0"),
+            ("fails_after_edition", "0"),
+            ("stuck_before_on_edition", "0"),
+            ("enabled_edition", "1"),
+            ("stuck_after_on_edition", "0"),
+            ("enabled_after_edition", "1"),
+            ("stuck_before_off_edition", "1"),
+            ("refuses_revert_edition", "1"),
+            ("held_edition", "1"),
+            ("settled_edition", "0"),
+            ("stuck_after_off_edition", "0"),
+            ("refuses_module", "0"),
+            ("fails_after_module", "0"),
+            ("threads", "0"),
+            ("stuck_before_on_hook", "dynamos_before_on"),
+            ("stuck_before_off_hook", "dynamos_before_off"),
+        ],
+    );
     let busy = "answers -16 (EBUSY)";
     for (name, status, said) in [
         ("refuses", 3, format!("hook `dynamos_before_on` of the update {busy}")),
@@ -213,12 +226,8 @@ fn hooks_are_interrupted(version: &str, release: &str) {
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SAYS}
-            sys=/sys/kernel/dynamos/dynamos_pipe
-            hooks() {{ echo $1 >/proc/sys/fs/pipe-user-pages-hard; }}
-            edition() {{ guest-tool pipe-edition --made 8192 | result $1; }}
+            r#"{SAYS}{SHELL}
             state() {{ says $1 cat $sys/state; }}
-            becomes() {{ while [ "$(cat $sys/state)" != "$1" ] || [ -n "$(cat $sys/hook)" ]; do sleep 1; done; }}
             # The one that waits for a hook; nobody has a time limit that ends before the test does.
             interrupted() {{
                 name=$1; hook=$2; shift 2
@@ -285,15 +294,16 @@ fn hooks_are_interrupted(version: &str, release: &str) {
         .unwrap();
     let results = &outcome.results;
     let log = &results["log"];
-    for (name, edition) in [
-        ("before_on_edition", "0"),
-        ("before_on_again_edition", "0"),
-        ("after_on_edition", "0"),
-        ("before_off_edition", "1"),
-        ("hold_edition", "1"),
-    ] {
-        assert_eq!(results[name].trim(), edition, "{name}\n{log}");
-    }
+    check_alone(
+        results,
+        &[
+            ("before_on_edition", "0"),
+            ("before_on_again_edition", "0"),
+            ("after_on_edition", "0"),
+            ("before_off_edition", "1"),
+            ("hold_edition", "1"),
+        ],
+    );
     for name in ["before_on_again", "after_on", "before_off", "hold", "after_off"] {
         assert!(results[name].starts_with("status 130"), "{name}: {}\n{log}", results[name]);
     }

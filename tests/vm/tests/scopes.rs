@@ -8,17 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{SAYS, check, diff, edit, machine, refusing_pipe_read};
+use common::{SAYS, SLEEPERS, check, diff, edit, machine, refusing_pipe_read};
 
 /// `becomes STATE`: waits for it.
 const SHELL: &str = r#"
-ask() { guest-tool sleepers ask "$1"; }
-serve() {
-    rm -f /run/sleepers
-    guest-tool sleepers serve "$@" &
-    while [ ! -S /run/sleepers ]; do usleep 20000; done
-    ask asleep
-}
 becomes() {
     for try in $(seq 600); do
         read -r state </sys/kernel/dynamos/dynamos_pipe/state
@@ -66,8 +59,8 @@ fn sleepers_hold_up_nothing(version: &'static str, release: &str) {
     let (update, count) = (update(version), sleepers());
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SAYS}{SHELL}
-            serve --count {count} --busy 2 >/dev/null
+            r#"{SAYS}{SLEEPERS}{SHELL}
+            serve --count {count} --busy 2
             says stock ask edition
             ask watch >/dev/null
             says load dynamos load /update/pipe
@@ -171,8 +164,8 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
     let update = update(version);
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SAYS}{SHELL}
-            serve --count 20 >/dev/null
+            r#"{SAYS}{SLEEPERS}{SHELL}
+            serve --count 20
             says rolled_back dynamos load /update/pipe --scope system --timeout 1
             says nothing ls /sys/kernel/dynamos
 
@@ -206,12 +199,12 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             says unload dynamos unload dynamos_pipe
 
             # What is held goes on by itself when the last task leaves.
-            serve --count 3 >/dev/null
+            serve --count 3
             says held_3 dynamos load /update/pipe --scope system --timeout 0 --on-timeout hold
             says end_3 ask end
             becomes active
             says went_on dynamos status
-            serve --count 3 >/dev/null
+            serve --count 3
             says held_4 dynamos revert dynamos_pipe --timeout 0 --on-timeout hold
             says held_4_status dynamos status
             says held_4_edition ask edition
@@ -288,8 +281,8 @@ fn back_and_forth(version: &'static str, release: &str) {
     let update = update(version);
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SAYS}{SHELL}
-            serve --count 30 --busy 4 >/dev/null
+            r#"{SAYS}{SLEEPERS}{SHELL}
+            serve --count 30 --busy 4
             for round in $(seq {ROUNDS}); do
                 dynamos load /update/pipe >/dev/null
                 ask feed >/dev/null
@@ -327,8 +320,8 @@ fn forced_to_go(version: &'static str, release: &str) {
     let update = update(version);
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SAYS}{SHELL}
-            serve --count 3 >/dev/null
+            r#"{SAYS}{SLEEPERS}{SHELL}
+            serve --count 3
             dynamos load /update/pipe
             ask feed >/dev/null
             ask asleep

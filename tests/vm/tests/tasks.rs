@@ -9,19 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{SAYS, check, edit, image, machine, machine_on, named, refusing_pipe_read};
+use common::{SAYS, SLEEPERS, check, edit, image, machine, machine_on, named, refusing_pipe_read};
 use dynamos_generator::{Request, Spec};
 use dynamos_vm::Image;
 
 /// `becomes NAME STATE`: waits for it. `mixed`: how often a stack had both editions.
 const SHELL: &str = r#"
-ask() { guest-tool sleepers ask "$1"; }
-serve() {
-    rm -f /run/sleepers
-    guest-tool sleepers serve "$@" &
-    while [ ! -S /run/sleepers ]; do usleep 20000; done
-    ask asleep
-}
 becomes() {
     for try in $(seq 1200); do
         read -r state </sys/kernel/dynamos/$1/state
@@ -94,8 +87,8 @@ fn each_task_in_its_time(version: &'static str, release: &str) {
     let update = made(version, "pair");
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SAYS}{SHELL}
-            serve --count 20 --busy 2 >/dev/null
+            r#"{SAYS}{SLEEPERS}{SHELL}
+            serve --count 20 --busy 2
             says rolled_back dynamos load /update/pair --scope task --timeout 1
             says nothing ls /sys/kernel/dynamos
             says stock ask edition
@@ -185,8 +178,8 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
     let (trio, pair) = (made(version, "trio"), made(version, "pair"));
     let outcome = machine(release, &[&trio, &pair])
         .script(format!(
-            r#"{SAYS}{SHELL}
-            serve --count 5 >/dev/null
+            r#"{SAYS}{SLEEPERS}{SHELL}
+            serve --count 5
             # Scope function lets V2's function meet V1's: the marks tell.
             dynamos load /update/pair --scope function
             says control_fed ask feed
@@ -293,8 +286,8 @@ fn turns_under_load(image: &Image, update: &Path) {
     const ROUNDS: u32 = 3;
     let outcome = machine_on(image, &[update])
         .script(format!(
-            r#"{SAYS}{SHELL}
-            serve --count 20 --busy 3 >/dev/null
+            r#"{SAYS}{SLEEPERS}{SHELL}
+            serve --count 20 --busy 3
             for worker in 1 2; do
                 (while [ ! -e /run/stop ]; do echo some text | cat | cat >/dev/null; done) &
             done
@@ -348,7 +341,7 @@ fn turns_under_load_on_6_12() {
 
 /// On a kernel that watches its memory and its locks, if one has been built.
 #[test]
-#[ignore = "takes long"]
+#[ignore = "takes long; cargo test -p dynamos-vm --test tasks -- --ignored"]
 fn turns_under_load_on_the_debug_kernel() {
     const VERSION: &str = "6.12.107";
     let kernel = common::kernel(VERSION);
@@ -394,7 +387,7 @@ fn functions_behind_one_are_as_one(version: &str, release: &str) {
     assert!(review.contains("**Scope `task`**: each task takes"), "{review}");
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SAYS}{SHELL}
+            r#"{SAYS}{SLEEPERS}{SHELL}
             mkfifo /run/a /run/b /run/c
             cat /run/a >/run/from_a 2>&1 &
             usleep 1000000

@@ -22,6 +22,17 @@ says() {
 }
 "#;
 
+/// For guest scripts. `serve OPTION…`: tasks that sleep in a pipe, and others; goes on when they sleep. `ask QUESTION`: asks them.
+pub const SLEEPERS: &str = r#"
+ask() { guest-tool sleepers ask "$1"; }
+serve() {
+    rm -f /run/sleepers
+    guest-tool sleepers serve "$@" >/dev/null &
+    while [ ! -S /run/sleepers ]; do usleep 20000; done
+    ask asleep >/dev/null
+}
+"#;
+
 /// What was said under each name must contain the text.
 #[track_caller]
 pub fn check(results: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
