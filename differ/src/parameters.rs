@@ -19,7 +19,8 @@ pub struct Signature {
     /// Its parameters, as records have them: `(file:u64 flags:s32 rest:other)`. `other` is what does not come in one
     /// register as an integer or a pointer, and all that follows it.
     pub parameters: String,
-    /// What it returns, if that is an integer or a pointer.
+    /// What it returns: an integer or a pointer, or `other`; nothing if it returns nothing. Where it is `other` the registers of
+    /// the arguments are not known (a large one is returned in memory, whose address comes before them), so they are `other` too.
     pub returns: Option<&'static str>,
 }
 
@@ -67,12 +68,18 @@ fn of_unit(
         if !wanted.contains(&name) {
             continue;
         }
-        let returns = type_of(unit, entry)?;
+        let returns = match entry.attr_value(gimli::DW_AT_type)? {
+            Some(_) => Some(type_of(unit, entry)?.unwrap_or("other")),
+            None => None,
+        };
         let mut words = Vec::new();
-        let mut regular = true;
+        let mut regular = returns != Some("other");
         let mut parts = node.children();
         while let Some(part) = parts.next()? {
             let entry = part.entry();
+            if entry.tag() == gimli::DW_TAG_unspecified_parameters {
+                words.push("other".into());
+            }
             if entry.tag() != gimli::DW_TAG_formal_parameter {
                 continue;
             }

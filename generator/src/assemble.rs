@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use dynamos_abi::{Code, HookKind, symbol_flags};
 
 use crate::closure::{self, BridgeInput, Closure, CodePiece};
+use crate::counting::ObjectOf;
 use crate::describe::{describe, possible_anchors, tells};
-use crate::package::{HANDLERS, handler_addrs};
+use crate::handlers::{Addresses, Handlers, Redirected};
 use crate::plan::{Refusal, SymbolPlan};
 use crate::record::{Fixup, Match, RecordBuilder, SymbolKey};
 use crate::running::Running;
@@ -35,6 +36,8 @@ pub struct UnitInput {
     pub parameters: BTreeMap<String, String>,
     /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
     pub adaptations: BTreeMap<String, String>,
+    /// How the objects are found that calls work on, by V2's name of the function.
+    pub objects: BTreeMap<String, ObjectOf>,
     /// Its hooks: V2's names.
     pub hooks: BTreeMap<HookKind, String>,
     /// Symbols that the running kernel has: V2's name → V1's.
@@ -72,10 +75,8 @@ pub struct Assembly {
     pub clones: Vec<Vec<u8>>,
     /// The redirected functions: object and V1's name, by clone number.
     pub functions: Vec<(String, String)>,
-    /// Of each of those, whether it has an adaptation handler of its own.
-    pub adapts: Vec<bool>,
-    /// Whether each has a bridge edition too.
-    pub phases: bool,
+    /// How they choose an edition.
+    pub handlers: Handlers,
     /// The record.
     pub record: Vec<u8>,
     /// Bytes matched of each function, by object and name.
@@ -111,32 +112,34 @@ pub fn assemble(
 ) -> Result<Assembly> {
     let exported = kernel.exported;
     let phases = units.iter().any(|unit| unit.bridge.is_some());
-    let mut assembly = Assembly { phases, ..Assembly::default() };
+    let handlers = Handlers { phases, ..Handlers::default() };
+    let mut assembly = Assembly { handlers, ..Assembly::default() };
     let closures = closures(units, exported, &mut assembly)?;
     let clone_addrs: u32 = closures.iter().map(|closure| closure.object.addrs.len() as u32).sum();
-    let handlers = assembly.functions.len() as u32;
     let mut recorder = Recorder {
         builder: RecordBuilder::default(),
         exported,
         running: kernel.running,
-        phases,
         assembly,
         base: 0,
         number: 0,
-        handlers: clone_addrs,
+        first_handler: clone_addrs,
     };
     for (index, (unit, closure)) in units.iter().zip(&closures).enumerate() {
         recorder.unit(index, unit, closure)?;
         recorder.base += closure.object.addrs.len() as u32;
     }
-    let Recorder { builder, mut assembly, .. } = recorder;
+    let Recorder { mut builder, mut assembly, .. } = recorder;
+    if let Some(counters) = assembly.handlers.counters(clone_addrs) {
+        builder.counters(counters);
+    }
     if assembly.refusals.is_empty() {
         let pinned = assembly
             .escapes
             .first()
             .map_or_else(String::new, |e| format!("address of {} escapes at {}", e.function, e.at));
-        assembly.record =
-            builder.finish(name, release, &pinned, clone_addrs + HANDLERS * handlers)?;
+        let addresses = clone_addrs + assembly.handlers.addresses();
+        assembly.record = builder.finish(name, release, &pinned, addresses)?;
         // An object that is there for its new functions may have none that is used.
         let all = closures.iter().filter(|closure| !closure.object.pieces.is_empty());
         assembly.clones = all.map(|closure| closure.object.write()).collect::<Result<_>>()?;
@@ -176,7 +179,10 @@ fn closures(
         assembly
             .functions
             .extend(closure.replaced.iter().map(|name| (unit.object.clone(), name.clone())));
-        assembly.adapts.extend(&closure.adapts);
+        let both = closure.adapts.iter().zip(&closure.objects);
+        let redirected =
+            both.map(|(adapts, object)| Redirected { adapts: *adapts, object: object.clone() });
+        assembly.handlers.functions.extend(redirected);
         assembly.added.insert(unit.object.clone(), closure.added.clone());
         assembly.escapes.extend(closure.escapes.iter().cloned());
         assembly.refusals.extend(closure.refusals.iter().cloned());
@@ -205,6 +211,7 @@ fn close_all(
             known: &unit.known,
             along: &unit.along,
             adaptations: &unit.adaptations,
+            objects: &unit.objects,
             hooks: &unit.hooks,
             handlers: &unit.handlers(),
             exported,
@@ -225,14 +232,13 @@ struct Recorder<'a> {
     builder: RecordBuilder,
     exported: &'a BTreeSet<String>,
     running: &'a Running,
-    phases: bool,
     assembly: Assembly,
     /// First address index of the current object.
     base: u32,
     /// Number of the next clone.
     number: u32,
     /// First address index of the handlers.
-    handlers: u32,
+    first_handler: u32,
 }
 
 impl Recorder<'_> {
@@ -240,13 +246,14 @@ impl Recorder<'_> {
         let mut matches = Vec::new();
         let clones = closure.replaced.iter().zip(&closure.clone_addrs).zip(&closure.adapts);
         for ((name, clone), adapts) in clones {
-            let [steady, transition, policy] = handler_addrs(self.handlers, self.number);
+            let Addresses { steady, transition, policy, counting } =
+                self.assembly.handlers.addresses_of(self.first_handler, self.number);
             self.number += 1;
             let addrs = [self.base + clone, transition, steady, policy];
             let from = matches.len();
             self.replaced(index, unit, name, addrs, *adapts, &mut matches);
             let bridge = closure.bridge_addrs.get(name).map(|addr| self.base + addr);
-            if self.phases && bridge.is_none() {
+            if self.assembly.handlers.phases && bridge.is_none() {
                 self.refuse(
                     name,
                     "the bridge has no edition of it",
@@ -255,7 +262,7 @@ impl Recorder<'_> {
             }
             let mut these = matches.iter_mut().skip(from);
             if let Some(found) = these.find(|found| found.replaced.is_some()) {
-                found.bridge = bridge;
+                (found.bridge, found.counting) = (bridge, counting);
             }
         }
         self.watched(index, unit, &mut matches);

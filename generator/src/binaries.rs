@@ -227,6 +227,7 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> R
             reason: function.reason,
             matched_bytes: 0,
             adapted_by: None,
+            works_on: None,
             inner: false,
         });
     }
@@ -288,6 +289,7 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -
             reason: function.reason.clone(),
             matched_bytes: 0,
             adapted_by: None,
+            works_on: None,
             inner: false,
         });
     }

@@ -79,6 +79,7 @@ pub fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
         watched: false,
         replaced: None,
         adapts: false,
+        counting: None,
         parameters: String::new(),
     })
 }

@@ -255,8 +255,15 @@ impl Workplace<'_> {
             })
             .collect();
         let quiet = Reporter::new(true, false);
-        let mut judged =
-            verdicts::judge(&found, &self.commands(fix)?, built, self.view.root(), &quiet, plan)?;
+        let mut judged = verdicts::judge(
+            &found,
+            &self.commands(fix)?,
+            built,
+            self.view.root(),
+            &quiet,
+            &BTreeMap::new(),
+            plan,
+        )?;
         if slots::matter(&judged, plan) {
             slots::judge(&series.kbuild, &series.input.v1_root, &mut judged, plan)?;
         }

@@ -54,7 +54,7 @@ impl Target {
         plan.escapes.clone_from(&assembly.escapes);
         plan.refusals.extend(assembly.refusals.iter().cloned());
         plan.settle();
-        plan.scope = Some(crate::scope::propose(plan, assembly.functions.len(), assembly.phases));
+        plan.scope = Some(crate::scope::propose(plan, &assembly.handlers));
         Ok(assembly)
     }
 
@@ -79,8 +79,7 @@ impl Target {
                 name,
                 release: &self.release,
                 clones: &assembly.clones,
-                adapts: &assembly.adapts,
-                phases: assembly.phases,
+                handlers: &assembly.handlers,
                 record: &assembly.record,
                 scope,
                 symvers: &symvers,

@@ -2,6 +2,7 @@
 
 mod print;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,6 +34,10 @@ struct Cli {
     /// update then goes by way of it, in phases (docs/phases.md).
     #[arg(long, value_name = "PATCH", conflicts_with_all = ["explain", "report_only", "only"])]
     bridge: Option<PathBuf>,
+    /// The object that calls of a replaced function work on is this argument: for scope `object` (docs/scopes.md), in which
+    /// each object has one edition. For each function, unless V2 has a `dynamos_object_FUNCTION`.
+    #[arg(long, value_name = "FUNCTION=PARAMETER", conflicts_with_all = ["explain", "report_only", "only", "bridge"])]
+    object: Vec<String>,
     /// Directory to put the update in; made, or replaced if it holds an update.
     #[arg(short, long, value_name = "UPDATE", required_unless_present = "explain")]
     output: Option<PathBuf>,
@@ -101,6 +106,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// What `--object` says, each function once.
+fn objects(asked: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut objects = BTreeMap::new();
+    for text in asked {
+        let (function, parameter) = dynamos_generator::counting::parse(text)?;
+        if objects.insert(function, parameter).is_some() {
+            anyhow::bail!("--object {text}: that function was named before");
+        }
+    }
+    Ok(objects)
+}
+
 fn run(cli: Cli) -> Result<ExitCode> {
     dynamos_generator::watch_interrupts().context("cannot watch for Ctrl-C")?;
     if let Some(jobs) = cli.jobs {
@@ -113,6 +130,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         v1: Spec::parse(&cli.v1, cli.repo.as_deref()).context("V1")?,
         v2: Spec::parse(&cli.v2, cli.repo.as_deref()).context("V2")?,
         bridge: cli.bridge,
+        objects: objects(&cli.object)?,
         kernel: cli.kernel,
         name: cli.name,
         output: cli.output.unwrap_or_default(),

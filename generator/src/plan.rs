@@ -142,6 +142,9 @@ pub struct FunctionPlan {
     /// The update's own adaptation handler, if it brings one: it chooses the edition of each call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapted_by: Option<String>,
+    /// The object that its calls work on, where that is said: what scope `object` goes by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub works_on: Option<String>,
     /// Only functions that are replaced with it call it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inner: bool,

@@ -35,6 +35,8 @@ pub struct Match {
     pub bridge: Option<u32>,
     /// Whether its steady handler asks an adaptation handler of the update.
     pub adapts: bool,
+    /// Addresses of its counting handler, and of the way on in edition 0 from there.
+    pub counting: Option<[u32; 2]>,
     /// Its parameters as the record has them (see [`dynamos_abi::Function`]).
     pub parameters: String,
 }
@@ -134,6 +136,7 @@ impl RecordBuilder {
             flags |= function_flags::WATCHED;
         }
         let [clone, transition, steady, policy] = function.replaced.unwrap_or([NONE; 4]);
+        let [counting, original] = function.counting.unwrap_or([NONE; 2]);
         let parameters = self.writer.str(&function.parameters);
         self.writer.functions.push(Function {
             symbol,
@@ -147,6 +150,8 @@ impl RecordBuilder {
             transition,
             steady,
             policy,
+            counting,
+            original,
             parameters,
         });
         Ok(())
@@ -233,6 +238,11 @@ impl RecordBuilder {
     /// Adds a piece of an edition's code.
     pub fn code(&mut self, code: Code) {
         self.writer.code.push(code);
+    }
+
+    /// Says where the use counters of objects are.
+    pub fn counters(&mut self, address: u32) {
+        self.writer.counters = Some(address);
     }
 
     /// Adds a hook: an address of the update.

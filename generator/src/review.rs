@@ -155,11 +155,19 @@ fn functions(page: &mut String, plan: &Plan) {
         "*Matched* is the number of bytes of the running function that must equal what was compared, but for the \
          places that the kernel itself patches (static keys, static calls, alternatives, ftrace).\n"
     );
-    let mut adapted = Vec::new();
+    let (mut adapted, mut objects) = (Vec::new(), Vec::new());
     let _ =
         writeln!(page, "| function | object | verdict | why | matched |\n|---|---|---|---|---|");
-    for FunctionPlan { name, object, verdict, reason, matched_bytes, adapted_by, inner } in
-        &plan.functions
+    for FunctionPlan {
+        name,
+        object,
+        verdict,
+        reason,
+        matched_bytes,
+        adapted_by,
+        works_on,
+        inner,
+    } in &plan.functions
     {
         let matched =
             if *matched_bytes == 0 { "–".to_string() } else { format!("{matched_bytes} bytes") };
@@ -169,14 +177,24 @@ fn functions(page: &mut String, plan: &Plan) {
         if let Some(handler) = adapted_by {
             adapted.push((name, handler));
         }
+        if let Some(object) = works_on {
+            objects.push((name, object));
+        }
     }
-    if !adapted.is_empty() {
+    if !adapted.is_empty() || !objects.is_empty() {
         page.push('\n');
     }
     for (name, handler) in adapted {
         let _ = writeln!(
             page,
             "Calls of `{name}` take the edition that `{handler}` chooses, each by itself; both editions run side by side."
+        );
+    }
+    for (name, object) in objects {
+        let _ = writeln!(
+            page,
+            "With scope `object`, a call of `{name}` takes the edition of the object that it works on, {object}: calls on one \
+             object must be all that editions may not mix in."
         );
     }
     page.push('\n');

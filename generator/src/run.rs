@@ -20,7 +20,7 @@ use crate::release::users::{self, Readers};
 use crate::release::{self, Journal, Reach, Shipped};
 use crate::report::Reporter;
 use crate::verdicts::{self, Judged};
-use crate::{build, changes, layouts, phases, slots};
+use crate::{build, changes, counting, layouts, phases, slots};
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Request {
     pub v2: Spec,
     /// A patch of V1 that gives bridge editions of what V2 replaces.
     pub bridge: Option<PathBuf>,
+    /// Which parameter is the object that a function's calls work on, by V1's name of the function.
+    pub objects: crate::counting::Asked,
     /// Release of the kernel that will run the update, where it does not follow from V1, or the directory it
     /// was built in.
     pub kernel: Option<String>,
@@ -120,6 +122,9 @@ pub fn run(request: &Request, reporter: &Arc<Reporter>) -> Result<Plan> {
             None
         }
     };
+    if !request.report_only {
+        counting::settle(&judged, &request.objects, request.bridge.is_some(), &mut plan);
+    }
     let diffs = (diff.as_str(), bridge_diff.as_deref());
     plan.name = update_name(request, &found)?;
     plan.settle();
@@ -173,7 +178,15 @@ impl Comparison<'_> {
             return Ok((Judged::default(), None));
         };
         begin(reporter, "compare", "comparing them")?;
-        let mut judged = verdicts::judge(found, &commands, &built, view.root(), reporter, plan)?;
+        let mut judged = verdicts::judge(
+            found,
+            &commands,
+            &built,
+            view.root(),
+            reporter,
+            &self.request.objects,
+            plan,
+        )?;
         if slots::matter(&judged, plan) {
             begin(reporter, "readers", "finding the readers of changed handlers")?;
             slots::judge(self.kbuild, &self.v1.root(), &mut judged, plan)?;

@@ -5,13 +5,15 @@
 //! elsewhere come to one function, and only it and its like call the others, they are as one: a task that has one edition
 //! of all of them does what it would if the compiler had inlined them.
 
+use crate::handlers::Handlers;
 use crate::plan::{Plan, ScopePlan};
 
 /// Proposes `function` where it can be shown that both editions may run at a time, else `system`.
 ///
-/// `redirected` is the number of functions that are replaced; `phases`: each by way of a bridge edition.
-pub fn propose(plan: &Plan, redirected: usize, phases: bool) -> ScopePlan {
-    if phases {
+/// Where the update says which object each call works on, it is that editions may not mix on one: `object`.
+pub fn propose(plan: &Plan, handlers: &Handlers) -> ScopePlan {
+    let (redirected, counts) = (handlers.functions.len(), handlers.count());
+    if handlers.phases {
         let reason = "there are phases: calls move one by one, the bridge editions work with what edition 0 and V2's \
                       leave, and those two never run at a time";
         return ScopePlan { scope: "function".into(), reason: reason.into() };
@@ -27,7 +29,7 @@ pub fn propose(plan: &Plan, redirected: usize, phases: bool) -> ScopePlan {
     let inner = plan.functions.iter().filter(|function| function.inner).count();
     let entries = redirected.saturating_sub(inner);
     let adapts = plan.functions.iter().any(|function| function.adapted_by.is_some());
-    let (scope, reason) = if entries != 1 || redirected != 1 && adapts {
+    let (scope, reason) = if !counts && (entries != 1 || redirected != 1 && adapts) {
         let reason = format!(
             "{redirected} functions are replaced, and a call of one edition may meet what another function's other \
              edition has left or expects: none may be running when they change"
@@ -45,6 +47,12 @@ pub fn propose(plan: &Plan, redirected: usize, phases: bool) -> ScopePlan {
             data.name, data.verdict
         );
         ("system", reason)
+    } else if counts {
+        let reason = "the update says which object each call works on; no layout, variable or constant differs and none is \
+                      added, so calls of either edition may run beside each other on different objects. That they meet \
+                      nowhere else is the word of whoever wrote it; what a comparison cannot see is another order of locks \
+                      that are not an object's: for those load it with --scope system";
+        ("object", reason.to_string())
     } else if redirected != 1 {
         let reason = format!(
             "{redirected} functions are replaced, of which only one is called from elsewhere: within a call of it the \
@@ -66,10 +74,14 @@ pub fn propose(plan: &Plan, redirected: usize, phases: bool) -> ScopePlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counting::ObjectOf;
+    use crate::handlers::Redirected;
     use crate::plan::{DataPlan, FunctionPlan, LayoutPlan};
 
     fn proposed(plan: &Plan, redirected: usize) -> (String, String) {
-        let ScopePlan { scope, reason } = propose(plan, redirected, false);
+        let functions = vec![Redirected::default(); redirected];
+        let handlers = Handlers { functions, phases: false };
+        let ScopePlan { scope, reason } = propose(plan, &handlers);
         (scope, reason)
     }
 
@@ -89,6 +101,7 @@ mod tests {
             reason: String::new(),
             matched_bytes: 0,
             adapted_by: None,
+            works_on: None,
             inner,
         };
         let functions = vec![function(true), function(false), function(true)];
@@ -105,6 +118,17 @@ mod tests {
         let (name, object) = ("count".into(), "fs/pipe.o".into());
         plan.data = vec![DataPlan { name, object, verdict: "new".into(), reason: String::new() }];
         assert_eq!(proposed(&plan, 3).0, "system");
+    }
+
+    #[test]
+    fn objects_that_are_told_are_gone_by() {
+        let function = Redirected { object: Some(ObjectOf::Argument(0)), ..Redirected::default() };
+        let handlers = Handlers { functions: vec![function; 2], phases: false };
+        let mut plan = Plan::default();
+        assert_eq!(propose(&plan, &handlers).scope, "object");
+        let (name, object) = ("count".into(), "fs/pipe.o".into());
+        plan.data = vec![DataPlan { name, object, verdict: "new".into(), reason: String::new() }];
+        assert_eq!(propose(&plan, &handlers).scope, "system");
     }
 
     #[test]

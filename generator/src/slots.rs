@@ -178,6 +178,7 @@ fn unchanged(object: &str, bytes: &[u8], owner: &str) -> Result<UnitInput> {
         along: BTreeSet::new(),
         parameters: BTreeMap::new(),
         adaptations: BTreeMap::new(),
+        objects: BTreeMap::new(),
         hooks: BTreeMap::new(),
         slots: Vec::new(),
         watched: BTreeSet::new(),

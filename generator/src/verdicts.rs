@@ -16,6 +16,7 @@ use crate::adaptation;
 use crate::assemble::UnitInput;
 use crate::build::Built;
 use crate::candidates::{Candidate, Candidates};
+use crate::counting;
 use crate::hooks;
 use crate::layouts;
 use crate::plan::{DataPlan, ObjectPlan, Plan, Refusal};
@@ -44,6 +45,7 @@ pub fn judge(
     built: &[Built],
     v2: &Path,
     reporter: &Reporter,
+    asked: &counting::Asked,
     plan: &mut Plan,
 ) -> Result<Judged> {
     let pairs: Vec<_> = commands.iter().zip(built).collect();
@@ -64,6 +66,14 @@ pub fn judge(
         let adaptations =
             adaptation::find(comparison, &replaced, &built.v2, object, &mut plan.refusals)?;
         tell_adaptations(plan, object, &replaced, &adaptations);
+        let sides = counting::Sides {
+            comparison,
+            replaced: &replaced,
+            v1: &built.pre,
+            v2: &built.v2,
+            object,
+        };
+        let objects = counting::find(&sides, asked, &mut plan.refusals)?;
         // Where V2 has no such file there is nothing to be left out.
         let source = std::fs::read_to_string(v2.join(&command.source)).unwrap_or_default();
         let hooks = hooks::find(comparison, &built.v2, object, &source, &mut plan.refusals)?;
@@ -83,6 +93,7 @@ pub fn judge(
         judged.units.push(UnitInput {
             parameters,
             adaptations,
+            objects,
             hooks,
             object: command.object.clone(),
             owner: candidate.owner.clone(),

@@ -17,6 +17,7 @@ fn report(compile: bool, output: &Path) -> Plan {
         v1: Spec::Deb("6.12.107-1".into()),
         v2: Spec::Deb("6.12.111-1".into()),
         bridge: None,
+        objects: BTreeMap::new(),
         kernel: None,
         name: None,
         output: output.into(),

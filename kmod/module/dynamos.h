@@ -18,6 +18,7 @@ enum dynamos_scope {
 	DYNAMOS_SCOPE_SYSTEM,		/* at one instant no task is in any of the functions */
 	DYNAMOS_SCOPE_FUNCTION,		/* each call for itself */
 	DYNAMOS_SCOPE_TASK,		/* each task for itself, when it is in none of the functions */
+	DYNAMOS_SCOPE_OBJECT,		/* each object for itself, when no call of the functions works on it */
 };
 
 struct dynamos_update_desc {

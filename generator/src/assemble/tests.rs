@@ -38,7 +38,9 @@ fn judged(sources: &[(&str, &str, &str)], v1: &Path, v2: &Path) -> (verdicts::Ju
     let built = build::build(&commands, v2, Some(1)).unwrap();
     let mut plan = Plan::default();
     let quiet = Reporter::new(true, false);
-    let judged = verdicts::judge(&found, &commands, &built, v2, &quiet, &mut plan).unwrap();
+    let judged =
+        verdicts::judge(&found, &commands, &built, v2, &quiet, &BTreeMap::new(), &mut plan)
+            .unwrap();
     (judged, plan)
 }
 

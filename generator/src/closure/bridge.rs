@@ -8,7 +8,7 @@ use object::elf;
 
 use super::{Builder, Known};
 use crate::clones::{PieceId, PieceSymbol, Target};
-use crate::package::bridge_symbol;
+use crate::handlers::bridge_symbol;
 use crate::unit::Unit;
 
 /// The build of an object that has bridge editions of its functions.

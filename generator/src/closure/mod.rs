@@ -15,6 +15,7 @@ pub use bridge::{BridgeInput, CodePiece};
 use crate::clones::{
     CloneObject, Piece, PieceId, PieceRelocation, PieceSymbol, Placeholder, PlaceholderKind, Target,
 };
+use crate::counting::ObjectOf;
 use crate::plan::{Escape, Refusal};
 use crate::record::Fixup;
 use crate::unit::{Field, Place, Unit};
@@ -30,6 +31,8 @@ pub struct Known<'a> {
     pub known: &'a BTreeMap<String, String>,
     /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
     pub adaptations: &'a BTreeMap<String, String>,
+    /// How the objects are found that the calls of a function work on, by V2's name of it.
+    pub objects: &'a BTreeMap<String, ObjectOf>,
     /// Functions that are called when the update is switched, by V2's name.
     pub hooks: &'a BTreeMap<HookKind, String>,
     /// Changed constants that go along although the running kernel has an edition of them, by V2's name.
@@ -72,6 +75,8 @@ pub struct Closure {
     pub replaced: Vec<String>,
     /// Of each of those, whether an adaptation handler of the update goes along.
     pub adapts: Vec<bool>,
+    /// Of each of those, how the object of a call is found.
+    pub objects: Vec<Option<ObjectOf>>,
     /// Address index (within this object) of each replaced function's clone.
     pub clone_addrs: Vec<u32>,
     /// Address index (within this object) of each bridge edition, by V1's name of the function.
@@ -162,15 +167,26 @@ impl Builder<'_> {
         let unit = self.context.unit;
         let index = unit.find(name).with_context(|| format!("V2 has no function {name}"))?;
         let number = self.context.first_clone + self.closure.replaced.len();
-        let (piece, into) = self.known_as(index, crate::package::clone_symbol(number))?;
+        let (piece, into) = self.known_as(index, crate::handlers::clone_symbol(number))?;
         let handler = self.context.adaptations.get(name);
         if let Some(handler) = handler {
             let index =
                 unit.find(handler).with_context(|| format!("V2 has no function {handler}"))?;
-            self.known_as(index, crate::package::adaptation_symbol(number))?;
+            self.known_as(index, crate::handlers::adaptation_symbol(number))?;
             self.closure.added.insert(handler.clone());
         }
         self.closure.adapts.push(handler.is_some());
+        let object = self.context.objects.get(name);
+        if let Some(ObjectOf::Accessor(accessor)) = object {
+            let index =
+                unit.find(accessor).with_context(|| format!("V2 has no function {accessor}"))?;
+            self.known_as(index, crate::handlers::accessor_symbol(number))?;
+            self.closure.added.insert(accessor.clone());
+        }
+        if object.is_some() && !returns(unit, index)? {
+            self.refuse(v1_name, "never returns, so its calls cannot be counted");
+        }
+        self.closure.objects.push(object.cloned());
         let addr = self.closure.object.addr(Target::Piece(piece), into as i64);
         self.closure.replaced.push(v1_name.into());
         self.closure.clone_addrs.push(addr as u32);

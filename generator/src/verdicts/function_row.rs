@@ -74,6 +74,7 @@ impl<'a> FunctionRow<'a> {
             reason: self.reason,
             matched_bytes: 0,
             adapted_by: None,
+            works_on: None,
             inner: self.inner,
         });
     }

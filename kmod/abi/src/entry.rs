@@ -142,6 +142,10 @@ entry! {
         steady: u32,
         /// Address of the place for its policies (see [`crate::policy`]).
         policy: u32,
+        /// Address of the handler that counts the calls on each object, or `NONE` (see [`crate::counters`]).
+        counting: u32,
+        /// Address of the place from where that handler goes on in edition 0, or `NONE`.
+        original: u32,
         /// Its parameters, as `(file:u64 flags:s32 rest:other)`; empty if they are not known.
         parameters: Str,
     }

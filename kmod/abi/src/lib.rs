@@ -29,7 +29,7 @@ pub use read::{Alternatives, Record, RecordError, Table};
 pub use write::RecordWriter;
 
 /// Version of the record format. `struct dynamos_update_desc` in `kmod/module/dynamos.h` has its own.
-pub const ABI: u32 = 6;
+pub const ABI: u32 = 7;
 
 /// First bytes of every record.
 pub const MAGIC: [u8; 8] = *b"DYNAMOS\0";
@@ -54,6 +54,26 @@ pub mod policy {
     pub const SIZE: u64 = SLOTS + COUNT * SLOT;
     /// How far into the steady handler the code is that takes the edition: behind its `endbr64`.
     pub const PAST_ENDBR: u64 = 4;
+}
+
+/// The use counters of the objects that calls work on, in an update's data: one word for the edition that objects are to
+/// have (0 or 1), then the counters.
+///
+/// A counter is twice the number of calls that are under way, plus the edition that they have. Objects are spread over the
+/// counters by their addresses; those of one counter move together.
+pub mod counters {
+    /// Number of counters.
+    pub const COUNT: u64 = 1 << BITS;
+    /// Bits of a counter's index: the first of the product of address and [`SPREAD`].
+    pub const BITS: u32 = 12;
+    /// Spreads addresses, which are far from random (2^64 / golden ratio, odd).
+    pub const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    /// Added to a counter by each call.
+    pub const CALL: u64 = 2;
+    /// Bytes of all of it.
+    pub const SIZE: u64 = (1 + COUNT) * 8;
+    /// Bytes of the place from where a counting handler goes on in edition 0: room for a jump.
+    pub const ORIGINAL: u64 = 5;
 }
 
 /// The most bytes a record may have: far above what any update needs, far below what could exhaust a kernel.

@@ -91,6 +91,7 @@ pub struct Record<'a> {
     release: Str,
     pinned: Str,
     addr_count: u32,
+    counters: u32,
     objects: Table<'a, Object>,
     symbols: Table<'a, Symbol>,
     functions: Table<'a, Function>,
@@ -122,11 +123,13 @@ impl<'a> Record<'a> {
             take(&mut cursor, "header")?,
         );
         let addr_count = take(&mut cursor, "header")?;
+        let counters = take(&mut cursor, "header")?;
         let record = Record {
             name,
             release,
             pinned,
             addr_count,
+            counters,
             strings: core::str::from_utf8(block(whole, &mut cursor, 1, "strings")?)
                 .map_err(|_| RecordError::Value("strings"))?,
             bytes: block(whole, &mut cursor, 1, "bytes")?,
@@ -214,6 +217,11 @@ impl<'a> Record<'a> {
         !self.code.is_empty()
     }
 
+    /// Address of the use counters ([`crate::counters`]), if it says which object the calls of each function work on.
+    pub fn counters(&self) -> Option<u32> {
+        (self.counters != NONE).then_some(self.counters)
+    }
+
     /// The hooks: at most one of each kind.
     pub fn hooks(&self) -> Table<'a, Hook> {
         self.hooks
@@ -298,7 +306,25 @@ impl<'a> Record<'a> {
                 return Err(RecordError::Value("two hooks of a kind"));
             }
         }
-        self.check_phases()
+        self.check_phases()?;
+        self.check_counters()
+    }
+
+    /// All functions that are replaced have a counting handler or none has, and nothing else of the record decides then which
+    /// edition a call takes.
+    fn check_counters(&self) -> Result<(), RecordError> {
+        optional(self.counters, self.addr_count, "counters")?;
+        let counts = self.counters != NONE;
+        let fits = |function: &Function| {
+            [function.counting, function.original].iter().all(|addr| (*addr != NONE) == counts)
+                && !(counts && function.flags & function_flags::ADAPTS != 0)
+        };
+        let all = self.replaced().all(|(_, function)| fits(&function));
+        let empty = self.has_phases() || self.replaced().next().is_none();
+        if !all || counts && (empty || !self.slots.is_empty()) {
+            return Err(RecordError::Value("counting handlers"));
+        }
+        Ok(())
     }
 
     /// All functions that are replaced have a bridge edition or none has, and nothing else of the record decides then
@@ -372,6 +398,14 @@ impl<'a> Record<'a> {
                 within(addr, self.addr_count, "function addresses")?;
             } else if addr != NONE {
                 return Err(RecordError::Value("function addresses"));
+            }
+        }
+        for addr in [function.counting, function.original] {
+            optional(addr, self.addr_count, "counting handler")?;
+            if !replaced && addr != NONE {
+                return Err(RecordError::Value(
+                    "counting handler of a function that is not replaced",
+                ));
             }
         }
         optional(function.bridge, self.addr_count, "bridge edition")?;

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use crate::entry::Field;
 use crate::{
-    ABI, Bytes, Code, Function, Hook, MAGIC, Object, Record, RecordError, Relocation, Site, Slot,
-    Str, Symbol,
+    ABI, Bytes, Code, Function, Hook, MAGIC, NONE, Object, Record, RecordError, Relocation, Site,
+    Slot, Str, Symbol,
 };
 
 /// Collects a record's entries and encodes them.
@@ -34,6 +34,8 @@ pub struct RecordWriter {
     pub hooks: Vec<Hook>,
     /// Number of addresses that accompany the record.
     pub addr_count: u32,
+    /// Address of the use counters of objects, if there are any.
+    pub counters: Option<u32>,
 }
 
 impl RecordWriter {
@@ -88,7 +90,7 @@ impl RecordWriter {
             (self.code.len(), encode(&self.code)),
             (self.hooks.len(), encode(&self.hooks)),
         ];
-        let header = MAGIC.len() + 4 + 4 + fixed.len() * Str::SIZE + 4 + blocks.len() * 8;
+        let header = MAGIC.len() + 4 + 4 + fixed.len() * Str::SIZE + 4 + 4 + blocks.len() * 8;
         let total = blocks.iter().fold(header, |sum, (_, block)| sum + block.len());
 
         let mut out = Vec::with_capacity(total);
@@ -97,6 +99,7 @@ impl RecordWriter {
         (total as u32).write(&mut out);
         fixed.iter().for_each(|string| string.write(&mut out));
         self.addr_count.write(&mut out);
+        self.counters.unwrap_or(NONE).write(&mut out);
         let mut offset = header;
         for (count, block) in &blocks {
             (offset as u32).write(&mut out);

@@ -37,6 +37,8 @@ fn sample() -> Vec<u8> {
         transition: 1,
         steady: 2,
         policy: 3,
+        counting: NONE,
+        original: NONE,
         parameters,
     });
     writer.relocations.push(Relocation {
@@ -157,6 +159,8 @@ fn phased(
             transition: 1,
             steady: 2,
             policy: 3,
+            counting: NONE,
+            original: NONE,
             parameters: Str { offset: 0, len: 0 },
         });
     }
@@ -232,6 +236,8 @@ fn functions_do_not_share_sites() {
         transition: NONE,
         steady: NONE,
         policy: NONE,
+        counting: NONE,
+        original: NONE,
         parameters: Str { offset: 0, len: 0 },
     };
     writer.functions.extend([function, function]);

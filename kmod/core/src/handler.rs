@@ -7,11 +7,11 @@ use crate::update::Handler;
 pub const HANDLER_LEN: usize = 48;
 
 /// `endbr64`, and the NOP that the kernel puts in its place where nothing jumps (`apply_seal_endbr`).
-const ENTRIES: [&[u8]; 2] = [&ENDBR, &[0x66, 0x0f, 0x1f, 0x00]];
+pub(crate) const ENTRIES: [&[u8]; 2] = [&ENDBR, &[0x66, 0x0f, 0x1f, 0x00]];
 /// `add $8, %rsp`.
-const DROP: &[u8] = &[0x48, 0x83, 0xc4, 0x08];
+pub(crate) const DROP: &[u8] = &[0x48, 0x83, 0xc4, 0x08];
 /// `cmpb $0, …(%rip)`, before the displacement.
-const COMPARE: &[u8] = &[0x80, 0x3d];
+pub(crate) const COMPARE: &[u8] = &[0x80, 0x3d];
 /// The immediate of the comparison, and `je` over the drop and the jump.
 const EQUAL: &[u8] = &[0x00, 0x74, 0x09];
 /// The immediate of the comparison with the bridge's number, and `jb` over all that follows.
@@ -21,15 +21,15 @@ const DROP_KEEPING: &[u8] = &[0x48, 0x8d, 0x64, 0x24, 0x08];
 /// `je` with four bytes.
 const JUMP_EQUAL: &[u8] = &[0x0f, 0x84];
 /// `push` of the registers that arguments come in.
-const SAVE: &[u8] = &[0x57, 0x56, 0x52, 0x51, 0x41, 0x50, 0x41, 0x51];
+pub(crate) const SAVE: &[u8] = &[0x57, 0x56, 0x52, 0x51, 0x41, 0x50, 0x41, 0x51];
 /// `call`.
-const CALL: &[u8] = &[0xe8];
+pub(crate) const CALL: &[u8] = &[0xe8];
 /// `pop` of them; `test %eax, %eax`, and `je` over the drop and the jump.
 const RESTORE: &[u8] = &[0x41, 0x59, 0x41, 0x58, 0x59, 0x5a, 0x5e, 0x5f, 0x85, 0xc0, 0x74, 0x09];
 /// `ret`, or a jump that some mitigation has made of it.
-const RETURNS: [u8; 2] = [0xc3, 0xe9];
+pub(crate) const RETURNS: [u8; 2] = [0xc3, 0xe9];
 /// `jmp`.
-const JUMP: &[u8] = &[0xe9];
+pub(crate) const JUMP: &[u8] = &[0xe9];
 
 /// Whether `code`, which is at `address`, is the handler of that kind that leads to the edition at `clone` and asks
 /// the flag at `active`: `handlers.S` as docs/architecture.md shows it. A record that mixes up two functions'
@@ -114,14 +114,14 @@ pub fn choice(at: u64, flag: u64, on: u64, off: u64, into: &mut [u8; HANDLER_LEN
 }
 
 /// Code that is read in order.
-struct Cursor<'a> {
-    rest: &'a [u8],
-    address: u64,
+pub(crate) struct Cursor<'a> {
+    pub(crate) rest: &'a [u8],
+    pub(crate) address: u64,
 }
 
 impl Cursor<'_> {
     /// Passes `bytes`, if they come next.
-    fn take(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> bool {
         let Some(rest) = self.rest.strip_prefix(bytes) else { return false };
         self.rest = rest;
         self.address = self.address.wrapping_add(bytes.len() as u64);
@@ -129,7 +129,7 @@ impl Cursor<'_> {
     }
 
     /// Passes a relative field; what it refers to, if the instruction ends `more` bytes after the field.
-    fn target(&mut self, more: u64) -> Option<u64> {
+    pub(crate) fn target(&mut self, more: u64) -> Option<u64> {
         let (field, rest) = self.rest.split_first_chunk::<4>()?;
         self.rest = rest;
         self.address = self.address.wrapping_add(4);

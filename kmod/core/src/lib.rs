@@ -14,6 +14,7 @@ extern crate alloc;
 
 mod budget;
 mod candidates;
+pub mod counters;
 mod handler;
 pub mod insn;
 mod manager;

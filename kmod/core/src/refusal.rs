@@ -7,7 +7,7 @@ use core::fmt;
 use dynamos_abi::HookKind;
 
 use crate::matching::{Mismatch, What};
-use crate::update::{Blocked, Errno, State, Step};
+use crate::update::{Blocked, Errno, Scope, State, Step};
 
 /// The longest name of an update: a module's (`MODULE_NAME_LEN` less the NUL).
 const NAME_LEN: usize = 55;
@@ -90,10 +90,10 @@ pub enum Refusal<'a> {
     HandlersNeedSystem,
     /// An update that has written handlers cannot be replaced by another.
     HasHandlers { update: Name },
-    /// Tasks cannot move one by one here.
-    NoTaskScope { why: &'static str },
-    /// Tasks move one by one already, so that they cannot all move at one instant.
-    TasksMove,
+    /// Tasks, or objects, cannot move one by one here.
+    NoScope { scope: Scope, why: &'static str },
+    /// Tasks, or objects, move one by one already, so that they cannot move otherwise.
+    Moving { scope: Scope },
     /// An update with phases moves call by call, and nobody may be forced out of one.
     PhasesNeedFunction,
     /// A phase's least time was asked for, of an update without phases.
@@ -260,11 +260,14 @@ impl Refusal<'_> {
                 "the update has phases: its calls move one by one from phase to phase (scope `function`), and a phase \
                  ends when nobody is in the edition before, which cannot be forced"
             ),
-            NoTaskScope { why } => write!(f, "scope `task` is not possible: {why}"),
-            TasksMove => write!(
+            NoScope { scope, why } => {
+                write!(f, "scope `{}` is not possible: {why}", scope.as_str())
+            }
+            Moving { scope } => write!(
                 f,
-                "tasks are moving one by one, so that both editions run: what is held goes on with scope `task`, or \
-                 with `function`; or revert it first"
+                "{scope}s are moving one by one, so that both editions run: what is held goes on with scope `{scope}`, or \
+                 with `function`; or revert it first",
+                scope = scope.as_str(),
             ),
             NoPhases => {
                 write!(f, "a phase's least time was asked for, but the update has no phases")

@@ -100,6 +100,8 @@ impl Build {
             transition,
             steady,
             policy,
+            counting: NONE,
+            original: NONE,
             parameters,
         });
     }

@@ -3,11 +3,13 @@
 use alloc::vec::Vec;
 
 use dynamos_abi::policy as place;
-use dynamos_abi::{Code, NONE, Record, function_flags};
+use dynamos_abi::{Code, Function, NONE, Record, counters, function_flags};
+use dynamos_core::counters::{COUNTING_LEN, Leads, counting_handler};
 use dynamos_core::{
     HANDLER_LEN, Handler, Range, adaptation_of, is_handler, is_leave, is_phase_handler,
 };
 
+use crate::ffi::counters::CounterWords;
 use crate::ffi::errno::Errno;
 use crate::ffi::kernel_memory;
 use crate::ffi::memory::TryVec;
@@ -69,6 +71,26 @@ pub(crate) fn check_addresses(
             && kernel_memory::read(address + place::LEAVE, &mut code).is_ok()
             && is_leave(&code)
     };
+    let counts = |function: &Function, clone: u64| {
+        let Some(counters) = record.counters() else { return true };
+        let table = addresses.get(counters as usize).copied();
+        let (Some(at), Some(original)) = (text(function.counting), text(function.original)) else {
+            return false;
+        };
+        let Some(table) = table.filter(|table| CounterWords::find(*table, ranges).is_some()) else {
+            return false;
+        };
+        let leads = Leads { clone, original, active: active.address(), counters: table };
+        let mut code = [0; COUNTING_LEN];
+        ranges.kind_of(at, COUNTING_LEN as u64) == Some(RangeKind::Text)
+            && ranges.kind_of(original, counters::ORIGINAL) == Some(RangeKind::Text)
+            && kernel_memory::read(at, &mut code).is_ok()
+            && counting_handler(&code, at, &leads).is_some_and(|found| {
+                found
+                    .accessor
+                    .is_none_or(|accessor| ranges.kind_of(accessor, 1) == Some(RangeKind::Text))
+            })
+    };
     addresses.len() == record.addr_count() as usize
         && record.code().iter().all(is_code)
         && record.hooks().iter().all(|hook| text(hook.function).is_some())
@@ -83,6 +105,7 @@ pub(crate) fn check_addresses(
                 begins
                     && leads(function.steady, Handler::Steady, adapts, clone)
                     && has_policies(function.policy)
+                    && counts(&function, clone)
             })
         })
 }

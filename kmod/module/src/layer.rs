@@ -1,6 +1,7 @@
 //! What an update does to this kernel: `dynamos-core`'s [`Layer`] by way of `ffi`.
 
 mod choice;
+mod objects;
 mod tasks;
 
 use alloc::vec::Vec;
@@ -11,8 +12,8 @@ use core::time::Duration;
 use dynamos_abi::edition::{BRIDGE, FINAL, ORIGINAL};
 use dynamos_abi::{Function, HookKind, Record};
 use dynamos_core::{
-    Blockers, Errno, Handler, Layer, Memory, Phase, Place, Range, Resolved, Returned, State,
-    UpdateId, Word,
+    Blocked, Blockers, Errno, Handler, Layer, Memory, Phase, Place, Range, Resolved, Returned,
+    Scope, State, UpdateId, Word,
 };
 
 use crate::checks::sections;
@@ -21,7 +22,7 @@ use crate::ffi::hook::Hook;
 use crate::ffi::memory::TryVec;
 use crate::ffi::modules::{Module, Ranges};
 use crate::ffi::redirect::{self, Redirection};
-use crate::ffi::stacks::{self, StackBuffer, Then};
+use crate::ffi::stacks::{self, StackBuffer, Task, Then};
 use crate::ffi::update::{ActiveFlag, Descriptor};
 use crate::ffi::{kernel_memory, log, wait};
 use crate::handlers::{self, Opened};
@@ -32,6 +33,7 @@ use crate::refused::to_core;
 use crate::replacing::Replacing;
 use crate::updates;
 use crate::watched::{Part, Watched};
+use objects::ByObject;
 use tasks::ByTask;
 
 /// The object that cannot be unloaded.
@@ -77,6 +79,7 @@ pub(crate) struct KernelLayer {
     hurry: Option<wait::Hurry>,
     pub(crate) replacing: Replacing,
     tasks: ByTask,
+    objects: ByObject,
     /// The hook that has not returned yet.
     hook: Option<(HookKind, Hook)>,
 }
@@ -141,6 +144,7 @@ impl KernelLayer {
             hurry: None,
             replacing: Replacing::new(record.functions().len() as usize)?,
             tasks: ByTask::default(),
+            objects: ByObject::default(),
             hook: None,
         })
     }
@@ -380,6 +384,9 @@ impl Layer for KernelLayer {
         }
         let rule = self.policies.rule(function);
         self.write_choice(function)?;
+        if self.counts(function, rule) {
+            self.write_original(function)?;
+        }
         let handler = self.handler(function, Handler::Transition, rule)?;
         let slot = self.redirects.get_mut(function as usize).ok_or(INVALID)?;
         if slot.is_some() {
@@ -442,7 +449,7 @@ impl Layer for KernelLayer {
         let going = self.going && !active;
         let (flag, stack, others) = (self.active, &mut self.stack, &self.replacing);
         // No CPU is stopped for what is going to be in vain.
-        look_at_all(watched, stack, blockers);
+        look_at_all(stack, blockers, |task| watched.blocks(task));
         if blockers.has_sleepers() {
             return Ok(false);
         }
@@ -498,6 +505,7 @@ impl Layer for KernelLayer {
         // this is in its handler, or further, until that look, and one that reads it later finds this.
         self.active.set(active);
         self.tasks.end();
+        self.objects.end();
         if active {
             self.replacing.clear_flags();
         }
@@ -508,8 +516,8 @@ impl Layer for KernelLayer {
 
     fn drained(&mut self, blockers: &mut Blockers) -> Result<bool, Errno> {
         self.replacing.await_comers();
-        let switch = look_at_all(&self.left_on_revert, &mut self.stack, blockers);
-        self.switch = switch;
+        let watched = &self.left_on_revert;
+        self.switch = look_at_all(&mut self.stack, blockers, |task| watched.blocks(task));
         Ok(blockers.count() == 0)
     }
 
@@ -518,20 +526,27 @@ impl Layer for KernelLayer {
         wake(watched, &mut self.stack);
     }
 
-    fn by_task(&mut self, asks: bool) -> Result<(), Errno> {
-        self.tasks.ask(asks).map_err(to_core)
+    fn choose_by(&mut self, scope: Scope) -> Result<(), Errno> {
+        self.tasks.ask(scope == Scope::Task).map_err(to_core)?;
+        self.count_objects(scope == Scope::Object).map_err(to_core)
     }
 
-    fn turn_tasks(&mut self, active: bool) -> Result<(), Errno> {
+    fn turn(&mut self, active: bool) -> Result<(), Errno> {
         self.gather_strays()?;
-        self.turn(active).map_err(to_core)?;
+        match self.objects.count() {
+            true => self.turn_objects(active)?,
+            false => self.turn_tasks(active).map_err(to_core)?,
+        }
         self.switch = Switch { at: wait::now(), ..Switch::default() };
         self.keep |= active && !self.record.pinned().is_empty();
         self.be_calm();
         Ok(())
     }
 
-    fn move_tasks(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
+    fn move_over(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
+        if self.objects.count() {
+            return self.move_objects(active, blockers);
+        }
         if !self.tasks.move_all(active, &mut self.stack, blockers).ok_or(INVALID)? {
             return Ok(false);
         }
@@ -541,8 +556,11 @@ impl Layer for KernelLayer {
         Ok(true)
     }
 
-    fn wake_tasks(&mut self, active: bool) {
-        self.tasks.wake(active, &mut self.stack);
+    fn wake_moving(&mut self, active: bool) {
+        match self.objects.count() {
+            true => self.wake_objects(active),
+            false => self.tasks.wake(active, &mut self.stack),
+        }
     }
 
     fn take(&mut self, edition: u32) -> Result<(), Errno> {
@@ -558,7 +576,7 @@ impl Layer for KernelLayer {
 
     fn has_left(&mut self, edition: u32, blockers: &mut Blockers) -> Result<bool, Errno> {
         let watched = self.editions.get(edition as usize).ok_or(INVALID)?;
-        look_at_all(watched, &mut self.stack, blockers);
+        look_at_all(&mut self.stack, blockers, |task| watched.blocks(task));
         Ok(blockers.count() == 0)
     }
 
@@ -644,15 +662,19 @@ fn wake(watched: &Watched, stack: &mut StackBuffer) {
     });
 }
 
-/// Looks at one task after the other, and adds those that are in the code that is watched.
-fn look_at_all(watched: &Watched, stack: &mut StackBuffer, blockers: &mut Blockers) -> Switch {
+/// Looks at one task after the other, and adds those that are found to be in the way.
+fn look_at_all(
+    stack: &mut StackBuffer,
+    blockers: &mut Blockers,
+    finds: impl Fn(&Task<'_>) -> Option<Blocked>,
+) -> Switch {
     let mut switch = Switch::default();
     // Where a task ends while we pause at it, the rest cannot be found from there.
     for pauses in [true, true, true, false] {
         (*blockers, switch) = (Blockers::default(), Switch::default());
         let complete = stacks::each_live_task(stack, pauses, |task| {
             switch.tasks = switch.tasks.saturating_add(1);
-            if let Some(blocked) = watched.blocks(task) {
+            if let Some(blocked) = finds(task) {
                 blockers.add(blocked);
             }
             Then::GoOn

@@ -81,8 +81,8 @@ impl Refused {
                 HandlersNeedSystem
                 | PhasesNeedFunction
                 | NoPhases
-                | NoTaskScope { .. }
-                | TasksMove => Errno::EINVAL,
+                | NoScope { .. }
+                | Moving { .. } => Errno::EINVAL,
                 Failed { errno, .. } => from_core(*errno),
                 // All others: the running code is not what was compared.
                 _ => Errno::ENOEXEC,

@@ -110,6 +110,9 @@ impl Watched {
                 (function.transition, Place::Handler),
                 (function.steady, Place::Handler),
                 (function.policy, Place::Handler),
+                // Who is asleep there is in a counted call.
+                (function.counting, Place::Function(index)),
+                (function.original, Place::Handler),
             ] {
                 if let Some(address) = addresses.get(address as usize) {
                     watched.marks.try_push((*address, place))?;
@@ -142,17 +145,23 @@ impl Watched {
 
     /// Whether `task` is in the code, and where. Called where nothing sleeps.
     pub(crate) fn blocks(&self, task: &Task<'_>) -> Option<Blocked> {
+        self.finds(task, |trace, ranges| {
+            let touch = first_touch(trace, ranges)?;
+            Some((self.place_of(*trace.get(touch.frame)?), activations(trace, ranges)))
+        })
+    }
+
+    /// The task, if something is found on its stack, given the code that is watched: where, and how many activations. If its
+    /// stack cannot be read, it is in the way too.
+    pub(crate) fn finds(
+        &self,
+        task: &Task<'_>,
+        find: impl FnOnce(&[u64], &[Range]) -> Option<(Place, u32)>,
+    ) -> Option<Blocked> {
         let (place, activations) = match &task.stack {
             Stack::Stopper => return None,
             Stack::Unreliable(_) => (Place::Unknown, 1),
-            Stack::Reliable(trace) => {
-                let touch = first_touch(trace, &self.ranges)?;
-                let place = match (trace.get(touch.frame), self.ranges.get(touch.range)) {
-                    (Some(&address), Some(range)) => self.place(address, *range),
-                    _ => Place::Unknown,
-                };
-                (place, activations(trace, &self.ranges))
-            }
+            Stack::Reliable(trace) => find(trace, &self.ranges)?,
         };
         let mut comm = [0; 16];
         for (to, from) in comm.iter_mut().zip(task.comm.to_bytes()) {
@@ -161,7 +170,14 @@ impl Watched {
         Some(Blocked { pid: task.pid, comm, running: task.ready, place, activations })
     }
 
-    /// What is at a return address: the call before it counts.
+    /// What is at a return address in the code that is watched.
+    pub(crate) fn place_of(&self, address: u64) -> Place {
+        let touch = first_touch(&[address], &self.ranges);
+        let range = touch.and_then(|touch| self.ranges.get(touch.range));
+        range.map_or(Place::Unknown, |range| self.place(address, *range))
+    }
+
+    /// The same: the call before it counts.
     fn place(&self, address: u64, range: Range) -> Place {
         let call = address.saturating_sub(1).max(range.start);
         let after = self.marks.partition_point(|(start, _)| *start <= call);

@@ -421,7 +421,7 @@ impl Work {
         }
         let mut text = Policies::room()?;
         self.layer.set_policy(&request, &program, live)?;
-        if live && self.update.scope() == Scope::Task && !self.layer.may_ask_for_tasks() {
+        if live && self.update.scope().is_single() && !self.layer.may_ask_for_more() {
             self.update.let_end(); // Policies decide on each call.
         }
         STATE.lock().registry.manager.set_leaves(id, self.layer.leaves_calls());
@@ -443,10 +443,10 @@ impl Work {
         let others = self.layer.replacing.others.iter().map(|(_, other)| other.proposed);
         let proposed = others.fold(self.proposed, Scope::max);
         let others_are_none = self.layer.replacing.others.is_empty();
-        let moves_tasks = others_are_none && self.layer.may_ask_for_tasks();
+        let moves_singly = others_are_none && self.layer.may_ask_for_more();
         let otherwise = match proposed {
             _ if self.layer.lets_editions_mix() => Scope::Function,
-            Scope::Task if !moves_tasks => Scope::System,
+            scope if scope.is_single() && !moves_singly => Scope::System,
             proposed => proposed,
         };
         let wait_ms = options.wait_ms.unwrap_or_else(kernel::wait_ms);

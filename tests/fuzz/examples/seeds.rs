@@ -133,6 +133,8 @@ fn example() -> (Vec<u8>, Vec<u8>) {
         transition: NONE,
         steady: NONE,
         policy: NONE,
+        counting: NONE,
+        original: NONE,
         parameters,
     });
     let record = writer.finish("example", "6.1.0-55-amd64", "").unwrap();

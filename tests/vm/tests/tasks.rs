@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{SAYS, SLEEPERS, check, edit, image, machine, machine_on, named, refusing_pipe_read};
+use common::{SAYS, SLEEPERS, check, edit, image, machine, machine_on, marks, named};
 use dynamos_generator::{Request, Spec};
 use dynamos_vm::Image;
 
@@ -30,29 +30,7 @@ mixed() { dmesg | grep -c MIXED || true; }
 /// Emulated machines are slow, and this one shares its host.
 const LONG: Duration = Duration::from_secs(900);
 
-/// `pipe_read` leaves a mark in a buffer that it has emptied, and wants `anon_pipe_buf_release` to change it, which wants
-/// that mark: whoever sleeps in `pipe_read` comes to the other when it wakes.
-fn marks(text: &str) -> String {
-    let release = "static void anon_pipe_buf_release(struct pipe_inode_info *pipe,\n\t\t\t\t  struct pipe_buffer *buf)\n{\n\tstruct page *page = buf->page;\n";
-    let (before, after) = text.split_once(release).unwrap();
-    let wants = "\n\tif (!buf->len && buf->private != 0x5eed)\n\t\tpr_err(\"MIXED: edition 0 reads\\n\");\n\tbuf->private = 0x600d;\n";
-    let text = format!("{before}{release}{wants}{after}");
-    let (before, after) = text.split_once("\npipe_read(struct kiocb").unwrap();
-    let after = after.replacen(
-        "\t\t\tbuf->len -= chars;\n",
-        "\t\t\tbuf->len -= chars;\n\t\t\tif (!buf->len && buf->ops == &anon_pipe_buf_ops)\n\t\t\t\tbuf->private = 0x5eed;\n",
-        1,
-    );
-    let after = after.replacen(
-        "\t\t\ttotal_len -= chars;\n",
-        "\t\t\tif (!buf->len && buf->private == 0x5eed)\n\t\t\t\tpr_err(\"MIXED: edition 0 releases\\n\");\n\t\t\ttotal_len -= chars;\n",
-        1,
-    );
-    assert_eq!(after.matches("0x5eed").count(), 2);
-    refusing_pipe_read(&format!("{before}\npipe_read(struct kiocb{after}"))
-}
-
-/// The same, and a third function that says which edition it is.
+/// The marks, and a third function that says which edition it is.
 fn marks_and_more(text: &str) -> String {
     common::greater_pipe_fcntl(&marks(text))
 }

@@ -12,12 +12,15 @@ use crate::refusal::{Name, Refusal};
 use crate::relocate::{Range, relocate};
 use crate::resolve::{Resolved, function_name, names_of, resolve};
 
-/// Why an update in the place of others, or over them, has no scope `task`.
+/// Why in an update in the place of others, or over them, nothing moves one by one.
 const NOT_WITH_OTHERS: &str =
     "other updates of the same functions take part in the switch; use --scope system";
 
-/// Why this kernel has none.
+/// Why this kernel has no scope `task`.
 const NO_TRACEPOINTS: &str = "this kernel lacks the tracepoints that tell of tasks that end and of system calls; use --scope system";
+/// Why an update has no scope `object`.
+const NO_OBJECTS: &str =
+    "it does not say of each function which object its calls work on; use --scope system";
 
 /// An update on its way. Whoever drives it must be the only one to do so.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub struct Update<'a> {
     pub(super) scope: Scope,
     pub(super) steps: Steps,
     pub(super) phase: Phase,
-    /// Where tasks are moving to, one by one.
+    /// Where tasks, or objects, are moving to, one by one.
     pub(super) toward: Option<bool>,
     /// When new calls began to take the edition of this phase ([`Layer::now_ms`]).
     pub(super) since_ms: u64,
@@ -158,8 +161,8 @@ impl<'a> Update<'a> {
     ) -> Result<(), Refusal<'a>> {
         self.expect(State::Registered, State::Transitioning)?;
         self.check(&how)?;
-        if how.scope == Scope::Task && layer.replaces_others() {
-            return Err(Refusal::NoTaskScope { why: NOT_WITH_OTHERS });
+        if how.scope.is_single() && layer.replaces_others() {
+            return Err(Refusal::NoScope { scope: how.scope, why: NOT_WITH_OTHERS });
         }
         self.scope = how.scope;
         self.enter(layer, State::Transitioning);
@@ -305,8 +308,11 @@ impl<'a> Update<'a> {
         self.try_step(Step::LateSections, || layer.late_sections())?;
         // Its code is whole, and nothing of the kernel has been touched.
         self.begin(layer, &how.limits)?;
-        layer.by_task(how.scope == Scope::Task).map_err(|errno| match errno {
-            Errno::NOT_SUPPORTED => Refusal::NoTaskScope { why: NO_TRACEPOINTS },
+        layer.choose_by(how.scope).map_err(|errno| match (errno, how.scope) {
+            (Errno::NOT_SUPPORTED, Scope::Object) => {
+                Refusal::NoScope { scope: how.scope, why: NO_OBJECTS }
+            }
+            (Errno::NOT_SUPPORTED, scope) => Refusal::NoScope { scope, why: NO_TRACEPOINTS },
             _ => self.failed(Step::SectionsRelocated, errno),
         })?;
         if let Some(index) = self.only_function()

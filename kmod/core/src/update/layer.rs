@@ -4,7 +4,7 @@ use core::fmt;
 
 use dynamos_abi::{HookKind, Record};
 
-use super::{Phase, Returned, State, Step};
+use super::{Phase, Returned, Scope, State, Step};
 use crate::matching::Memory;
 use crate::resolve::function_name;
 
@@ -15,7 +15,7 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Of [`Layer::register_redirect`]: it failed after calls may have come by.
     pub const AGAIN: Self = Self(11);
-    /// Of [`Layer::by_task`]: the kernel does not tell what it takes.
+    /// Of [`Layer::choose_by`]: the kernel, or the update, lacks what it takes.
     pub const NOT_SUPPORTED: Self = Self(95);
 
     /// What to do about it, for a refusal.
@@ -253,16 +253,18 @@ pub trait Layer: Memory {
     /// Wakes the tasks that sleep in what is being left, so that they come out of it: to be called again, for some may
     /// not be asleep yet.
     fn wake_blockers(&mut self, activating: bool);
-    /// Whether the transition handlers that are installed from now on ask for the task too. Nothing is undone.
-    fn by_task(&mut self, asks: bool) -> Result<(), Errno>;
-    /// Notes every task that there is, with the edition that its calls take now, and has those that begin from now on take
-    /// the update's (`active`) or edition 0. No task's edition changes.
-    fn turn_tasks(&mut self, active: bool) -> Result<(), Errno>;
-    /// Moves each noted task that is in nothing of what it leaves, at an instant at which it does not go on; adds all others
-    /// to `blockers`. `true`: there are none, and the handlers do not ask for the task any more.
-    fn move_tasks(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno>;
-    /// Wakes the tasks that sleep in what they are to leave, like [`Layer::wake_blockers`].
-    fn wake_tasks(&mut self, active: bool);
+    /// What the transition handlers that are installed from now on ask beside the flag: for the task in scope `task`, for
+    /// the object that the call works on in scope `object`, else nothing. Nothing is undone.
+    fn choose_by(&mut self, scope: Scope) -> Result<(), Errno>;
+    /// Has tasks, or objects, move to the update's edition (`active`) or to edition 0 from now on. None of those that a call
+    /// works for, or on, changes edition at it; tasks that begin after it take the one that is gone to.
+    fn turn(&mut self, active: bool) -> Result<(), Errno>;
+    /// Moves each task that is in nothing of what it leaves, at an instant at which it does not go on, or each object that no
+    /// call works on; adds the tasks that are in the way to `blockers`. `true`: all have moved, and the handlers ask the flag
+    /// alone.
+    fn move_over(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno>;
+    /// Wakes the tasks that sleep in the way, like [`Layer::wake_blockers`].
+    fn wake_moving(&mut self, active: bool);
     /// In phases: sends new calls to an edition ([`dynamos_abi::edition`]); all others end in theirs.
     fn take(&mut self, edition: u32) -> Result<(), Errno>;
     /// While no call enters an edition: whether no task is left there; else adds those that are to `blockers`. Not for

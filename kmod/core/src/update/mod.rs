@@ -14,23 +14,23 @@
 //! `Loading` leads to `Waiting` where a module is not loaded yet; when it is, everything begins anew with `Loading`.
 //! Edition 0 runs in all of them but `Active` and, until the switch, `Reverting`. Where a hook has not returned in time
 //! an update is `Reverting` with nothing left to switch, or `Active`, until it has ([`hooks`]). An update with
-//! [phases](phases) is `Transitioning` in both of them, and `Reverting` on its way back; so is one whose [tasks](tasks) move
-//! one by one, and both editions run then.
+//! [phases](phases) is `Transitioning` in both of them, and `Reverting` on its way back; so is one whose tasks or
+//! objects [move](moving) one by one, and both editions run then.
 
 mod drive;
 mod hooks;
 #[cfg(test)]
 mod hooks_tests;
 mod layer;
+mod moving;
+#[cfg(test)]
+mod moving_tests;
 mod options;
 mod others;
 mod phases;
 #[cfg(test)]
 mod phases_tests;
 mod switch;
-mod tasks;
-#[cfg(test)]
-mod tasks_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

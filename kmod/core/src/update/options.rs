@@ -11,19 +11,28 @@ pub enum Scope {
     /// Each task changes for itself, when nothing of the edition that it leaves is on its stack. Both editions run side by
     /// side, in different tasks.
     Task,
+    /// Each object that calls work on changes for itself, when no call works on it. Both editions run side by side, on
+    /// different objects.
+    Object,
     /// Everything: at one instant no task is in any of the functions.
     System,
 }
 
 impl Scope {
     /// All of them, from weak to strong.
-    pub const ALL: [Self; 3] = [Scope::Function, Scope::Task, Scope::System];
+    pub const ALL: [Self; 4] = [Scope::Function, Scope::Task, Scope::Object, Scope::System];
+
+    /// Whether what changes edition does so one by one: tasks, or objects.
+    pub const fn is_single(self) -> bool {
+        matches!(self, Scope::Task | Scope::Object)
+    }
 
     /// Its name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Scope::Function => "function",
             Scope::Task => "task",
+            Scope::Object => "object",
             Scope::System => "system",
         }
     }
@@ -111,7 +120,7 @@ pub struct OptionsError;
 impl fmt::Display for OptionsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "the options are not understood: `scope=function|task|system`, `wait_ms=NUMBER`, \
+            "the options are not understood: `scope=function|task|object|system`, `wait_ms=NUMBER`, \
              `on_timeout=roll-back|hold|force-new-calls`, `phase_ms=NUMBER` and `signal`, with commas between them",
         )
     }

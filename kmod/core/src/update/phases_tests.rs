@@ -127,17 +127,17 @@ impl Memory for Sim {
 }
 
 impl Layer for Sim {
-    fn by_task(&mut self, asks: bool) -> Result<(), Errno> {
-        assert!(!asks);
+    fn choose_by(&mut self, scope: Scope) -> Result<(), Errno> {
+        assert!(!scope.is_single());
         Ok(())
     }
-    fn turn_tasks(&mut self, _: bool) -> Result<(), Errno> {
+    fn turn(&mut self, _: bool) -> Result<(), Errno> {
         unreachable!("calls take an edition, not tasks")
     }
-    fn move_tasks(&mut self, _: bool, _: &mut Blockers) -> Result<bool, Errno> {
+    fn move_over(&mut self, _: bool, _: &mut Blockers) -> Result<bool, Errno> {
         unreachable!("calls take an edition, not tasks")
     }
-    fn wake_tasks(&mut self, _: bool) {
+    fn wake_moving(&mut self, _: bool) {
         unreachable!("calls take an edition, not tasks")
     }
     fn pin_target(&mut self, _: u32) -> Result<(), Errno> {

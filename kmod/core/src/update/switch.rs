@@ -6,7 +6,7 @@ use super::{
 use crate::refusal::Refusal;
 use dynamos_abi::HookKind;
 
-/// Why the scope of an activation that is held cannot become `task`.
+/// Why an activation that is held cannot go on with tasks or objects one by one.
 const HELD: &str = "the activation was begun with another scope: revert it first";
 
 /// What is waited for.
@@ -18,7 +18,7 @@ pub(super) enum Until {
     SwitchedOff,
     /// No task is in the update's code, which none enters any more.
     Drained,
-    /// Each task takes the update's edition, or edition 0.
+    /// Each task, or object, takes the update's edition, or edition 0.
     Moved(bool),
     /// No task is in an edition, which none enters any more.
     Left(u32),
@@ -37,7 +37,7 @@ impl Until {
             Until::SwitchedOff => layer.check_and_flip(false, blockers),
             Until::Drained => layer.drained(blockers),
             Until::Left(edition) | Until::Ready(edition, _) => layer.has_left(edition, blockers),
-            Until::Moved(active) => layer.move_tasks(active, blockers),
+            Until::Moved(active) => layer.move_over(active, blockers),
             Until::Rested | Until::Carried(_) => Ok(true),
         }
     }
@@ -45,7 +45,7 @@ impl Until {
     fn wake(self, layer: &mut dyn Layer) {
         match self {
             Until::Left(edition) | Until::Ready(edition, _) => layer.wake_in(edition),
-            Until::Moved(active) => layer.wake_tasks(active),
+            Until::Moved(active) => layer.wake_moving(active),
             Until::Rested | Until::Carried(_) => {}
             _ => layer.wake_blockers(self == Until::SwitchedOn),
         }
@@ -104,10 +104,12 @@ impl<'a> Update<'a> {
     /// Gives up a revert that is held: the editions take all calls again. Where a hook was the reason for the revert it
     /// cannot be given up.
     pub fn resume(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
-        if self.must {
+        // Where all objects have moved, calls that are not counted any more are under way.
+        let moved = self.scope == Scope::Object && self.state == State::Draining;
+        if self.must || moved {
             return Err(self.wrong_state(State::Active));
         }
-        if self.moves_tasks() {
+        if self.moves_singly() {
             self.move_on_again(layer, how)?;
             if self.state != State::Active {
                 return Ok(()); // Held.
@@ -145,7 +147,7 @@ impl<'a> Update<'a> {
         layer: &mut dyn Layer,
         how: Switching,
     ) -> Result<(), Refusal<'a>> {
-        if !how.fresh && self.goes_by_task() {
+        if !how.fresh && self.goes_singly() {
             return self.move_on(layer, how);
         }
         // Asked before: what has been switched must be noted.
@@ -158,8 +160,10 @@ impl<'a> Update<'a> {
                 true
             }
             Scope::Function => false,
-            // Its handlers do not ask for the task.
-            Scope::Task => return Err(Refusal::NoTaskScope { why: HELD }),
+            // Its handlers ask for neither.
+            scope @ (Scope::Task | Scope::Object) => {
+                return Err(Refusal::NoScope { scope, why: HELD });
+            }
             Scope::System => match self.wait(layer, Until::SwitchedOn, &how) {
                 Waited::Quiet => true,
                 Waited::Failed(refusal) => return Err(refusal),
@@ -238,7 +242,7 @@ impl<'a> Update<'a> {
         if self.steps.last() != Some(Step::Flipped) {
             return Ok(true); // An earlier call came so far.
         }
-        if self.state == State::Reverting && self.goes_by_task() {
+        if self.state == State::Reverting && self.goes_singly() {
             return self.move_back(layer, from, how);
         }
         if self.state == State::Reverting && self.scope == Scope::System {

@@ -40,7 +40,7 @@ pub(super) struct Sim {
     /// Tasks may be in the update's code.
     pub(super) inside: bool,
     /// Whether transition handlers ask for the task, and where tasks move to.
-    pub(super) by_task: bool,
+    pub(super) chosen_by: Option<Scope>,
     pub(super) toward: Option<bool>,
     pub(super) written: usize,
     /// Redirections fail after calls have come by.
@@ -225,30 +225,31 @@ impl Layer for Sim {
         assert!(activating == began || began && self.redirects == [None]);
         self.woken += 1;
     }
-    fn by_task(&mut self, asks: bool) -> Result<(), Errno> {
-        if !asks {
-            self.by_task = false;
-            return Ok(());
-        }
-        self.act("by task", |sim| sim.by_task = true)
+    fn choose_by(&mut self, scope: Scope) -> Result<(), Errno> {
+        self.chosen_by = Some(scope);
+        if !scope.is_single() { Ok(()) } else { self.act("choose by", |_| {}) }
     }
-    fn turn_tasks(&mut self, active: bool) -> Result<(), Errno> {
-        assert!(self.by_task && self.toward != Some(active));
+    fn turn(&mut self, active: bool) -> Result<(), Errno> {
+        assert!(self.chosen_by.is_some_and(Scope::is_single) && self.toward != Some(active));
         self.act("turn", |sim| {
             // What has no steady handler has one that asks.
             assert!(sim.redirects.iter().all(|handler| *handler == Some(Handler::Transition)));
             (sim.toward, sim.inside) = (Some(active), true);
         })
     }
-    fn move_tasks(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
+    fn move_over(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
         assert_eq!(self.toward, Some(active));
         if self.is_blocked(blockers) {
             return Ok(false);
         }
-        let done = |sim: &mut Sim| (sim.active, sim.toward, sim.inside) = (active, None, active);
+        // Calls on objects are counted in the update's code, whatever their edition.
+        let counted = self.chosen_by == Some(Scope::Object);
+        let done = |sim: &mut Sim| {
+            (sim.active, sim.toward, sim.inside) = (active, None, active || counted);
+        };
         self.act("move", done).map(|()| true)
     }
-    fn wake_tasks(&mut self, active: bool) {
+    fn wake_moving(&mut self, active: bool) {
         assert_eq!(self.toward, Some(active));
         self.woken += 1;
     }
@@ -419,7 +420,7 @@ fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
             assert!(sim.hooks.is_on());
         }
         State::Transitioning | State::Reverting if update.is_under_way() => {
-            assert!(update.is_held() && sim.toward.is_some() && update.scope() == Scope::Task);
+            assert!(update.is_held() && sim.toward.is_some() && update.scope().is_single());
         }
         State::Transitioning => assert!(update.is_held() && !sim.active && !sim.inside),
         State::Draining => {
@@ -442,7 +443,10 @@ fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
         }
         State::Reverted => {
             // Tasks had moved before the activation was given up.
-            assert!((outcome.is_ok() || by_hook || sim.by_task) && sim.is_pristine());
+            assert!(
+                (outcome.is_ok() || by_hook || sim.chosen_by.is_some_and(Scope::is_single))
+                    && sim.is_pristine()
+            );
         }
         State::Reverting => {
             assert!(outcome.is_err());
@@ -478,7 +482,7 @@ fn every_operation_may_fail_and_any_two() {
     let kinds = [(FUNCTIONS, false), (1, false), (1, true)];
     for (how, (replaced, late_failure)) in ways().flat_map(|how| kinds.map(|kind| (how, kind))) {
         for (blocked, replaces) in [(0, false), (1000, false), (0, true), (1000, true)] {
-            if how.scope == Scope::Task && replaces {
+            if how.scope.is_single() && replaces {
                 continue; // Refused before anything is touched.
             }
             let others = [replaces, false, false];

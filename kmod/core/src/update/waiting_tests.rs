@@ -230,7 +230,7 @@ fn whoever_interrupts_a_wait_gets_what_was_before() {
         with_sleepers(|sim, mut update| {
             sim.interrupt = true;
             let outcome = update.activate(sim, &ADDRESSES, &WRITABLE, how);
-            if how.scope == Scope::Task {
+            if how.scope.is_single() {
                 // Whoever has moved is in the way of giving it up.
                 assert!(matches!(outcome, Err(Refusal::Blocked { interrupted: true, .. })));
                 assert_eq!((update.state(), update.is_held()), (State::Reverting, true));

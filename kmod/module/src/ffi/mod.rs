@@ -3,6 +3,7 @@
 //! The C side is `shim.c`; `shim.h` has the same declarations as the `extern` blocks of these files.
 //! Unless a function says otherwise it may sleep and must not be called with CPUs stopped.
 
+pub mod counters;
 mod entry;
 pub mod errno;
 pub mod hook;

@@ -45,8 +45,8 @@ pub struct Descriptor<'a> {
     raw: &'a RawDescriptor,
 }
 
-/// Added to the flag while handlers ask for the task: neither 0 nor 1.
-const BY_TASK: u8 = 0x80;
+/// Added to the flag while handlers ask for the task or the object: neither 0 nor 1.
+const SINGLY: u8 = 0x80;
 
 /// The flag that the transition handlers read.
 #[derive(Clone, Copy)]
@@ -69,16 +69,16 @@ impl ActiveFlag {
         unsafe { self.0.as_ref() }.store(edition, Ordering::SeqCst);
     }
 
-    /// Has handlers ask for the task; tasks that begin take the new edition, or edition 0.
-    pub fn by_task(self, active: bool) {
-        self.take(BY_TASK | u8::from(active));
+    /// Has handlers ask for the task, or for the object, which move to the new edition or to edition 0.
+    pub fn singly(self, active: bool) {
+        self.take(SINGLY | u8::from(active));
     }
 
-    /// Which edition calls take; while handlers ask for the task, those of tasks that begin.
+    /// Which edition calls take; while handlers ask for more, where tasks or objects move.
     #[must_use]
     pub fn edition(self) -> u8 {
         // SAFETY: as above.
-        unsafe { self.0.as_ref() }.load(Ordering::SeqCst) & !BY_TASK
+        unsafe { self.0.as_ref() }.load(Ordering::SeqCst) & !SINGLY
     }
 
     /// Where it is, as the handlers refer to it.
@@ -130,7 +130,7 @@ impl<'a> Descriptor<'a> {
         if raw.default_edition > 1 {
             return Err((Errno::EINVAL, "the default edition is 0 or 1"));
         }
-        if raw.proposed_scope > 2 {
+        if raw.proposed_scope > 3 {
             return Err((Errno::EINVAL, "it proposes a scope that there is not"));
         }
         if spans.into_iter().all(|(start, length)| length == 0 || inside(start, length)) {
@@ -191,6 +191,7 @@ impl<'a> Descriptor<'a> {
         match self.raw.proposed_scope {
             1 => Scope::Function,
             2 => Scope::Task,
+            3 => Scope::Object,
             _ => Scope::System,
         }
     }

@@ -135,8 +135,8 @@ impl ByTask {
 }
 
 impl KernelLayer {
-    /// Whether calls can be decided by task: none by a policy or by the update itself.
-    pub(crate) fn may_ask_for_tasks(&self) -> bool {
+    /// Whether calls can be decided by task, or by object: none by a policy or by the update itself.
+    pub(crate) fn may_ask_for_more(&self) -> bool {
         self.record.replaced().all(|(index, function)| {
             function.flags & function_flags::ADAPTS == 0
                 && self.policies.rule(index) == Rule::Always
@@ -147,8 +147,8 @@ impl KernelLayer {
     pub(crate) fn check_scope(&self, scope: Scope) -> Result<(), Refused> {
         const WHY: &str = "policies or adaptation handlers of the update decide on each call: use --scope function, or \
                            have all calls take the editions (--default 1)";
-        if scope == Scope::Task && !self.may_ask_for_tasks() {
-            return Err(Refusal::NoTaskScope { why: WHY }.into());
+        if scope.is_single() && !self.may_ask_for_more() {
+            return Err(Refusal::NoScope { scope, why: WHY }.into());
         }
         Ok(())
     }
@@ -186,7 +186,7 @@ impl KernelLayer {
     }
 
     /// Has tasks move to the update's editions, or back.
-    pub(super) fn turn(&mut self, active: bool) -> Result<(), KernelErrno> {
+    pub(super) fn turn_tasks(&mut self, active: bool) -> Result<(), KernelErrno> {
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
         let next = Moving { noted: None, watched: watched.try_clone()?, toward: active };
         let mut next = try_box(next)?;
@@ -207,7 +207,7 @@ impl KernelLayer {
                 // A handler that has read the flag, or the cell, before finds the same editions there: nobody's changes
                 // here. The table is whole before its address can be read, and that before the flag.
                 cell.store(table.address(), Ordering::SeqCst);
-                flag.by_task(active);
+                flag.singly(active);
                 table.set_default(active);
             },
         );

@@ -161,7 +161,7 @@ enum Sleepers {
         #[arg(long, default_value_t = 300)]
         patience: u64,
     },
-    /// Tell them: `asleep`, `feed`, `edition`, `watch`, `again`, `first` or `end`.
+    /// Tell them: `asleep`, `feed`, `feed-one`, `edition`, `theirs`, `watch`, `again`, `first` or `end`.
     Ask {
         /// What.
         word: String,

@@ -38,11 +38,13 @@ struct Shared {
 
 struct Sleepers {
     shared: Arc<Shared>,
-    writers: Vec<std::io::PipeWriter>,
+    /// Where each is sent messages, and how many it was sent.
+    writers: Vec<(std::io::PipeWriter, u64)>,
+    /// The pipes that they sleep at.
+    pipes: Vec<std::io::PipeReader>,
     threads: Vec<JoinHandle<()>>,
     /// Whether there are busy threads.
     busy: bool,
-    rounds: u64,
     /// How long anything here may take.
     patience: Duration,
 }
@@ -55,14 +57,15 @@ pub fn serve(count: u32, busy: u32, socket: &Path, patience: Duration) -> Result
     let mut sleepers = Sleepers {
         shared: shared.clone(),
         writers: vec![],
+        pipes: vec![],
         threads: vec![],
         busy: busy > 0,
-        rounds: 0,
         patience,
     };
     for number in 0..count {
         let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
-        sleepers.writers.push(writer);
+        sleepers.writers.push((writer, 0));
+        sleepers.pipes.push(reader.try_clone().context("cannot keep a pipe")?);
         let shared = shared.clone();
         sleepers.start(move || sleep(number, reader, &shared))?;
     }
@@ -105,8 +108,10 @@ impl Sleepers {
     fn obey(&mut self, word: &str) -> Result<String> {
         match word {
             "asleep" => self.asleep(),
-            "feed" => self.feed(),
+            "feed" => self.feed(usize::MAX),
+            "feed-one" => self.feed(1),
             "edition" => Ok(edition()?.to_string()),
+            "theirs" => self.theirs(),
             "watch" => {
                 self.shared.looking.store(true, SeqCst);
                 let shared = self.shared.clone();
@@ -121,7 +126,7 @@ impl Sleepers {
             }
             "first" => self.first(),
             "end" => self.end(),
-            _ => bail!("asleep, feed, edition, watch, again, first or end"),
+            _ => bail!("asleep, feed, feed-one, edition, theirs, watch, again, first or end"),
         }
     }
 
@@ -139,13 +144,20 @@ impl Sleepers {
         Ok(format!("{} asleep", self.writers.len()))
     }
 
-    /// Sends each a message, and waits until all have it and sleep again.
-    fn feed(&mut self) -> Result<String> {
-        for (number, writer) in (0u32..).zip(&mut self.writers) {
-            writer.write_all(&message(number, self.rounds)).context("cannot write to a sleeper")?;
+    /// Which edition calls on their pipes take.
+    fn theirs(&mut self) -> Result<String> {
+        let editions: Vec<u8> = self.pipes.iter_mut().map(probe).collect::<Result<_>>()?;
+        let new = editions.iter().filter(|edition| **edition == 1).count();
+        Ok(format!("{} in edition 0, {new} in edition 1", editions.len() - new))
+    }
+
+    /// Sends the first of them a message each, and waits until all have it and sleep again.
+    fn feed(&mut self, count: usize) -> Result<String> {
+        for (number, (writer, round)) in (0u32..).zip(&mut self.writers).take(count) {
+            writer.write_all(&message(number, *round)).context("cannot write to a sleeper")?;
+            *round += 1;
         }
-        self.rounds += 1;
-        let expected = self.writers.len() as u64 * self.rounds;
+        let expected = self.writers.iter().map(|(_, rounds)| rounds).sum::<u64>();
         self.until("all is read", || {
             let shared = &self.shared;
             Ok(shared.intact.load(SeqCst) + shared.damaged.load(SeqCst) >= expected)

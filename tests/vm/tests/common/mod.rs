@@ -82,6 +82,7 @@ pub fn asked(v1: Spec, v2: Spec, output: &Path) -> Request {
         kernel: None,
         name: None,
         bridge: None,
+        objects: BTreeMap::new(),
         output: output.into(),
         report_only: false,
         compile: false,
@@ -122,6 +123,28 @@ pub fn refusing_pipe_read(text: &str) -> String {
     let (before, after) = text.split_once("\npipe_read(struct kiocb").unwrap();
     let after = after.replacen("return 0;", "return -EINVAL;", 1);
     format!("{before}\npipe_read(struct kiocb{after}")
+}
+
+/// `pipe_read` leaves a mark in a buffer that it has emptied, and wants `anon_pipe_buf_release` to change it, which wants
+/// that mark: whoever sleeps in `pipe_read` comes to the other when it wakes.
+pub fn marks(text: &str) -> String {
+    let release = "static void anon_pipe_buf_release(struct pipe_inode_info *pipe,\n\t\t\t\t  struct pipe_buffer *buf)\n{\n\tstruct page *page = buf->page;\n";
+    let (before, after) = text.split_once(release).unwrap();
+    let wants = "\n\tif (!buf->len && buf->private != 0x5eed)\n\t\tpr_err(\"MIXED: edition 0 reads\\n\");\n\tbuf->private = 0x600d;\n";
+    let text = format!("{before}{release}{wants}{after}");
+    let (before, after) = text.split_once("\npipe_read(struct kiocb").unwrap();
+    let after = after.replacen(
+        "\t\t\tbuf->len -= chars;\n",
+        "\t\t\tbuf->len -= chars;\n\t\t\tif (!buf->len && buf->ops == &anon_pipe_buf_ops)\n\t\t\t\tbuf->private = 0x5eed;\n",
+        1,
+    );
+    let after = after.replacen(
+        "\t\t\ttotal_len -= chars;\n",
+        "\t\t\tif (!buf->len && buf->private == 0x5eed)\n\t\t\t\tpr_err(\"MIXED: edition 0 releases\\n\");\n\t\t\ttotal_len -= chars;\n",
+        1,
+    );
+    assert_eq!(after.matches("0x5eed").count(), 2);
+    refusing_pipe_read(&format!("{before}\npipe_read(struct kiocb{after}"))
 }
 
 /// A patch that takes one file of the sources `from` to that of the sources `to`.

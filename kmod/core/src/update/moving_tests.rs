@@ -190,11 +190,11 @@ impl Layer for World {
         Ok(blockers.count() == 0)
     }
     fn wake_blockers(&mut self, _: bool) {}
-    fn by_task(&mut self, asks: bool) -> Result<(), Errno> {
-        self.by_task = asks;
+    fn choose_by(&mut self, scope: Scope) -> Result<(), Errno> {
+        self.by_task = scope == Scope::Task;
         Ok(())
     }
-    fn turn_tasks(&mut self, active: bool) -> Result<(), Errno> {
+    fn turn(&mut self, active: bool) -> Result<(), Errno> {
         assert!(self.by_task);
         self.act(|world| {
             let (was, flag) = (world.table.take(), world.flag);
@@ -208,7 +208,7 @@ impl Layer for World {
             (world.table, world.flag) = (Some(table), None);
         })
     }
-    fn move_tasks(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
+    fn move_over(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
         let looks: Vec<u64> = self.table.as_ref().unwrap().tasks().map(|(task, _)| task).collect();
         for noted in looks {
             self.step();
@@ -226,7 +226,7 @@ impl Layer for World {
         assert!(self.forced || self.nobody_is_in(!active), "not all have left");
         self.act(|world| (world.flag, world.table) = (Some(active), None)).map(|()| true)
     }
-    fn wake_tasks(&mut self, _: bool) {}
+    fn wake_moving(&mut self, _: bool) {}
     fn take(&mut self, _: u32) -> Result<(), Errno> {
         unreachable!("it has no phases")
     }
@@ -297,7 +297,7 @@ fn a_sleeper_stays_and_all_others_move_at_once() {
         assert_eq!(editions, [true, true, true, true, false, true]);
         let wrong = update.give_up(world, &HOW.limits);
         assert!(matches!(wrong, Err(Refusal::WrongState { .. })), "tasks are in its code");
-        assert!(matches!(update.go_on(world, HOW), Err(Refusal::TasksMove)));
+        assert!(matches!(update.go_on(world, HOW), Err(Refusal::Moving { .. })));
         update.go_on(world, LOOK).unwrap();
         assert_eq!(update.state(), State::Transitioning);
         settle(world, &mut update);
@@ -396,7 +396,7 @@ fn an_update_over_others_has_no_such_scope() {
         update.prepare(&mut sim, &kernel(), &mut Budget::new(10_000)).unwrap();
         let before = sim.operations;
         let refused = update.activate(&mut sim, &ADDRESSES, &WRITABLE, TASKS);
-        assert!(matches!(refused, Err(Refusal::NoTaskScope { .. })));
+        assert!(matches!(refused, Err(Refusal::NoScope { .. })));
         assert_eq!((update.state(), sim.operations), (State::Registered, before));
     });
 }

@@ -1,39 +1,43 @@
-//! Scope `task`: each task changes edition by itself, when nothing of what it leaves is on its stack.
+//! Scopes `task` and `object`: each task changes edition by itself, when nothing of what it leaves is on its stack; or each
+//! object, when no call works on it.
 //!
 //! ```text
-//!                 turn             each task in its time
+//!                 turn              each in its time
 //! edition 0 ─────────────► both ─────────────────────────► the update's
 //!     ▲                    │  ▲                               │
 //!     └────────────────────┘  └───────────────────────────────┘
-//!      each task in its time               turn back
+//!      each in its time                    turn back
 //! ```
 //!
-//! At a turn the edition of every task that there is gets noted, and tasks that begin from then on take the one that is
-//! gone to: their stacks are empty. Those noted are moved one by one, until none is left, and then all calls take one
-//! edition again. A turn changes no task's edition, so it can be made at any time, in either direction: that is how
-//! what was begun is given up.
+//! A turn says where all go. It changes the edition of nothing that a call works for or on, so it can be made at any time, in
+//! either direction: that is how what was begun is given up. When all have moved, all calls take one edition again.
+//!
+//! Of tasks, the edition of every one that there is gets noted at a turn, and those that begin from then on take the one that
+//! is gone to: their stacks are empty. Calls on objects are counted from the first turn on, in both editions, by code of the
+//! update; so when all objects have edition 0 again, tasks may still be in that code, on their way through edition 0, and the
+//! update drains.
 
 use super::switch::{Until, Waited};
 use super::{Layer, Limits, OnTimeout, Scope, State, Step, Switching, Update};
 use crate::refusal::Refusal;
 
 impl<'a> Update<'a> {
-    /// Whether tasks are moving one by one, so that some may be in the update's code and others in edition 0.
-    pub(super) fn moves_tasks(&self) -> bool {
+    /// Whether tasks or objects are moving one by one, so that some calls may be in the update's code and others in edition 0.
+    pub(super) fn moves_singly(&self) -> bool {
         self.toward.is_some()
     }
 
-    /// Whether it is switched task by task, as far as that goes.
-    pub(super) fn goes_by_task(&self) -> bool {
-        self.moves_tasks() || self.scope == Scope::Task
+    /// Whether it is switched task by task, or object by object, as far as that goes.
+    pub(super) fn goes_singly(&self) -> bool {
+        self.moves_singly() || self.scope.is_single()
     }
 
     /// Whether it has left the beginning of an activation, so that giving it up takes a revert.
     pub fn is_under_way(&self) -> bool {
-        self.is_in_a_phase() || self.moves_tasks()
+        self.is_in_a_phase() || self.moves_singly()
     }
 
-    /// Has tasks move to the update's edition (`active`), or to edition 0.
+    /// Has them move to the update's edition (`active`), or to edition 0.
     fn turn(&mut self, layer: &mut dyn Layer, active: bool) -> Result<(), Refusal<'a>> {
         if self.toward == Some(active) {
             return Ok(());
@@ -43,7 +47,7 @@ impl<'a> Update<'a> {
         if first && !self.steps.has_room() {
             return Err(Refusal::OutOfMemory);
         }
-        layer.turn_tasks(active).map_err(|errno| self.failed(Step::Flipped, errno))?;
+        layer.turn(active).map_err(|errno| self.failed(Step::Flipped, errno))?;
         if first {
             self.steps.note(Step::Flipped);
             self.has_run = true;
@@ -52,18 +56,18 @@ impl<'a> Update<'a> {
         Ok(())
     }
 
-    /// Moves tasks to the update's editions. Held, or refused, some have moved.
+    /// Moves them to the update's editions. Held, or refused, some have moved.
     pub(super) fn move_on(
         &mut self,
         layer: &mut dyn Layer,
         how: Switching,
     ) -> Result<(), Refusal<'a>> {
-        if how.scope == Scope::System {
-            return Err(Refusal::TasksMove);
+        // Others may be asked for while it is held.
+        if how.scope != self.scope && how.scope != Scope::Function {
+            return Err(Refusal::Moving { scope: self.scope });
         }
         self.turn(layer, true)?;
         let waited = match how.scope {
-            // Asked for while it is held.
             Scope::Function => None,
             _ => Some(self.wait(layer, Until::Moved(true), &how)),
         };
@@ -81,9 +85,9 @@ impl<'a> Update<'a> {
         Ok(())
     }
 
-    /// Moves tasks back to edition 0, and waits until none is left: `true`. `false` if that is held.
+    /// Moves them back to edition 0, and waits until nobody is in the update's code: `true`. `false` if that is held.
     ///
-    /// Given up, tasks turn back to where they came from in the state `from`; as far as they have not yet, that is held.
+    /// Given up, they turn back to where they came from in the state `from`; as far as they have not yet, that is held.
     pub(super) fn move_back(
         &mut self,
         layer: &mut dyn Layer,
@@ -95,6 +99,13 @@ impl<'a> Update<'a> {
             Err(refusal) => Waited::Failed(refusal),
         };
         let refusal = match (waited, how.on_timeout) {
+            (Waited::Quiet, _) if self.scope == Scope::Object => {
+                self.toward = None;
+                // All objects have moved: that is not given up any more.
+                self.enter(layer, State::Draining);
+                let how = Switching { on_timeout: OnTimeout::Hold, ..how };
+                return self.drain(layer, State::Draining, how).map_err(Refusal::left);
+            }
             (Waited::Quiet, _) => {
                 self.toward = None;
                 self.steps.pop();
@@ -149,7 +160,7 @@ impl<'a> Update<'a> {
         matches!(self.wait(layer, Until::Moved(true), &look), Waited::Quiet)
     }
 
-    /// Gives up a revert that is held: tasks move to the update's editions again. If that is refused, it is as before.
+    /// Gives up a revert that is held: they move to the update's editions again. If that is refused, it is as before.
     pub(super) fn move_on_again(
         &mut self,
         layer: &mut dyn Layer,

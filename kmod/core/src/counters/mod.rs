@@ -1,0 +1,85 @@
+//! Which edition each object has that calls work on, while objects move from one to the other one by one (scope `object`).
+//!
+//! A call that comes by a [counting handler](counting_handler) adds itself to its object's counter, takes the edition that it
+//! finds there, and leaves the counter when it returns, in whatever edition. The edition of a counter changes only when no
+//! call is in it, by the last to leave or by [`Counters::move_idle`]: one atomic operation on one word, so a call finds
+//! either the old edition with itself counted in, or the new one. What the last call of the old edition did to the object is
+//! seen by the first of the new one: both have the word by a locked instruction, which orders all around it.
+//!
+//! **Which calls are not counted.** Those that began before there were counting handlers, or by others. They must have
+//! ended before an object may change edition; stacks tell ([`uncounted`]).
+//!
+//! **The goal.** Who leaves last reads which edition its object is to have, and gives it that; it may be late with it. So before
+//! the goal changes, and before all are said to have moved, each task is seen outside of the handlers' code once.
+
+mod code;
+mod stacks;
+#[cfg(test)]
+mod tests;
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use dynamos_abi::counters::CALL;
+
+pub use code::{COUNTING_LEN, Counting, Leads, counting_handler, to_original};
+pub use stacks::{Label, calls_of, uncounted};
+
+/// The edition's bit.
+const EDITION: u64 = 1;
+
+/// An update's use counters: the goal, then one word for the objects of each place.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters<'a> {
+    goal: &'a AtomicU64,
+    words: &'a [AtomicU64],
+}
+
+impl<'a> Counters<'a> {
+    /// Those in `all`, as [`dynamos_abi::counters`] has them.
+    pub fn new(all: &'a [AtomicU64]) -> Option<Self> {
+        let (goal, words) = all.split_first()?;
+        Some(Self { goal, words })
+    }
+
+    /// The edition that objects are to have.
+    pub fn goal(&self) -> bool {
+        self.goal.load(Ordering::SeqCst) != 0
+    }
+
+    /// Has objects move to an edition, each when the last call on it ends.
+    pub fn set_goal(&self, edition: bool) {
+        self.goal.store(u64::from(edition), Ordering::SeqCst);
+    }
+
+    /// Has all objects begin with an edition, which is the goal too; `false` if calls of the other are still under way. No
+    /// handler counts yet.
+    pub fn begin(&self, edition: bool) -> bool {
+        self.set_goal(edition);
+        self.move_idle(edition)
+    }
+
+    /// Gives an edition to each object that no call works on; whether all have it.
+    pub fn move_idle(&self, edition: bool) -> bool {
+        let (new, old) = (u64::from(edition), u64::from(!edition));
+        self.words.iter().all_of(|word| {
+            let _ = word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst);
+            word.load(Ordering::SeqCst) & EDITION == new
+        })
+    }
+
+    /// How many calls are under way.
+    pub fn calls(&self) -> u64 {
+        self.words
+            .iter()
+            .fold(0, |sum, word| sum.saturating_add(word.load(Ordering::SeqCst) / CALL))
+    }
+}
+
+/// `all`, without stopping at the first that is not.
+trait AllOf: Iterator + Sized {
+    fn all_of(self, mut is: impl FnMut(Self::Item) -> bool) -> bool {
+        self.fold(true, |all, item| is(item) && all)
+    }
+}
+
+impl<I: Iterator> AllOf for I {}
