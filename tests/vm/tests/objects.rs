@@ -152,7 +152,10 @@ fn each_pipe_in_its_time(version: &'static str, release: &str) {
             ("back_edition", "status 0\n0"),
             ("back_before", "0 in edition 0, 20 in edition 1"),
             ("back_theirs", "20 in edition 0, 0 in edition 1"),
-            ("back_held", "reverted (draining), not enabled\n  scope: object\n  waits for 20 tasks, 20 activations:\n"),
+            (
+                "back_held",
+                "reverted (draining), not enabled\n  scope: object\n  waits for 20 tasks, 20 activations:\n",
+            ),
             ("back_held", "(guest-tool) sleeps in pipe_read\n"),
             ("unload", "status 3\n"),
             ("fed_5", "81 intact, 0 damaged"),

@@ -13,6 +13,7 @@
 //! the goal changes, and before all are said to have moved, each task is seen outside of the handlers' code once.
 
 mod code;
+mod moving;
 mod stacks;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use dynamos_abi::counters::CALL;
 
 pub use code::{COUNTING_LEN, Counting, Leads, counting_handler, to_original};
+pub use moving::{Look, Moving};
 pub use stacks::{Label, calls_of, uncounted};
 
 /// The edition's bit.

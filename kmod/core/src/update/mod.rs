@@ -25,6 +25,8 @@ mod layer;
 mod moving;
 #[cfg(test)]
 mod moving_tests;
+#[cfg(test)]
+mod objects_tests;
 mod options;
 mod others;
 mod phases;

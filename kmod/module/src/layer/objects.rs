@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use dynamos_abi::policy as place;
 use dynamos_core::counters::{
-    COUNTING_LEN, Counters, Label, Leads, calls_of, counting_handler, to_original, uncounted,
+    COUNTING_LEN, Label, Leads, Look, Moving, calls_of, counting_handler, to_original, uncounted,
 };
 use dynamos_core::{Blocked, Blockers, Errno, Place, Range, sort_by_key};
 
@@ -28,10 +28,7 @@ pub(super) struct ByObject {
     handlers: Option<Range>,
     /// Where counted calls return to, by address.
     labels: Vec<Label>,
-    /// Where objects are moving to.
-    toward: Option<bool>,
-    /// Whether one may have moved since calls are counted.
-    began: bool,
+    moving: Moving,
 }
 
 /// Bytes of `call __fentry__`.
@@ -45,35 +42,30 @@ impl ByObject {
 
     /// All calls take one edition again, and are not counted; those that are under way go on as they began.
     pub(super) fn end(&mut self) {
-        self.toward = None;
+        self.moving.end();
     }
 
-    fn counters(&self) -> Result<Counters<'_>, Errno> {
-        self.words.as_ref().and_then(CounterWords::get).ok_or(INVALID)
-    }
-
-    /// Whether a task is in a call of the edition `from` that is not counted, or in a handler.
-    fn strays(&self, task: &Task<'_>, watched: &Watched) -> Option<Blocked> {
+    /// Whether a look finds a task on the way to an edition; `watched` is what is left there.
+    fn finds(
+        &self,
+        look: Look,
+        active: bool,
+        task: &Task<'_>,
+        watched: &Watched,
+    ) -> Option<Blocked> {
         let handlers = self.handlers?;
-        watched.finds(task, |trace, ranges| {
-            let frame = uncounted(trace, ranges, handlers, &self.labels)?;
-            Some((watched.place_of(*trace.get(frame)?), 1))
-        })
-    }
-
-    /// Whether a task is in a handler.
-    fn decides(&self, task: &Task<'_>, watched: &Watched) -> Option<Blocked> {
-        let handlers = self.handlers?;
-        watched.finds(task, |trace, _| {
-            uncounted(trace, &[], handlers, &self.labels).map(|_| (Place::Handler, 1))
-        })
-    }
-
-    /// Whether a task is in a counted call of an edition.
-    fn is_in(&self, edition: bool, task: &Task<'_>, watched: &Watched) -> Option<Blocked> {
-        watched.finds(task, |trace, _| {
-            let (calls, function) = calls_of(edition, trace, &self.labels);
-            function.map(|function| (Place::Function(function), calls))
+        watched.finds(task, |trace, ranges| match look {
+            Look::Uncounted => {
+                let frame = uncounted(trace, ranges, handlers, &self.labels)?;
+                Some((watched.place_of(*trace.get(frame)?), 1))
+            }
+            Look::Deciding => {
+                uncounted(trace, &[], handlers, &self.labels).map(|_| (Place::Handler, 1))
+            }
+            Look::Counted => {
+                let (calls, function) = calls_of(!active, trace, &self.labels);
+                function.map(|function| (Place::Function(function), calls))
+            }
         })
     }
 }
@@ -147,20 +139,16 @@ impl KernelLayer {
 
     /// Has objects move to the update's edition, or back.
     pub(super) fn turn_objects(&mut self, active: bool) -> Result<(), Errno> {
-        if self.objects.toward.is_none() {
-            let current = self.active.get();
-            if !self.objects.counters()?.begin(current) {
-                log::error(format_args!(
-                    "{}: calls are still counted that began when objects moved before",
-                    self.record.name()
-                ));
-                return Err(to_core(KernelErrno::EAGAIN));
-            }
-            self.objects.began = false;
+        let counters = self.objects.words.as_ref().and_then(CounterWords::get).ok_or(INVALID)?;
+        if !self.objects.moving.turn(&counters, self.active.get(), active) {
+            log::error(format_args!(
+                "{}: calls are still counted that began when objects moved before",
+                self.record.name()
+            ));
+            return Err(to_core(KernelErrno::EAGAIN));
         }
         // After the counters, which whoever finds this uses.
         self.active.singly(active);
-        self.objects.toward = Some(active);
         Ok(())
     }
 
@@ -170,65 +158,29 @@ impl KernelLayer {
         active: bool,
         blockers: &mut Blockers,
     ) -> Result<bool, Errno> {
-        let goal = self.objects.counters()?.goal();
-        if self.objects.toward != Some(active) {
-            return Err(INVALID);
-        }
-        if goal != active {
-            self.look(active, blockers, ByObject::strays);
-            if blockers.count() > 0 {
-                return Ok(false);
-            }
-            self.objects.began = true;
-            self.objects.counters()?.set_goal(active);
-        } else if !self.objects.began {
-            self.be_all(active);
-            return Ok(true);
-        }
-        if !self.objects.counters()?.move_idle(active) {
-            self.look(active, blockers, |objects, task, watched| {
-                objects.is_in(!active, task, watched)
-            });
-            return Ok(false);
-        }
-        // Nobody who has read the goal before it was set is to be late.
-        self.look(active, blockers, ByObject::decides);
-        if blockers.count() > 0 || !self.objects.counters()?.move_idle(active) {
-            return Ok(false);
-        }
-        self.be_all(active);
-        Ok(true)
-    }
-
-    /// All calls take one edition.
-    fn be_all(&mut self, active: bool) {
-        self.active.set(active);
-        self.objects.end();
-    }
-
-    /// Looks at one task after the other, and adds those that `finds` is asked for.
-    fn look(
-        &mut self,
-        active: bool,
-        blockers: &mut Blockers,
-        finds: impl Fn(&ByObject, &Task<'_>, &Watched) -> Option<Blocked>,
-    ) {
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
-        let objects = &self.objects;
-        self.switch.tasks =
-            look_at_all(&mut self.stack, blockers, |task| finds(objects, task, watched)).tasks;
+        let counters = self.objects.words.as_ref().and_then(CounterWords::get).ok_or(INVALID)?;
+        let (mut moving, objects, stack) = (self.objects.moving, &self.objects, &mut self.stack);
+        let all = moving.advance(&counters, active, blockers, |look, blockers| {
+            look_at_all(stack, blockers, |task| objects.finds(look, active, task, watched));
+        });
+        self.objects.moving = moving;
+        let all = all.ok_or(INVALID)?;
+        if all {
+            self.active.set(active);
+            self.objects.end();
+        }
+        Ok(all)
     }
 
     /// Wakes those that sleep in the way.
     pub(super) fn wake_objects(&mut self, active: bool) {
-        let counted = self.objects.counters().is_ok_and(|counters| counters.goal() == active);
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
         let objects = &self.objects;
+        let Some(counters) = objects.words.as_ref().and_then(CounterWords::get) else { return };
+        let look = Moving::awaits(&counters, active);
         stacks::each_live_task(&mut self.stack, true, |task| {
-            let blocks = match counted {
-                true => objects.is_in(!active, task, watched),
-                false => objects.strays(task, watched),
-            };
+            let blocks = objects.finds(look, active, task, watched);
             if blocks.is_some() { Then::Wake } else { Then::GoOn }
         });
     }

@@ -1,0 +1,83 @@
+//! The steps of a move: what is looked at before the goal is set, and after.
+
+use super::Counters;
+use crate::update::Blockers;
+
+/// What each task is looked at for, one after the other; none is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// A call of the edition that is left which is not counted, or a handler's code.
+    Uncounted,
+    /// A counted call of the edition that is left.
+    Counted,
+    /// A handler's code.
+    Deciding,
+}
+
+/// Where objects are moving to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moving {
+    toward: Option<bool>,
+    /// Whether one may have moved since calls are counted.
+    began: bool,
+}
+
+impl Moving {
+    /// Says where objects go; `current` is the edition that all calls take if none are moving. `false`: calls are still
+    /// counted that began in the other edition when objects moved before, and nothing has changed.
+    ///
+    /// After it, handlers may count: the counters are right for that.
+    pub fn turn(&mut self, counters: &Counters<'_>, current: bool, active: bool) -> bool {
+        if self.toward.is_none() {
+            if !counters.begin(current) {
+                return false;
+            }
+            self.began = false;
+        }
+        self.toward = Some(active);
+        true
+    }
+
+    /// All calls take one edition again, and are not counted; those that are under way go on as they began.
+    pub fn end(&mut self) {
+        self.toward = None;
+    }
+
+    /// What is waited for on the way to an edition, to wake whoever sleeps in it.
+    pub fn awaits(counters: &Counters<'_>, active: bool) -> Look {
+        if counters.goal() == active { Look::Counted } else { Look::Uncounted }
+    }
+
+    /// Moves objects as far as they can be moved; `look` adds tasks to the blockers. `true`: all have moved, and handlers
+    /// need not count. `None`: they do not move there.
+    pub fn advance(
+        &mut self,
+        counters: &Counters<'_>,
+        active: bool,
+        blockers: &mut Blockers,
+        mut look: impl FnMut(Look, &mut Blockers),
+    ) -> Option<bool> {
+        if self.toward != Some(active) {
+            return None;
+        }
+        if counters.goal() != active {
+            // Handlers count from the turn on, so those that are not counted only become fewer. And nobody is late with a
+            // goal of before.
+            look(Look::Uncounted, blockers);
+            if blockers.count() > 0 {
+                return Some(false);
+            }
+            self.began = true;
+            counters.set_goal(active);
+        } else if !self.began {
+            return Some(true); // Turned back before any has moved.
+        }
+        if !counters.move_idle(active) {
+            look(Look::Counted, blockers);
+            return Some(false);
+        }
+        // Whoever has read the goal before it was set may still give it to an object.
+        look(Look::Deciding, blockers);
+        Some(blockers.count() == 0 && counters.move_idle(active))
+    }
+}
