@@ -68,7 +68,8 @@ impl Object {
 
 fn model(leaving: Ordering, asks: bool) {
     // More takes minutes and finds no more.
-    let builder = loom::model::Builder { preemption_bound: Some(3), ..Default::default() };
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
     builder.check(move || {
         let object = Arc::new(Object {
             goal: AtomicU64::new(0),
