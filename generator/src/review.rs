@@ -78,6 +78,9 @@ fn scope(page: &mut String, plan: &Plan) {
         "task" => {
             "each task takes the new edition from the moment on at which none of the functions is on its stack"
         }
+        "object" => {
+            "each object takes the new edition from the moment on at which no call works on it"
+        }
         _ => "all calls move at one instant at which no task is in any of the functions",
     };
     let _ = writeln!(page, "**Scope `{scope}`**: {when}. Because {reason}.\n");

@@ -27,7 +27,7 @@ MODULE_PARM_DESC(default, "edition that calls take until there is a policy: 0 or
 
 static char options[128];
 module_param_string(options, options, sizeof(options), 0);
-MODULE_PARM_DESC(options, "scope=function|task|system,wait_ms=N,on_timeout=roll-back|hold|force-new-calls,signal");
+MODULE_PARM_DESC(options, "scope=function|task|object|system,wait_ms=N,on_timeout=roll-back|hold|force-new-calls,signal");
 
 static struct dynamos_update_desc desc = {
 	.abi = DYNAMOS_DESC_ABI,

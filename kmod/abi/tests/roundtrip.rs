@@ -245,6 +245,59 @@ fn functions_do_not_share_sites() {
     assert_eq!(error, RecordError::Value("function sites"));
 }
 
+/// A record of one function that is replaced, with these addresses of counters, counting handler and way to edition 0.
+fn counted(
+    counters: Option<u32>,
+    counting: u32,
+    original: u32,
+    flags: u32,
+) -> Result<Vec<u8>, RecordError> {
+    let mut writer = RecordWriter::default();
+    (writer.addr_count, writer.counters) = (7, counters);
+    let name = writer.str("f");
+    let object = writer.str("vmlinux");
+    writer.objects.push(Object { name: object });
+    writer.symbols.push(Symbol { name, object: 0, flags: 1, placeholder: NONE });
+    let bytes = writer.bytes(&[0x90; 8]);
+    let replaced = flags & function_flags::REPLACE != 0;
+    let addresses = if replaced { [0, 1, 2, 3] } else { [NONE; 4] };
+    let [clone, transition, steady, policy] = addresses;
+    writer.functions.push(Function {
+        symbol: 0,
+        flags,
+        bytes,
+        first_site: 0,
+        site_count: 0,
+        fentry: if replaced { 0 } else { NONE },
+        clone,
+        bridge: NONE,
+        transition,
+        steady,
+        policy,
+        counting,
+        original,
+        parameters: Str { offset: 0, len: 0 },
+    });
+    writer.finish("update", "6.1", "")
+}
+
+#[test]
+fn all_functions_count_or_none_does() {
+    const REPLACE: u32 = function_flags::REPLACE;
+    let record = counted(Some(6), 4, 5, REPLACE).unwrap();
+    assert_eq!(Record::parse(&record).unwrap().counters(), Some(6));
+    let record = counted(None, NONE, NONE, REPLACE).unwrap();
+    assert_eq!(Record::parse(&record).unwrap().counters(), None);
+    let half = Err(RecordError::Value("counting handlers"));
+    assert_eq!(counted(Some(6), NONE, NONE, REPLACE), half);
+    assert_eq!(counted(Some(6), 4, NONE, REPLACE), half);
+    assert_eq!(counted(None, 4, 5, REPLACE), half);
+    assert_eq!(counted(Some(6), 4, 5, REPLACE | function_flags::ADAPTS), half);
+    assert_eq!(counted(Some(6), NONE, NONE, 0), half);
+    assert!(counted(Some(7), 4, 5, REPLACE).is_err() && counted(Some(6), 7, 5, REPLACE).is_err());
+    assert!(counted(None, 4, 5, 0).is_err());
+}
+
 proptest! {
     #[test]
     fn damage_is_refused_or_harmless(at in 0usize..400, value: u8, more in 0usize..400, other: u8) {

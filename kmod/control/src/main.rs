@@ -129,8 +129,8 @@ enum Command {
 struct WithScope {
     /// What must be quiet before calls take the update's editions. `function`: nothing; new calls take them at once,
     /// calls under way end in the kernel's own functions. `task`: each task takes them once it is in none of the
-    /// functions. `system`: no task is in any of the functions. Without it, what the update's plan proposes.
-    #[arg(long, value_name = "function|task|system", value_parser = scope)]
+    /// functions. `object`: calls on each object take them once no call works on it. `system`: no task is in any of the functions. Without it, what the update's plan proposes.
+    #[arg(long, value_name = "function|task|object|system", value_parser = scope)]
     scope: Option<Scope>,
 }
 

@@ -7,27 +7,10 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use common::{SAYS, SLEEPERS, asked, check, edit, machine, marks, request};
+use common::turns::{LONG, SHELL, pair_on_the_debug_kernel, turns_under_load};
+use common::{SAYS, SLEEPERS, asked, check, edit, image, machine, marks, request};
 use dynamos_generator::{Request, Spec};
-
-/// `becomes NAME STATE`: waits for it. `mixed`: how often both editions met at a pipe.
-const SHELL: &str = r#"
-becomes() {
-    for try in $(seq 1200); do
-        read -r state </sys/kernel/dynamos/$1/state
-        if [ "$state" = "$2" ]; then return; fi
-        usleep 50000
-    done
-    echo "it is $state, not $2"
-    return 1
-}
-mixed() { dmesg | grep -c MIXED || true; }
-"#;
-
-/// Emulated machines are slow, and this one shares its host.
-const LONG: Duration = Duration::from_secs(900);
 
 /// V2 says itself what `pipe_read` works on.
 fn with_accessor(text: &str) -> String {
@@ -35,6 +18,10 @@ fn with_accessor(text: &str) -> String {
     let accessor = "\nstatic __used void *dynamos_object_pipe_read(struct kiocb *iocb)\n{\n\treturn iocb->ki_filp->private_data;\n}\n";
     let (before, after) = text.split_once("\nstatic ssize_t\npipe_read(struct kiocb").unwrap();
     format!("{before}{accessor}\nstatic ssize_t\npipe_read(struct kiocb{after}")
+}
+
+fn objects() -> BTreeMap<String, String> {
+    BTreeMap::from([("anon_pipe_buf_release".into(), "pipe".into())])
 }
 
 fn made(version: &'static str) -> PathBuf {
@@ -59,7 +46,7 @@ fn make(version: &str) -> PathBuf {
     let lacks = diff(BTreeMap::new());
     assert_eq!(lacks.refusals.len(), 1, "{:?}", lacks.refusals);
     assert!(lacks.refusals[0].name == "anon_pipe_buf_release");
-    let plan = diff(BTreeMap::from([("anon_pipe_buf_release".into(), "pipe".into())]));
+    let plan = diff(objects());
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
     let works_on = |name: &str| {
         let found = plan.functions.iter().find(|function| function.name == name).unwrap();
@@ -176,4 +163,121 @@ fn each_pipe_in_its_time_on_6_1() {
 #[test]
 fn each_pipe_in_its_time_on_6_12() {
     each_pipe_in_its_time("6.12.107", "6.12.107+deb12-amd64");
+}
+
+/// Each end that a wait can have, and other scopes with the same update.
+fn waits_end_as_asked(version: &'static str, release: &str) {
+    let update = made(version);
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SAYS}{SLEEPERS}{SHELL}
+            serve --count 5 --busy 2
+            says signal dynamos load /update/pair --timeout 60 --signal
+            says signal_edition ask edition
+            says fed_1 ask feed
+            dynamos revert dynamos_pair --timeout 300 &
+            pid=$!
+            usleep 3000000
+            kill -9 $pid
+            wait $pid || true
+            becomes dynamos_pair active
+            says killed_edition ask edition
+            says fed_2 ask feed
+
+            says policy dynamos policy dynamos_pair --when 'pid == 1'
+            says policy_status dynamos status
+            dynamos policy dynamos_pair --default 1
+            says revert dynamos revert dynamos_pair --signal --timeout 60
+            dynamos policy dynamos_pair --default 0
+            says by_policy dynamos enable dynamos_pair --scope object
+            dynamos policy dynamos_pair --default 1
+            says mixed_1 mixed
+
+            dynamos enable dynamos_pair --timeout 0 --on-timeout hold
+            says as_system dynamos enable dynamos_pair --scope system
+            says as_task dynamos enable dynamos_pair --scope task
+            says forced dynamos enable dynamos_pair --timeout 1 --on-timeout force-new-calls
+            says forced_status dynamos status
+            says forced_edition ask edition
+            dynamos revert dynamos_pair --signal --timeout 60
+            fed_until dynamos_pair reverted
+
+            # The same update in other scopes, which do not count.
+            says task dynamos enable dynamos_pair --scope task --timeout 60 --signal
+            says task_status dynamos status
+            dynamos revert dynamos_pair --signal --timeout 60
+            dynamos enable dynamos_pair --scope object --timeout 60 --signal
+            says last_edition ask edition
+            # Editions meet where new calls were forced.
+            dmesg -c >/dev/null
+            fed_until dynamos_pair active
+            dynamos revert dynamos_pair --timeout 0 --on-timeout hold
+            fed_until dynamos_pair reverted
+            says mixed_2 mixed
+            says end ask end
+            dynamos unload dynamos_pair
+            rmmod dynamos
+            grep -c dynamos /proc/modules | result left || true"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    check(
+        &outcome.results,
+        &[
+            ("signal", "status 0\ndynamos_pair is loaded"),
+            ("signal_edition", "status 0\n1"),
+            ("fed_1", "5 intact, 0 damaged"),
+            ("killed_edition", "status 0\n1"),
+            ("fed_2", "10 intact, 0 damaged"),
+            ("policy", "status 0\n"),
+            ("policy_status", "scope: function"),
+            ("revert", "status 0\n"),
+            ("by_policy", "status 3\n"),
+            ("by_policy", "scope `object` is not possible: policies"),
+            ("mixed_1", "status 0\n0"),
+            ("as_system", "objects are moving one by one"),
+            ("as_task", "objects are moving one by one"),
+            ("forced", "status 0\ndynamos_pair is active"),
+            ("forced_status", "scope: function"),
+            ("forced_edition", "status 0\n1"),
+            ("task", "status 0\ndynamos_pair is active"),
+            ("task_status", "scope: task, weaker than the plan proposes (object)"),
+            ("last_edition", "status 0\n1"),
+            ("mixed_2", "status 0\n0"),
+            ("end", " intact, 0 damaged"),
+            ("left", "0"),
+        ],
+    );
+}
+
+#[test]
+fn waits_end_as_asked_on_6_1() {
+    waits_end_as_asked("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn waits_end_as_asked_on_6_12() {
+    waits_end_as_asked("6.12.107", "6.12.107+deb12-amd64");
+}
+
+#[test]
+fn turns_under_load_on_6_1() {
+    turns_under_load(&image("6.1.0-55-amd64"), &made("6.1.192-1"), "object");
+}
+
+#[test]
+fn turns_under_load_on_6_12() {
+    turns_under_load(&image("6.12.107+deb12-amd64"), &made("6.12.107"), "object");
+}
+
+/// On a kernel that watches its memory and its locks, if one has been built.
+#[test]
+#[ignore = "takes long; cargo test -p dynamos-vm --test objects -- --ignored"]
+fn turns_under_load_on_the_debug_kernel() {
+    let Some((image, update)) = pair_on_the_debug_kernel("objects", with_accessor, objects())
+    else {
+        return;
+    };
+    turns_under_load(&image, &update, "object");
 }

@@ -7,28 +7,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use common::{SAYS, SLEEPERS, check, edit, image, machine, machine_on, marks, named};
-use dynamos_generator::{Request, Spec};
-use dynamos_vm::Image;
-
-/// `becomes NAME STATE`: waits for it. `mixed`: how often a stack had both editions.
-const SHELL: &str = r#"
-becomes() {
-    for try in $(seq 1200); do
-        read -r state </sys/kernel/dynamos/$1/state
-        if [ "$state" = "$2" ]; then return; fi
-        usleep 50000
-    done
-    echo "it is $state, not $2"
-    return 1
-}
-mixed() { dmesg | grep -c MIXED || true; }
-"#;
-
-/// Emulated machines are slow, and this one shares its host.
-const LONG: Duration = Duration::from_secs(900);
+use common::turns::{LONG, SHELL, pair_on_the_debug_kernel, turns_under_load};
+use common::{SAYS, SLEEPERS, check, edit, image, machine, marks, named};
 
 /// The marks, and a third function that says which edition it is.
 fn marks_and_more(text: &str) -> String {
@@ -259,86 +240,24 @@ fn waits_end_as_asked_on_6_12() {
     waits_end_as_asked("6.12.107", "6.12.107+deb12-amd64");
 }
 
-/// Turn after turn, while tasks begin and end, sleep and are busy: no stack is ever mixed, and no byte is lost.
-fn turns_under_load(image: &Image, update: &Path) {
-    const ROUNDS: u32 = 3;
-    let outcome = machine_on(image, &[update])
-        .script(format!(
-            r#"{SAYS}{SLEEPERS}{SHELL}
-            serve --count 20 --busy 3
-            for worker in 1 2; do
-                (while [ ! -e /run/stop ]; do echo some text | cat | cat >/dev/null; done) &
-            done
-            dynamos load /update/pair --scope task --timeout 0 --on-timeout hold
-            for round in $(seq {ROUNDS}); do
-                # As many turns as there are commands, each against the one before.
-                dynamos revert dynamos_pair --timeout 0 --on-timeout hold
-                dynamos enable dynamos_pair --scope task --timeout 0 --on-timeout hold
-                ask feed >/dev/null
-                becomes dynamos_pair active
-                dynamos revert dynamos_pair --timeout 0 --on-timeout hold
-                dynamos enable dynamos_pair --scope task --timeout 1 --on-timeout roll-back || true
-                dynamos revert dynamos_pair --timeout 0 --on-timeout hold
-                ask feed >/dev/null
-                becomes dynamos_pair reverted
-                dynamos enable dynamos_pair --scope task --timeout 60 --signal
-                dynamos revert dynamos_pair --timeout 60 --signal
-                dynamos enable dynamos_pair --scope task --timeout 0 --on-timeout hold
-            done >/dev/null 2>&1
-            touch /run/stop
-            dynamos revert dynamos_pair --signal --timeout 60
-            says end ask end
-            says mixed mixed
-            says unload dynamos unload dynamos_pair
-            rmmod dynamos"#
-        ))
-        .timeout(LONG)
-        .run()
-        .unwrap();
-    let results = &outcome.results;
-    println!("{}: {}", image.release, results["end"]);
-    check(
-        results,
-        &[
-            ("end", &format!("{} intact, 0 damaged", ROUNDS * 2 * 20)),
-            ("mixed", "status 0\n0"),
-            ("unload", "status 0\n"),
-        ],
-    );
-}
-
 #[test]
 fn turns_under_load_on_6_1() {
-    turns_under_load(&image("6.1.0-55-amd64"), &made("6.1.192-1", "pair"));
+    turns_under_load(&image("6.1.0-55-amd64"), &made("6.1.192-1", "pair"), "task");
 }
 
 #[test]
 fn turns_under_load_on_6_12() {
-    turns_under_load(&image("6.12.107+deb12-amd64"), &made("6.12.107", "pair"));
+    turns_under_load(&image("6.12.107+deb12-amd64"), &made("6.12.107", "pair"), "task");
 }
 
 /// On a kernel that watches its memory and its locks, if one has been built.
 #[test]
 #[ignore = "takes long; cargo test -p dynamos-vm --test tasks -- --ignored"]
 fn turns_under_load_on_the_debug_kernel() {
-    const VERSION: &str = "6.12.107";
-    let kernel = common::kernel(VERSION);
-    let Some(built) = common::cache().debug_kernel_if_built(&kernel).unwrap() else { return };
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tasks").join("debug");
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
-    let (patch, update) = (directory.join("pipe.patch"), directory.join("pair"));
-    edit(VERSION, "fs/pipe.c", marks, &patch);
-    let (v1, v2) = (Spec::Deb(VERSION.into()), Spec::Patch(patch));
-    let plan = common::request(Request {
-        kernel: Some(built.build_dir().to_str().unwrap().into()),
-        name: Some("dynamos_pair".into()),
-        ..common::asked(v1, v2, &update)
-    });
-    assert!(plan.unwrap().refusals.is_empty());
-    let (vmlinuz, modules_dir) = (built.vmlinuz(), built.modules());
-    let image = Image { vmlinuz, modules_dir, release: built.release().into() };
-    turns_under_load(&image, &update);
+    let Some((image, update)) = pair_on_the_debug_kernel("tasks", marks, BTreeMap::new()) else {
+        return;
+    };
+    turns_under_load(&image, &update, "task");
 }
 
 /// `wait_for_partner` says 1 and no longer 0 when somebody has come, and `fifo_open`, which alone calls it, knows that.

@@ -1,6 +1,8 @@
 //! What the tests share: stock kernels, and updates made by the real tool.
 #![allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing)] // each test program uses some of it
 
+pub mod turns;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
