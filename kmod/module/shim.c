@@ -23,11 +23,7 @@
 #include <linux/notifier.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
-#include <linux/sched/signal.h>
-#include <linux/sched/task.h>
 #include <linux/slab.h>
-#include <linux/smp.h>
-#include <linux/stacktrace.h>
 #include <linux/static_call.h>
 #include <linux/stop_machine.h>
 #include <linux/uaccess.h>
@@ -38,16 +34,10 @@
 #include <linux/workqueue.h>
 #include <asm/text-patching.h>
 
-#include "shim.h"
+#include "internal.h"
 
-/*
- * What tests make fail, in kernels for tests: registrations, lookups and waits. Allocations fail by
- * failslab and fail_page_alloc. In all other kernels the module is the same without it.
- */
 #ifdef CONFIG_FAIL_FUNCTION
-#define MAY_FAIL(name) ALLOW_ERROR_INJECTION(name, ERRNO)
-
-/* The kernel learns of those when this module is loaded: what its init function calls asks by itself. */
+/* The kernel learns of MAY_FAIL when this module is loaded: what its init function calls asks by itself. */
 static struct fault_attr init_fault = {
 	.interval = 1,
 	.times = ATOMIC_INIT(-1),
@@ -55,7 +45,6 @@ static struct fault_attr init_fault = {
 };
 #define FAILS_AT_INIT() should_fail(&init_fault, 1)
 #else
-#define MAY_FAIL(name)
 #define FAILS_AT_INIT() false
 #endif
 
@@ -86,13 +75,6 @@ void dynamos_shim_bug(const char *text, size_t length)
 	BUG();
 }
 
-/*
- * Functions the kernel does not export.
- *
- * They are called through static calls, not through pointers: on a CPU with IBT the kernel has
- * overwritten the ENDBR of every function whose address it does not take itself, and an indirect call
- * would trap. typeof() makes a prototype that changed fail here.
- */
 typedef int module_notify(struct notifier_block *self, unsigned long state, void *module);
 extern module_notify jump_label_module_notify, static_call_module_notify;
 
@@ -103,15 +85,8 @@ extern module_notify jump_label_module_notify, static_call_module_notify;
 	DO(find_module)				\
 	DO(text_poke_copy)			\
 	DO(ftrace_location)			\
-	DO(stack_trace_save_tsk_reliable)	\
-	DO(idle_task)				\
-	DO(task_call_func)			\
-	DO(wake_up_state)			\
 	DO(jump_label_module_notify)		\
 	DO(static_call_module_notify)
-
-#define HIDDEN(name) static_call(dynamos_##name)
-#define DEFINE_HIDDEN(name) DEFINE_STATIC_CALL_NULL(dynamos_##name, name);
 
 DEFINE_HIDDEN(kallsyms_lookup_name)
 FOR_EACH_FUNCTION(DEFINE_HIDDEN)
@@ -162,12 +137,9 @@ int dynamos_shim_lookup_all(void)
 		return -ENOENT;
 	}
 	static_call_update(dynamos_kallsyms_lookup_name, (typeof(&kallsyms_lookup_name))address);
-#define LOOK_UP(name)								\
-	address = dynamos_lookup(#name);						\
-	if (!address)								\
-		return -ENOENT;							\
-	static_call_update(dynamos_##name, (typeof(&name))address);
 	FOR_EACH_FUNCTION(LOOK_UP)
+	if (dynamos_lookup_stacks())
+		return -ENOENT;
 	ftrace_enabled_address = (int *)dynamos_lookup("ftrace_enabled");
 	return ftrace_enabled_address ? 0 : -ENOENT;
 }
@@ -424,215 +396,6 @@ int dynamos_shim_stop_machine(dynamos_stopped_fn call, void *context)
 	return stop_machine(call, context, NULL);
 }
 MAY_FAIL(dynamos_shim_stop_machine);
-
-int dynamos_stack_of(struct task_struct *task, unsigned long *entries, u32 size)
-{
-	return HIDDEN(stack_trace_save_tsk_reliable)(task, entries, size);
-}
-
-/* All but what is on its stack. */
-struct dynamos_task dynamos_describe(struct task_struct *task)
-{
-	return (struct dynamos_task){
-		.address = (unsigned long)task,
-		.pid = task_pid_nr(task),
-		.comm = task->comm,
-		.ready = READ_ONCE(task->__state) == TASK_RUNNING,
-	};
-}
-
-static int visit_task(struct task_struct *task, unsigned long *entries, u32 size,
-		      dynamos_task_fn visit, void *context)
-{
-	struct dynamos_task info = dynamos_describe(task);
-
-	/* With all CPUs stopped only the stopper threads are on one. */
-	info.running = READ_ONCE(task->on_cpu);
-	if (!info.running)
-		info.entries = dynamos_stack_of(task, entries, size);
-	return visit(context, &info);
-}
-
-/* Only with all CPUs stopped: the list of tasks does not change and no stack moves. */
-int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn visit, void *context)
-{
-	struct task_struct *process, *task;
-	unsigned int cpu;
-	int ret = 0;
-
-	rcu_read_lock();
-	for_each_process_thread(process, task) {
-		ret = visit_task(task, entries, size, visit, context);
-		if (ret)
-			goto out;
-	}
-	/* Idle tasks are on no list. That of an offline CPU begins anew when the CPU comes back. */
-	for_each_online_cpu(cpu) {
-		ret = visit_task(HIDDEN(idle_task)(cpu), entries, size, visit, context);
-		if (ret)
-			break;
-	}
-out:
-	rcu_read_unlock();
-	return ret;
-}
-
-struct task_struct *dynamos_idle_task(unsigned int cpu)
-{
-	return HIDDEN(idle_task)(cpu);
-}
-
-/* Something to be done while a task does not go on. */
-struct held {
-	struct task_struct *task;
-	dynamos_held_fn call;
-	void *data;
-	bool done;
-};
-
-static void call_held(struct held *held)
-{
-	held->call(held->task, held->data);
-	held->done = true;
-}
-
-/*
- * With the locks held that keep a task from being run (task_call_func). The acquire pairs with the release by
- * which the scheduler says that it has left the task's stack.
- */
-static int call_if_not_running(struct task_struct *task, void *data)
-{
-	if (!smp_load_acquire(&task->on_cpu))
-		call_held(data);
-	return 0;
-}
-
-/* On the CPU where the task runs, in an interrupt of it. */
-static void call_if_current(void *data)
-{
-	struct held *held = data;
-
-	if (held->task == current)
-		call_held(held);
-}
-
-bool dynamos_while_held(struct task_struct *task, dynamos_held_fn call, void *data)
-{
-	struct held held = { task, call, data };
-	unsigned long flags;
-	int tries;
-
-	if (task == current) {
-		local_irq_save(flags);
-		call_held(&held);
-		local_irq_restore(flags);
-	}
-	for (tries = 0; tries < 8 && !held.done; tries++) {
-		HIDDEN(task_call_func)(task, call_if_not_running, &held);
-		if (!held.done)
-			smp_call_function_single(task_cpu(task), call_if_current, &held, 1);
-	}
-	return held.done;
-}
-
-struct stack_request {
-	unsigned long *entries;
-	u32 size;
-	int result;
-};
-
-static void save_held(struct task_struct *task, void *data)
-{
-	struct stack_request *request = data;
-
-	request->result = dynamos_stack_of(task, request->entries, request->size);
-}
-
-/* -EAGAIN: it was on another CPU whenever we looked. */
-static int save_stack(struct task_struct *task, unsigned long *entries, u32 size)
-{
-	struct stack_request request = { entries, size, -EAGAIN };
-
-	dynamos_while_held(task, save_held, &request);
-	return request.result;
-}
-
-/* The fake signal: the task leaves an interruptible sleep and comes by the exit to user space, where nothing is found. */
-void dynamos_wake(struct task_struct *task)
-{
-	if (task->flags & PF_KTHREAD)
-		HIDDEN(wake_up_state)(task, TASK_INTERRUPTIBLE);
-	else if (!test_and_set_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL) &&
-		 !HIDDEN(wake_up_state)(task, TASK_INTERRUPTIBLE))
-		kick_process(task);
-}
-
-static int visit_live_task(struct task_struct *task, unsigned long *entries, u32 size,
-			   dynamos_task_fn visit, void *context)
-{
-	struct dynamos_task info = dynamos_describe(task);
-	int ret;
-
-	info.entries = save_stack(task, entries, size);
-	ret = visit(context, &info);
-	if (ret != DYNAMOS_WAKE)
-		return ret;
-	dynamos_wake(task);
-	return 0;
-}
-
-/* Lets others have the CPU; false if the walk cannot go on from here, for one of the two has left its list. */
-static bool pause_at(struct task_struct *process, struct task_struct *task)
-{
-	bool there;
-
-	get_task_struct(process);
-	get_task_struct(task);
-	rcu_read_unlock();
-	cond_resched();
-	rcu_read_lock();
-	there = pid_alive(process) && pid_alive(task);
-	put_task_struct(task);
-	put_task_struct(process);
-	return there;
-}
-
-/* A stack takes some microseconds. */
-#define TASKS_BETWEEN_PAUSES 32
-
-/*
- * One task after the other, none is stopped. What is said of a task held at some moment since the call: enough where
- * no task can come to be in what is looked for. A task that is born meanwhile may be missed; it has its own, empty
- * stack. So may one that ends and has left the list: the caller waits for RCU-tasks, which waits for those.
- */
-int dynamos_shim_each_live_task(unsigned long *entries, u32 size, bool pauses,
-				dynamos_task_fn visit, void *context)
-{
-	struct task_struct *process, *task;
-	unsigned int cpu, seen = 0;
-	int ret = 0;
-
-	cpus_read_lock();	/* the idle tasks below stay those of CPUs that are there */
-	rcu_read_lock();	/* no task on the list is freed */
-	for_each_process_thread(process, task) {
-		ret = visit_live_task(task, entries, size, visit, context);
-		if (ret)
-			goto out;
-		if (pauses && ++seen % TASKS_BETWEEN_PAUSES == 0 && !pause_at(process, task)) {
-			ret = -EAGAIN;
-			goto out;
-		}
-	}
-	for_each_online_cpu(cpu) {
-		ret = visit_live_task(HIDDEN(idle_task)(cpu), entries, size, visit, context);
-		if (ret)
-			break;
-	}
-out:
-	rcu_read_unlock();
-	cpus_read_unlock();
-	return ret;
-}
 
 static void look(struct work_struct *work)
 {

@@ -125,7 +125,7 @@ int dynamos_shim_mover_begin(dynamos_wants_fn wants, dynamos_task_fn visit, void
 void dynamos_shim_mover_end(struct dynamos_mover *mover);
 
 /*
- * Of shim.c, for C. dynamos_while_held calls back while the task does not go on: it does not run, or is in an interrupt on
+ * Of shim.c and stacks.c, for C. dynamos_while_held calls back while the task does not go on: it does not run, or is in an interrupt on
  * its CPU, or is the caller, with interrupts off. False: it was on another CPU at each try.
  */
 typedef void (*dynamos_held_fn)(struct task_struct *task, void *data);

@@ -4,7 +4,6 @@
  * user space. See shim.h.
  */
 #include <linux/cpu.h>
-#include <linux/error-injection.h>
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -15,13 +14,7 @@
 #include <linux/spinlock.h>
 #include <linux/tracepoint.h>
 
-#include "shim.h"
-
-#ifdef CONFIG_FAIL_FUNCTION
-#define MAY_FAIL(name) ALLOW_ERROR_INJECTION(name, ERRNO)
-#else
-#define MAY_FAIL(name)
-#endif
+#include "internal.h"
 
 static rwlock_t *list_lock;
 static struct tracepoint *task_exits, *call_enters, *call_leaves;

@@ -36,9 +36,18 @@ pub struct Arguments {
     /// be repeated.
     #[arg(long, value_name = "OPERATION", requires = "faults")]
     stage: Vec<String>,
-    /// The update has hooks, or phases; then only load, revert, enable and unload are made to fail if no stage is named.
-    #[arg(long, value_name = "hooks|phases", requires = "faults", conflicts_with = "rounds")]
+    /// The update has hooks, or phases, or says which object each call works on; then only load, revert, enable and unload
+    /// are made to fail if no stage is named.
+    #[arg(
+        long,
+        value_name = "hooks|phases|objects",
+        requires = "faults",
+        conflicts_with = "rounds"
+    )]
     with: Option<Kind>,
+    /// The scope that it is loaded and enabled with; without it what its plan proposes.
+    #[arg(long, value_name = "SCOPE", requires = "faults", value_parser = ["function", "task", "object", "system"])]
+    scope: Option<String>,
     /// Only the points below a function of dynamos.ko, not those of the kernel's module loader around it.
     #[arg(long, requires = "faults")]
     own: bool,
@@ -56,6 +65,7 @@ pub struct Arguments {
 enum Kind {
     Hooks,
     Phases,
+    Objects,
 }
 
 /// Runs what is asked for; it fails if the kernel reports anything, a byte is lost or memory is.
@@ -68,7 +78,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let update = out.join("update");
     let (mut v2, mut bridge) = (stress::patch(), None);
     match arguments.with {
-        None => {}
+        None | Some(Kind::Objects) => {}
         Some(Kind::Hooks) => {
             v2 = out.join("hooks.patch");
             stress::hooks(&v2)?;
@@ -78,7 +88,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             stress::bridge(file)?;
         }
     }
-    let functions = make_update(build.as_deref(), stress::UPDATE, &v2, bridge.as_deref(), &update)?;
+    let objects = matches!(arguments.with, Some(Kind::Objects));
+    let what = What { name: stress::UPDATE, patch: &v2, bridge: bridge.as_deref(), objects };
+    let functions = make_update(build.as_deref(), &what, &update)?;
     println!("{}: an update of {functions} functions", image.release);
 
     let mut results = Map::new();
@@ -96,6 +108,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if stages.is_empty() && arguments.with.is_some() {
             stages = ["load", "revert", "enable", "unload"].map(str::to_owned).to_vec();
         }
+        if let Some(scope) = &arguments.scope {
+            write!(options, " --scope {scope}")?;
+        }
         for stage in &stages {
             let plain = stage.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
             ensure!(plain, "there is no operation {stage:?}");
@@ -107,7 +122,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if let Some(other) = &other {
             let patch = out.join("other.patch");
             stress::other(&patch)?;
-            let count = make_update(build.as_deref(), stress::OTHER, &patch, None, other)?;
+            let what = What { name: stress::OTHER, patch: &patch, bridge: None, objects: false };
+            let count = make_update(build.as_deref(), &what, other)?;
             ensure!(count == functions, "the other update has {count} functions");
         }
         let vm = stress::faults(&image, &update, other.as_deref(), functions, &options)?;
@@ -142,18 +158,25 @@ fn kernel(cache: &Cache, stock: bool) -> Result<(Image, Option<PathBuf>)> {
     Ok((image, Some(built.build_dir())))
 }
 
+/// An update that is made.
+struct What<'a> {
+    name: &'a str,
+    patch: &'a Path,
+    bridge: Option<&'a Path>,
+    /// Whether it says which object each call works on.
+    objects: bool,
+}
+
 /// Makes an update with the tool itself; gives the number of functions it replaces.
-fn make_update(
-    build: Option<&Path>,
-    name: &str,
-    patch: &Path,
-    bridge: Option<&Path>,
-    update: &Path,
-) -> Result<usize> {
+fn make_update(build: Option<&Path>, what: &What<'_>, update: &Path) -> Result<usize> {
+    let What { name, patch, bridge, objects } = what;
     let mut tool = crate::cargo(&["run", "--quiet", "--bin", "dynamos-diff", "--", "--quiet"]);
     tool.arg(format!("deb:{VERSION}")).arg(patch);
     tool.args(["--name", name, "-o"]).arg(update);
     tool.args(bridge.map(|bridge| [Path::new("--bridge"), bridge]).into_iter().flatten());
+    for object in stress::OBJECTS.iter().filter(|_| *objects) {
+        tool.args(["--object", object]);
+    }
     tool.args(build.map(|build| [Path::new("--kernel"), build]).into_iter().flatten());
     let status = tool.status().context("cannot start cargo")?;
     ensure!(status.success(), "dynamos-diff failed ({status}); its own message is above");

@@ -17,6 +17,17 @@ pub const UPDATE: &str = "stress_paths";
 /// The name of the update that takes its place, and has its place taken.
 pub const OTHER: &str = "stress_other";
 
+/// What the calls of its functions work on, as `dynamos-diff --object` has it.
+pub const OBJECTS: [&str; 7] = [
+    "ext4_file_write_iter=iocb",
+    "pipe_read=iocb",
+    "pipe_write=iocb",
+    "pipe_fcntl=file",
+    "exec_mm_release=tsk",
+    "tcp_poll=file",
+    "tcp_recvmsg=sk",
+];
+
 /// Leaks that were there before are no business of ours.
 const SET_UP: &str = "
     ifconfig lo 127.0.0.1 up

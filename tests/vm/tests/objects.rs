@@ -121,7 +121,7 @@ fn each_pipe_in_its_time(version: &'static str, release: &str) {
             ("stock", "status 0\n0"),
             ("load", "status 0\ndynamos_pair is loaded, but waits: task "),
             ("uncounted", "loading (held), enabled\n  scope: object\n"),
-            ("uncounted", "waits for 20 tasks, 20 activations:"),
+            ("uncounted", "(guest-tool) sleeps in pipe_read\n"),
             ("none_yet", "status 0\n0"),
             ("fed_1", "20 intact, 0 damaged"),
             ("moved", "status 0\n1"),

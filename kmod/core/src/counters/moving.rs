@@ -38,6 +38,11 @@ impl Moving {
         true
     }
 
+    /// Whether objects are moving.
+    pub fn is_under_way(&self) -> bool {
+        self.toward.is_some()
+    }
+
     /// All calls take one edition again, and are not counted; those that are under way go on as they began.
     pub fn end(&mut self) {
         self.toward = None;

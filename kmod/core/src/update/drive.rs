@@ -19,7 +19,7 @@ const NOT_WITH_OTHERS: &str =
 /// Why this kernel has no scope `task`.
 const NO_TRACEPOINTS: &str = "this kernel lacks the tracepoints that tell of tasks that end and of system calls; use --scope system";
 /// Why an update has no scope `object`.
-const NO_OBJECTS: &str =
+pub const NO_OBJECTS: &str =
     "it does not say of each function which object its calls work on; use --scope system";
 
 /// An update on its way. Whoever drives it must be the only one to do so.

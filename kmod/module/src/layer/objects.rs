@@ -13,7 +13,7 @@ use crate::ffi::counters::CounterWords;
 use crate::ffi::errno::Errno as KernelErrno;
 use crate::ffi::memory::TryVec;
 use crate::ffi::stacks::{self, Task, Then};
-use crate::ffi::{kernel_memory, log};
+use crate::ffi::{kernel_memory, log, wait};
 use crate::policies::Rule;
 use crate::refused::to_core;
 use crate::watched::Watched;
@@ -140,6 +140,7 @@ impl KernelLayer {
     /// Has objects move to the update's edition, or back.
     pub(super) fn turn_objects(&mut self, active: bool) -> Result<(), Errno> {
         let counters = self.objects.words.as_ref().and_then(CounterWords::get).ok_or(INVALID)?;
+        let begins = !self.objects.moving.is_under_way();
         if !self.objects.moving.turn(&counters, self.active.get(), active) {
             log::error(format_args!(
                 "{}: calls are still counted that began when objects moved before",
@@ -149,6 +150,10 @@ impl KernelLayer {
         }
         // After the counters, which whoever finds this uses.
         self.active.singly(active);
+        // Tasks that had left the list of tasks by now, and so are not looked at, are past what they were in.
+        if begins {
+            wait::synchronize_rcu_tasks();
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use dynamos_abi::function_flags;
 use dynamos_abi::policy as place;
 use dynamos_core::policy::native::Place;
 use dynamos_core::tasks::{Asks, TaskTable, write_handler};
-use dynamos_core::{Blocked, Blockers, Errno, Refusal, Scope};
+use dynamos_core::{Blocked, Blockers, Errno, NO_OBJECTS, Refusal, Scope};
 
 use super::{INVALID, KernelLayer};
 use crate::ffi::errno::Errno as KernelErrno;
@@ -149,6 +149,9 @@ impl KernelLayer {
                            have all calls take the editions (--default 1)";
         if scope.is_single() && !self.may_ask_for_more() {
             return Err(Refusal::NoScope { scope, why: WHY }.into());
+        }
+        if scope == Scope::Object && self.record.counters().is_none() {
+            return Err(Refusal::NoScope { scope, why: NO_OBJECTS }.into());
         }
         Ok(())
     }

@@ -241,6 +241,7 @@ fn main() -> anyhow::Result<()> {
                 update,
                 name,
                 functions: what.functions,
+                scope: what.scope.clone(),
             });
             stress::faults(&what, other.as_ref(), &stages, own)?;
         }

@@ -282,7 +282,7 @@ fn operate(subject: &Subject, stage: Stage, policies: &Policies) -> nix::Result<
         Stage::Revert => subject.enable(false),
         Stage::Enable | Stage::Replace => subject.enable(true),
         Stage::Policy => subject.write_policy(&policies.others),
-        Stage::Wait => subject.switch("1 scope=system,wait_ms=40,on_timeout=force-new-calls"),
+        Stage::Wait => subject.force(),
         Stage::Drain => subject.switch("0 wait_ms=40,on_timeout=force-new-calls"),
         Stage::Unload => subject.remove(),
         Stage::DynamosUnload => subject.remove_dynamos(),

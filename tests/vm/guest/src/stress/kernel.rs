@@ -29,6 +29,8 @@ pub struct Subject {
     before: String,
     /// How many functions the update replaces.
     functions: usize,
+    /// Options of a load or an activation: nothing, or a scope.
+    options: String,
 }
 
 /// Where an update is.
@@ -48,7 +50,7 @@ pub enum At {
 
 impl Subject {
     /// The update in `dir`, whose module is called `name` and replaces `functions` functions.
-    pub fn open(dir: &Path, name: &str, functions: usize) -> Result<Subject> {
+    pub fn open(dir: &Path, name: &str, functions: usize, scope: Option<&str>) -> Result<Subject> {
         let open = |file: &str| {
             File::open(dir.join(file)).with_context(|| format!("cannot open the update's {file}"))
         };
@@ -58,6 +60,7 @@ impl Subject {
             name: name.to_owned(),
             before: redirected()?,
             functions,
+            options: scope.map_or_else(String::new, |scope| format!("scope={scope}")),
         })
     }
 
@@ -70,7 +73,9 @@ impl Subject {
     }
 
     pub fn insert(&self) -> nix::Result<()> {
-        finit_module(&self.update, c"", ModuleInitFlags::empty())
+        let options =
+            CString::new(format!("options={}", self.options)).map_err(|_| Errno::EINVAL)?;
+        finit_module(&self.update, &options, ModuleInitFlags::empty())
     }
 
     pub fn remove(&self) -> nix::Result<()> {
@@ -79,7 +84,13 @@ impl Subject {
 
     /// Writes the `enabled` file.
     pub fn enable(&self, on: bool) -> nix::Result<()> {
-        self.switch(if on { "1" } else { "0" })
+        if on { self.switch(&format!("1 {}", self.options)) } else { self.switch("0") }
+    }
+
+    /// Has it take new calls if it cannot be switched at once.
+    pub fn force(&self) -> nix::Result<()> {
+        let scope = if self.options.is_empty() { "scope=system" } else { &self.options };
+        self.switch(&format!("1 {scope},wait_ms=40,on_timeout=force-new-calls"))
     }
 
     /// Writes the `enabled` file, with options.

@@ -27,11 +27,14 @@ pub struct What {
     /// How many functions it replaces.
     #[arg(long)]
     pub functions: usize,
+    /// The scope that it is loaded and enabled with, if not what its plan proposes.
+    #[arg(long)]
+    pub scope: Option<String>,
 }
 
 impl What {
     fn subject(&self) -> Result<Subject> {
-        Subject::open(&self.update, &self.name, self.functions)
+        Subject::open(&self.update, &self.name, self.functions, self.scope.as_deref())
     }
 }
 
