@@ -76,6 +76,7 @@ fn each_pipe_in_its_time(version: &'static str, release: &str) {
             says none_yet ask edition
             says fed_1 ask feed
             # Now they are counted, and hold their own pipes only.
+            until_new ask edition
             says moved ask edition
             says theirs_1 ask theirs
             says held dynamos status
@@ -183,6 +184,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             becomes dynamos_pair active
             says killed_edition ask edition
             says fed_2 ask feed
+            says mixed_1 mixed
 
             says policy dynamos policy dynamos_pair --when 'pid == 1'
             says policy_status dynamos status
@@ -191,7 +193,6 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             dynamos policy dynamos_pair --default 0
             says by_policy dynamos enable dynamos_pair --scope object
             dynamos policy dynamos_pair --default 1
-            says mixed_1 mixed
 
             dynamos enable dynamos_pair --timeout 0 --on-timeout hold
             says as_system dynamos enable dynamos_pair --scope system

@@ -9,7 +9,8 @@ use dynamos_vm::Image;
 
 use super::{SAYS, SLEEPERS, asked, cache, check, edit, kernel, machine_on, request};
 
-/// `becomes NAME STATE`: waits for it. `fed_until NAME STATE`: the same, while sleepers are woken again and again. `mixed`: how
+/// `becomes NAME STATE`: waits for it. `fed_until NAME STATE`: the same, while sleepers are woken again and again.
+/// `until_new`: waits until new pipes are of edition 1. `mixed`: how
 /// often both editions met.
 pub const SHELL: &str = r#"
 becomes() {
@@ -30,6 +31,13 @@ fed_until() {
     done
     echo "it is $state, not $2"
     return 1
+}
+# Held updates are looked at twice a second.
+until_new() {
+    for try in $(seq 600); do
+        if [ "$(ask edition)" = 1 ]; then return; fi
+        usleep 50000
+    done
 }
 mixed() { dmesg | grep -c MIXED || true; }
 "#;
