@@ -3,7 +3,7 @@
 //!
 //! A model of the counting handler (assembly, whose locked instructions order all around them) together with
 //! [`dynamos_core::counters::Counters`]. Each model is also run with a step done otherwise, which must be found.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use loom::sync::Arc;
 use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};

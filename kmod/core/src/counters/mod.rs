@@ -63,10 +63,12 @@ impl<'a> Counters<'a> {
     /// Gives an edition to each object that no call works on; whether all have it.
     pub fn move_idle(&self, edition: bool) -> bool {
         let (new, old) = (u64::from(edition), u64::from(!edition));
-        self.words.iter().all_of(|word| {
+        let mut all = true;
+        for word in self.words {
             let _ = word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst);
-            word.load(Ordering::SeqCst) & EDITION == new
-        })
+            all &= word.load(Ordering::SeqCst) & EDITION == new;
+        }
+        all
     }
 
     /// How many calls are under way.
@@ -76,12 +78,3 @@ impl<'a> Counters<'a> {
             .fold(0, |sum, word| sum.saturating_add(word.load(Ordering::SeqCst) / CALL))
     }
 }
-
-/// `all`, without stopping at the first that is not.
-trait AllOf: Iterator + Sized {
-    fn all_of(self, mut is: impl FnMut(Self::Item) -> bool) -> bool {
-        self.fold(true, |all, item| is(item) && all)
-    }
-}
-
-impl<I: Iterator> AllOf for I {}
