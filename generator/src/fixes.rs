@@ -21,7 +21,7 @@ use crate::needed::Headers;
 use crate::output::Output;
 use crate::plan::{IgnoredFile, Kernels, Outcome, Plan, Refusal};
 use crate::report::Reporter;
-use crate::{run, slots, verdicts};
+use crate::{counting, run, slots, verdicts};
 
 /// All fixes between two kernels.
 #[derive(Debug)]
@@ -267,6 +267,7 @@ impl Workplace<'_> {
         if slots::matter(&judged, plan) {
             slots::judge(&series.kbuild, &series.input.v1_root, &mut judged, plan)?;
         }
+        counting::settle(&judged, &BTreeMap::new(), false, plan);
         plan.settle();
         if plan.outcome != Outcome::Update {
             return Ok(BTreeSet::new());

@@ -186,6 +186,9 @@ impl Builder<'_> {
         if object.is_some() && !returns(unit, index)? {
             self.refuse(v1_name, "never returns, so its calls cannot be counted");
         }
+        if object.is_some() && calls_itself(unit, index)? {
+            self.refuse(v1_name, "calls itself, which in V2's edition would not be counted");
+        }
         self.closure.objects.push(object.cloned());
         let addr = self.closure.object.addr(Target::Piece(piece), into as i64);
         self.closure.replaced.push(v1_name.into());
@@ -625,6 +628,22 @@ pub fn constant(section: &crate::unit::Section, at: u64) -> (u64, u64) {
     } else {
         (0, len)
     }
+}
+
+/// Whether a function of V2 calls itself by a call that the assembler has resolved.
+fn calls_itself(unit: &Unit, index: usize) -> Result<bool> {
+    let symbol = unit.symbol(index)?;
+    let section = symbol.section.context("an undefined function has no body")?;
+    let (start, end) = (symbol.value, symbol.value + symbol.size);
+    let code = unit.section(section)?.bytes.get(start as usize..end as usize).unwrap_or(&[]);
+    let decoder = iced_x86::Decoder::with_ip(64, code, start, iced_x86::DecoderOptions::NONE);
+    let fields = unit.fields(section, start, end)?;
+    let by_name =
+        |field: &Field| matches!(field.place, Place::In(to, 0) if to == index) && field.branch;
+    Ok(fields.iter().any(by_name)
+        || decoder.into_iter().any(|instruction| {
+            instruction.is_call_near() && instruction.near_branch_target() == start
+        }))
 }
 
 /// Whether a function of V2 ever returns, as objtool would find out (`__dead_end_function`): it has a return

@@ -256,7 +256,8 @@ impl Work {
             let (update, state) = (self.update.name(), self.update.state());
             return Err(Refusal::WrongState { update, state, wanted: State::Active }.into());
         }
-        let how = self.how(options);
+        let mut how = self.how(options);
+        how.scope = options.scope.unwrap_or(self.update.scope());
         let result = self.update.resume(&mut self.layer, how);
         self.end_switch(id, result)
     }

@@ -20,8 +20,6 @@ mod tests;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use dynamos_abi::counters::CALL;
-
 pub use code::{COUNTING_LEN, Counting, Leads, counting_handler, to_original};
 pub use moving::{Look, Moving};
 pub use stacks::{Label, calls_of, uncounted};
@@ -53,6 +51,15 @@ impl<'a> Counters<'a> {
         self.goal.store(u64::from(edition), Ordering::SeqCst);
     }
 
+    /// Forgets all calls, and has all objects begin with edition 0. None is under way: a task that died in one may have left
+    /// its count behind.
+    pub fn clear(&self) {
+        self.set_goal(false);
+        for word in self.words {
+            word.store(0, Ordering::SeqCst);
+        }
+    }
+
     /// Has all objects begin with an edition, which is the goal too; `false` if calls of the other are still under way. No
     /// handler counts yet.
     pub fn begin(&self, edition: bool) -> bool {
@@ -69,12 +76,5 @@ impl<'a> Counters<'a> {
             all &= word.load(Ordering::SeqCst) & EDITION == new;
         }
         all
-    }
-
-    /// How many calls are under way.
-    pub fn calls(&self) -> u64 {
-        self.words
-            .iter()
-            .fold(0, |sum, word| sum.saturating_add(word.load(Ordering::SeqCst) / CALL))
     }
 }

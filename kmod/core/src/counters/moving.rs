@@ -18,8 +18,10 @@ pub enum Look {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Moving {
     toward: Option<bool>,
-    /// Whether one may have moved since calls are counted.
+    /// Whether one may have moved since the turn.
     began: bool,
+    /// Whether all calls that are under way are counted: handlers have counted since all were seen outside.
+    counted: bool,
 }
 
 impl Moving {
@@ -43,9 +45,15 @@ impl Moving {
         self.toward.is_some()
     }
 
+    /// All objects have moved. Handlers go on counting, so that they can turn back without waiting for calls of which nobody
+    /// knows the object.
+    pub fn arrive(&mut self) {
+        self.toward = None;
+    }
+
     /// All calls take one edition again, and are not counted; those that are under way go on as they began.
     pub fn end(&mut self) {
-        self.toward = None;
+        (self.toward, self.counted) = (None, false);
     }
 
     /// What is waited for on the way to an edition, to wake whoever sleeps in it.
@@ -68,11 +76,11 @@ impl Moving {
         if counters.goal() != active {
             // Handlers count from the turn on, so those that are not counted only become fewer. And nobody is late with a
             // goal of before.
-            look(Look::Uncounted, blockers);
+            look(if self.counted { Look::Deciding } else { Look::Uncounted }, blockers);
             if blockers.count() > 0 {
                 return Some(false);
             }
-            self.began = true;
+            (self.began, self.counted) = (true, true);
             counters.set_goal(active);
         } else if !self.began {
             return Some(true); // Turned back before any has moved.

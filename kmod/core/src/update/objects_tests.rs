@@ -49,8 +49,8 @@ struct Call {
 enum At {
     #[default]
     Elsewhere,
-    /// Comes to this handler, by way of ftrace.
-    Comes(Handler, usize),
+    /// Comes to the handler, by way of ftrace.
+    Comes(usize),
     /// In a handler that has not read the flag.
     Asks(usize),
     /// In a handler that has.
@@ -154,8 +154,7 @@ impl World {
                 }
                 _ => At::Elsewhere,
             },
-            At::Comes(Handler::Transition, object) => At::Asks(object),
-            At::Comes(Handler::Steady, object) => At::Knows(Some(true), object),
+            At::Comes(object) => At::Asks(object),
             At::Asks(object) => At::Knows(self.flag, object),
             At::Knows(Some(edition), object) => return self.enter(which, object, edition, false),
             At::Knows(None, object) => {
@@ -223,10 +222,7 @@ impl World {
         self.tasks.iter().all(|task| {
             matches!(
                 task.at,
-                At::Elsewhere
-                    | At::Comes(Handler::Transition, _)
-                    | At::Asks(_)
-                    | At::Knows(Some(false), _)
+                At::Elsewhere | At::Comes(..) | At::Asks(_) | At::Knows(Some(false), _)
             ) && task.calls.iter().all(|call| !call.edition && !call.counted)
         })
     }
@@ -289,7 +285,8 @@ impl Layer for World {
     }
     fn turn(&mut self, active: bool) -> Result<(), Errno> {
         self.act(|world| {
-            let current = world.flag == Some(true);
+            // Where counters decide, all objects have moved.
+            let current = world.flag.is_none_or(|flag| flag);
             let counters = Self::counters(&world.words);
             assert!(world.moving.turn(&counters, current, active));
             world.flag = None;
@@ -311,8 +308,12 @@ impl Layer for World {
         if all {
             let mixed = self.words[1..].iter().any(|word| (word.load(SeqCst) & 1 != 0) != active);
             assert!(!mixed, "not all have moved");
-            self.flag = Some(active);
-            self.moving.end();
+            if active {
+                self.moving.arrive();
+            } else {
+                self.flag = Some(false);
+                self.moving.end();
+            }
         }
         Ok(all)
     }
@@ -420,7 +421,7 @@ fn each_object_has_its_own_moment() {
         leave(world, 3);
         assert!(call(world, 3, 2), "the last to leave moves it");
         update.go_on(world, LOOK).unwrap();
-        assert_eq!((update.state(), world.flag), (State::Active, Some(true)));
+        assert_eq!((update.state(), world.flag), (State::Active, None));
         // Those two are counted still, so that they need not be waited for to begin with.
         update.revert(world, HOLD).unwrap();
         assert!(!call(world, 0, 1) && call(world, 1, 3));
@@ -458,10 +459,10 @@ fn who_sleeps_in_edition_0_by_the_updates_code_holds_that_code_only() {
         update.activate(world, &ADDRESSES, &WRITABLE, OBJECTS).unwrap();
         assert!(call(world, 0, 1));
         update.revert(world, HOLD).unwrap();
-        assert!(call(world, 1, 2), "it is not known what the other works on");
-        leave(world, 0);
+        assert!(!call(world, 1, 2), "only the other's object stays");
         update.go_on(world, LOOK).unwrap();
         assert!(!call(world, 2, 3) && world.flag.is_none());
+        leave(world, 0);
         leave(world, 1);
         update.go_on(world, LOOK).unwrap();
         assert_eq!((update.state(), update.is_held()), (State::Draining, true));
@@ -502,7 +503,7 @@ fn who_is_late_with_a_goal_of_before_is_waited_for() {
         // It has given the object the edition that it was to have.
         assert_eq!(world.words[2].load(SeqCst) & 1, 0);
         update.go_on(world, LOOK).unwrap();
-        assert_eq!((update.state(), world.flag), (State::Active, Some(true)));
+        assert_eq!((update.state(), world.flag), (State::Active, None));
     });
     let mut world = World::new(&[], 4);
     with_update(&mut world, |world, mut update| {
@@ -516,28 +517,6 @@ fn who_is_late_with_a_goal_of_before_is_waited_for() {
         world.go_on(2, 7, 1);
         update.go_on(world, LOOK).unwrap();
         assert_eq!(Moving::awaits(&World::counters(&world.words), true), Look::Counted);
-    });
-}
-
-#[test]
-fn a_call_within_one_that_was_counted_before_is_not_taken_for_counted() {
-    let mut world = World::new(&[], 3);
-    with_update(&mut world, |world, mut update| {
-        half_moved(world, &mut update);
-        leave(world, 1);
-        update.go_on(world, LOOK).unwrap();
-        assert_eq!(update.state(), State::Active);
-        // Task 2 is still in its counted call; now it makes one that nobody counts.
-        world.go_on(2, 0, 2);
-        assert!(call(world, 2, 2));
-        let counted: Vec<bool> = world.tasks[2].calls.iter().map(|call| call.counted).collect();
-        assert_eq!(counted, [true, false]);
-        assert!(!world.tasks[2].trace().windows(2).any(|pair| pair == [0x1150, KERNEL]));
-        update.revert(world, HOLD).unwrap();
-        assert_eq!(Moving::awaits(&World::counters(&world.words), false), Look::Uncounted);
-        assert!(call(world, 0, 2));
-        settle(world, &mut update);
-        assert_eq!(update.state(), State::Reverted);
     });
 }
 

@@ -35,7 +35,7 @@ impl KernelLayer {
                 self.choice_place(index)
             }
             (Handler::Transition, rule) if self.asks_task(index, rule) => self.choice_place(index),
-            (Handler::Transition, rule) if self.counts(index, rule) => address(function.counting),
+            (_, rule) if self.counts(index, rule) => address(function.counting),
             (Handler::Transition, Rule::Always) if !adapts => address(function.transition),
             (Handler::Steady, Rule::Always) => address(function.steady),
             (Handler::Steady, Rule::Slot(slot)) => Ok(slot),

@@ -80,6 +80,7 @@ impl KernelLayer {
         let address = |index: u32| self.addresses.get(index as usize).copied();
         let at = self.record.counters().and_then(address).ok_or(KernelErrno::EOPNOTSUPP)?;
         let words = CounterWords::find(at, &self.ranges).ok_or(KernelErrno::EINVAL)?;
+        words.get().ok_or(KernelErrno::EINVAL)?.clear();
         let mut labels = Vec::new();
         let mut handlers: Option<Range> = None;
         for (index, function) in self.record.replaced() {
@@ -115,7 +116,7 @@ impl KernelLayer {
         Ok(())
     }
 
-    /// Whether the transition handler of a function counts.
+    /// Whether the handler of a function counts, also when all objects have moved.
     pub(crate) fn counts(&self, index: u32, rule: Rule) -> bool {
         self.objects.counts
             && rule == Rule::Always
@@ -171,8 +172,10 @@ impl KernelLayer {
         });
         self.objects.moving = moving;
         let all = all.ok_or(INVALID)?;
-        if all {
-            self.active.set(active);
+        if all && active {
+            self.objects.moving.arrive();
+        } else if all {
+            self.active.set(false);
             self.objects.end();
         }
         Ok(all)

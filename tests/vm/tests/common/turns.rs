@@ -10,7 +10,7 @@ use dynamos_vm::Image;
 use super::{SAYS, SLEEPERS, asked, cache, check, edit, kernel, machine_on, request};
 
 /// `becomes NAME STATE`: waits for it. `fed_until NAME STATE`: the same, while sleepers are woken again and again.
-/// `until_new`: waits until new pipes are of edition 1. `mixed`: how
+/// `until_edition N`: waits until new pipes are of that one. `mixed`: how
 /// often both editions met.
 pub const SHELL: &str = r#"
 becomes() {
@@ -33,9 +33,9 @@ fed_until() {
     return 1
 }
 # Held updates are looked at twice a second.
-until_new() {
+until_edition() {
     for try in $(seq 600); do
-        if [ "$(ask edition)" = 1 ]; then return; fi
+        if [ "$(ask edition)" = "$1" ]; then return; fi
         usleep 50000
     done
 }
