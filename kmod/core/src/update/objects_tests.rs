@@ -141,7 +141,7 @@ impl World {
         task.at = match task.at {
             At::Elsewhere if what < 4 && task.calls.len() < 4 => match self.redirects[0] {
                 None => return self.enter(which, object, false, false),
-                Some(handler) => At::Comes(handler, object),
+                Some(_) => At::Comes(object),
             },
             At::Elsewhere if task.asleep > 0 => {
                 task.asleep -= 1;
