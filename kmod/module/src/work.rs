@@ -257,7 +257,10 @@ impl Work {
             return Err(Refusal::WrongState { update, state, wanted: State::Active }.into());
         }
         let mut how = self.how(options);
-        how.scope = options.scope.unwrap_or(self.update.scope());
+        let scope = self.update.scope();
+        if scope.is_single() {
+            how.scope = options.scope.unwrap_or(scope); // Tasks, or objects, are on their way in it.
+        }
         let result = self.update.resume(&mut self.layer, how);
         self.end_switch(id, result)
     }
