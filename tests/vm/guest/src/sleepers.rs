@@ -51,7 +51,7 @@ struct Sleepers {
 
 /// Holds `count` sleepers and `busy` threads that keep their pipes busy, and does what it is told by `socket`.
 pub fn serve(count: u32, busy: u32, socket: &Path, patience: Duration) -> Result<()> {
-    let files = u64::from(count) * 2 + u64::from(busy) * 2 + 100;
+    let files = u64::from(count) * 3 + u64::from(busy) * 2 + 100;
     setrlimit(Resource::RLIMIT_NOFILE, files, files).context("cannot have so many files")?;
     let shared = Arc::new(Shared::default());
     let mut sleepers = Sleepers {
