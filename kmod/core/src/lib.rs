@@ -43,6 +43,6 @@ pub use slots::{Word, words};
 pub use sort::{sort, sort_by_key};
 pub use stack::{Touch, activations, first_touch, normalise};
 pub use update::{
-    Blocked, Blockers, Errno, Handler, Layer, Limits, NO_OBJECTS, OnTimeout, Options, OptionsError,
-    Over, Phase, Place, Returned, Scope, State, Step, Steps, Switching, Update,
+    Blocked, Blockers, Errno, Handler, Layer, Limits, OnTimeout, Options, OptionsError, Over,
+    Phase, Place, Returned, Scope, State, Step, Steps, Switching, Update,
 };

@@ -2,9 +2,10 @@
 
 use alloc::vec::Vec;
 
+use dynamos_abi::counters::ORIGINAL;
 use dynamos_abi::policy as place;
-use dynamos_abi::{Code, Function, NONE, Record, counters, function_flags};
-use dynamos_core::counters::{COUNTING_LEN, Leads, counting_handler};
+use dynamos_abi::{Code, Function, NONE, Record, function_flags};
+use dynamos_core::counters::{COUNTING_LEN, Counting, Leads, counting_handler};
 use dynamos_core::{
     HANDLER_LEN, Handler, Range, adaptation_of, is_handler, is_leave, is_phase_handler,
 };
@@ -71,26 +72,6 @@ pub(crate) fn check_addresses(
             && kernel_memory::read(address + place::LEAVE, &mut code).is_ok()
             && is_leave(&code)
     };
-    let counts = |function: &Function, clone: u64| {
-        let Some(counters) = record.counters() else { return true };
-        let table = addresses.get(counters as usize).copied();
-        let (Some(at), Some(original)) = (text(function.counting), text(function.original)) else {
-            return false;
-        };
-        let Some(table) = table.filter(|table| CounterWords::find(*table, ranges).is_some()) else {
-            return false;
-        };
-        let leads = Leads { clone, original, active: active.address(), counters: table };
-        let mut code = [0; COUNTING_LEN];
-        ranges.kind_of(at, COUNTING_LEN as u64) == Some(RangeKind::Text)
-            && ranges.kind_of(original, counters::ORIGINAL) == Some(RangeKind::Text)
-            && kernel_memory::read(at, &mut code).is_ok()
-            && counting_handler(&code, at, &leads).is_some_and(|found| {
-                found
-                    .accessor
-                    .is_none_or(|accessor| ranges.kind_of(accessor, 1) == Some(RangeKind::Text))
-            })
-    };
     addresses.len() == record.addr_count() as usize
         && record.code().iter().all(is_code)
         && record.hooks().iter().all(|hook| text(hook.function).is_some())
@@ -105,7 +86,32 @@ pub(crate) fn check_addresses(
                 begins
                     && leads(function.steady, Handler::Steady, adapts, clone)
                     && has_policies(function.policy)
-                    && counts(&function, clone)
+                    && (record.counters().is_none()
+                        || counting_of(&function, record, addresses, ranges, active).is_some())
             })
         })
+}
+
+/// What the counting handler of a function has, if it is one that leads to its editions, and counts in the update's data.
+pub(crate) fn counting_of(
+    function: &Function,
+    record: &Record<'_>,
+    addresses: &[u64],
+    ranges: &Ranges,
+    active: ActiveFlag,
+) -> Option<Counting> {
+    let address = |index: u32| addresses.get(index as usize).copied();
+    let text = |address: u64, len: u64| ranges.kind_of(address, len) == Some(RangeKind::Text);
+    let (at, original) = (address(function.counting)?, address(function.original)?);
+    let counters = record.counters().and_then(address)?;
+    CounterWords::find(counters, ranges)?;
+    let clone = address(function.clone)?;
+    let leads = Leads { clone, original, active: active.address(), counters };
+    let mut code = [0; COUNTING_LEN];
+    let whole = text(at, COUNTING_LEN as u64) && text(original, ORIGINAL);
+    if !whole || kernel_memory::read(at, &mut code).is_err() {
+        return None;
+    }
+    let found = counting_handler(&code, at, &leads)?;
+    found.accessor.is_none_or(|accessor| text(accessor, 1)).then_some(found)
 }

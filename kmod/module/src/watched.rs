@@ -35,6 +35,27 @@ pub(crate) enum Part {
 /// Bytes of a call.
 const CALL: u32 = 5;
 
+/// Where the handlers of an update are. The places for policies come last, so that nothing else is within their length.
+pub(crate) fn handlers(record: &Record<'_>, addresses: &[u64]) -> Result<Range, Errno> {
+    let address = |index: u32| addresses.get(index as usize).copied();
+    let mut handlers: Option<Range> = None;
+    for (_, function) in record.replaced() {
+        let all = [
+            function.transition,
+            function.steady,
+            function.counting,
+            function.original,
+            function.policy,
+        ];
+        for start in all.into_iter().filter_map(address) {
+            let end = start.checked_add(place::SIZE).ok_or(Errno::EINVAL)?;
+            let (first, last) = handlers.map_or((start, end), |h| (h.start, h.end));
+            handlers = Some(Range { start: first.min(start), end: last.max(end) });
+        }
+    }
+    handlers.ok_or(Errno::EINVAL)
+}
+
 impl Watched {
     /// For functions at `functions` and an update with this text and these `addresses`.
     pub(crate) fn new(
@@ -59,16 +80,7 @@ impl Watched {
     ) -> Result<Self, Errno> {
         let mut watched = Self::default();
         let address = |index: u32| addresses.get(index as usize).copied();
-        let mut handlers: Option<Range> = None;
-        for (_, function) in record.replaced() {
-            let all = [function.transition, function.steady, function.policy];
-            for start in all.into_iter().filter_map(address) {
-                let end = start.checked_add(place::SIZE).ok_or(Errno::EINVAL)?;
-                let (first, last) = handlers.map_or((start, end), |h| (h.start, h.end));
-                handlers = Some(Range { start: first.min(start), end: last.max(end) });
-            }
-        }
-        watched.ranges.try_push(handlers.ok_or(Errno::EINVAL)?)?;
+        watched.ranges.try_push(handlers(record, addresses)?)?;
         for code in record.code().iter().filter(|code| code.edition == edition) {
             let start = address(code.start).ok_or(Errno::EINVAL)?;
             let end = start.checked_add(u64::from(code.len)).ok_or(Errno::EINVAL)?;

@@ -39,7 +39,10 @@
 //! done:   ret
 //! ```
 
+use dynamos_abi::counters::ORIGINAL;
+
 use crate::handler::{CALL, COMPARE, Cursor, DROP, ENTRIES, JUMP, RETURNS, SAVE};
+use crate::policy::native::Assembler;
 
 /// The longest counting handler, up to its return.
 pub const COUNTING_LEN: usize = 192;
@@ -143,8 +146,10 @@ pub fn counting_handler(code: &[u8], address: u64, leads: &Leads) -> Option<Coun
 }
 
 /// The jump from `at` to `to`; `None` if that is out of reach.
-pub fn to_original(at: u64, to: u64) -> Option<[u8; 5]> {
-    let distance = i32::try_from(to.wrapping_sub(at.checked_add(5)?).cast_signed()).ok()?;
-    let [a, b, c, d] = distance.to_le_bytes();
-    Some([0xe9, a, b, c, d])
+pub fn to_original(at: u64, to: u64) -> Option<[u8; ORIGINAL as usize]> {
+    let mut code = [0; ORIGINAL as usize];
+    let mut jump = Assembler::new(&mut code, at);
+    jump.jump(to);
+    jump.finish().ok()?;
+    Some(code)
 }

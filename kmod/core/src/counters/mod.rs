@@ -1,4 +1,4 @@
-//! Which edition each object has that calls work on, while objects move from one to the other one by one (scope `object`).
+//! Which edition each object has that calls work on, so that objects can move from one to the other one by one (scope `object`).
 //!
 //! A call that comes by a [counting handler](counting_handler) adds itself to its object's counter, takes the edition that it
 //! finds there, and leaves the counter when it returns, in whatever edition. The edition of a counter changes only when no

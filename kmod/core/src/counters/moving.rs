@@ -61,8 +61,8 @@ impl Moving {
         if counters.goal() == active { Look::Counted } else { Look::Uncounted }
     }
 
-    /// Moves objects as far as they can be moved; `look` adds tasks to the blockers. `true`: all have moved, and handlers
-    /// need not count. `None`: they do not move there.
+    /// Moves objects as far as they can be moved; `look` adds tasks to the blockers. `true`: all have moved.
+    /// `None`: they do not move there.
     pub fn advance(
         &mut self,
         counters: &Counters<'_>,

@@ -18,9 +18,6 @@ const NOT_WITH_OTHERS: &str =
 
 /// Why this kernel has no scope `task`.
 const NO_TRACEPOINTS: &str = "this kernel lacks the tracepoints that tell of tasks that end and of system calls; use --scope system";
-/// Why an update has no scope `object`.
-pub const NO_OBJECTS: &str =
-    "it does not say of each function which object its calls work on; use --scope system";
 
 /// An update on its way. Whoever drives it must be the only one to do so.
 #[derive(Debug)]
@@ -308,11 +305,8 @@ impl<'a> Update<'a> {
         self.try_step(Step::LateSections, || layer.late_sections())?;
         // Its code is whole, and nothing of the kernel has been touched.
         self.begin(layer, &how.limits)?;
-        layer.choose_by(how.scope).map_err(|errno| match (errno, how.scope) {
-            (Errno::NOT_SUPPORTED, Scope::Object) => {
-                Refusal::NoScope { scope: how.scope, why: NO_OBJECTS }
-            }
-            (Errno::NOT_SUPPORTED, scope) => Refusal::NoScope { scope, why: NO_TRACEPOINTS },
+        layer.choose_by(how.scope).map_err(|errno| match errno {
+            Errno::NOT_SUPPORTED => Refusal::NoScope { scope: how.scope, why: NO_TRACEPOINTS },
             _ => self.failed(Step::SectionsRelocated, errno),
         })?;
         if let Some(index) = self.only_function()

@@ -15,7 +15,7 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Of [`Layer::register_redirect`]: it failed after calls may have come by.
     pub const AGAIN: Self = Self(11);
-    /// Of [`Layer::choose_by`]: the kernel, or the update, lacks what it takes.
+    /// Of [`Layer::choose_by`]: the kernel lacks what it takes.
     pub const NOT_SUPPORTED: Self = Self(95);
 
     /// What to do about it, for a refusal.
@@ -260,8 +260,8 @@ pub trait Layer: Memory {
     /// works for, or on, changes edition at it; tasks that begin after it take the one that is gone to.
     fn turn(&mut self, active: bool) -> Result<(), Errno>;
     /// Moves each task that is in nothing of what it leaves, at an instant at which it does not go on, or each object that no
-    /// call works on; adds the tasks that are in the way to `blockers`. `true`: all have moved, and the handlers ask the flag
-    /// alone.
+    /// call works on; adds the tasks that are in the way to `blockers`. `true`: all have moved. In scope `task` the
+    /// handlers ask the flag alone then; in scope `object` they go on counting for as long as the update is active.
     fn move_over(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno>;
     /// Wakes the tasks that sleep in the way, like [`Layer::wake_blockers`].
     fn wake_moving(&mut self, active: bool);

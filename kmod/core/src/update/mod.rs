@@ -40,7 +40,7 @@ mod waiting_tests;
 
 use core::fmt;
 
-pub use drive::{NO_OBJECTS, Update};
+pub use drive::Update;
 pub use hooks::Returned;
 pub use layer::{Blocked, Blockers, Errno, Handler, Layer, Place};
 pub use options::{Limits, OnTimeout, Options, OptionsError, Over, Scope, Switching};

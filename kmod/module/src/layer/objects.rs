@@ -2,13 +2,11 @@
 
 use alloc::vec::Vec;
 
-use dynamos_abi::policy as place;
-use dynamos_core::counters::{
-    COUNTING_LEN, Label, Leads, Look, Moving, calls_of, counting_handler, to_original, uncounted,
-};
+use dynamos_core::counters::{Counters, Label, Look, Moving, calls_of, to_original, uncounted};
 use dynamos_core::{Blocked, Blockers, Errno, Place, Range, sort_by_key};
 
 use super::{INVALID, KernelLayer, look_at_all};
+use crate::checks::counting_of;
 use crate::ffi::counters::CounterWords;
 use crate::ffi::errno::Errno as KernelErrno;
 use crate::ffi::memory::TryVec;
@@ -16,7 +14,7 @@ use crate::ffi::stacks::{self, Task, Then};
 use crate::ffi::{kernel_memory, log, wait};
 use crate::policies::Rule;
 use crate::refused::to_core;
-use crate::watched::Watched;
+use crate::watched::{self, Watched};
 
 /// How handlers know which edition an object has.
 #[derive(Default)]
@@ -70,6 +68,11 @@ impl ByObject {
     }
 }
 
+/// The counters, once calls are counted.
+fn counters_in(words: &Option<CounterWords>) -> Result<Counters<'_>, Errno> {
+    words.as_ref().and_then(CounterWords::get).ok_or(INVALID)
+}
+
 impl KernelLayer {
     /// Whether transition handlers are to count, from now on. Nobody is in one.
     pub(super) fn count_objects(&mut self, counts: bool) -> Result<(), KernelErrno> {
@@ -78,39 +81,21 @@ impl KernelLayer {
             return Ok(());
         }
         let address = |index: u32| self.addresses.get(index as usize).copied();
-        let at = self.record.counters().and_then(address).ok_or(KernelErrno::EOPNOTSUPP)?;
-        let words = CounterWords::find(at, &self.ranges).ok_or(KernelErrno::EINVAL)?;
+        let at = self.record.counters().and_then(address);
+        let words = at.and_then(|at| CounterWords::find(at, &self.ranges));
+        let words = words.ok_or(KernelErrno::EINVAL)?;
         words.get().ok_or(KernelErrno::EINVAL)?.clear();
         let mut labels = Vec::new();
-        let mut handlers: Option<Range> = None;
         for (index, function) in self.record.replaced() {
-            let get = |index: u32| address(index).ok_or(KernelErrno::EINVAL);
-            let counting = get(function.counting)?;
-            let leads = Leads {
-                clone: get(function.clone)?,
-                original: get(function.original)?,
-                active: self.active.address(),
-                counters: at,
-            };
-            let mut code = [0; COUNTING_LEN];
-            kernel_memory::read(counting, &mut code)?;
-            let found = counting_handler(&code, counting, &leads).ok_or(KernelErrno::EINVAL)?;
-            for (address, edition) in found.returns.into_iter().zip([false, true]) {
+            let (record, addresses) = (&self.record, self.addresses);
+            let found = counting_of(&function, record, addresses, &self.ranges, self.active);
+            let returns = found.ok_or(KernelErrno::EINVAL)?.returns;
+            for (address, edition) in returns.into_iter().zip([false, true]) {
                 labels.try_push(Label { address, function: index, edition })?;
-            }
-            for (start, len) in [
-                (get(function.transition)?, 1),
-                (get(function.steady)?, 1),
-                (get(function.policy)?, place::SIZE),
-                (leads.original, 1),
-                (counting, COUNTING_LEN as u64),
-            ] {
-                let end = start.checked_add(len).ok_or(KernelErrno::EINVAL)?;
-                let whole = handlers.unwrap_or(Range { start, end });
-                handlers = Some(Range { start: whole.start.min(start), end: whole.end.max(end) });
             }
         }
         sort_by_key(&mut labels, |label| label.address);
+        let handlers = Some(watched::handlers(&self.record, self.addresses)?);
         self.objects =
             ByObject { counts, words: Some(words), handlers, labels, ..ByObject::default() };
         Ok(())
@@ -140,7 +125,7 @@ impl KernelLayer {
 
     /// Has objects move to the update's edition, or back.
     pub(super) fn turn_objects(&mut self, active: bool) -> Result<(), Errno> {
-        let counters = self.objects.words.as_ref().and_then(CounterWords::get).ok_or(INVALID)?;
+        let counters = counters_in(&self.objects.words)?;
         let begins = !self.objects.moving.is_under_way();
         if !self.objects.moving.turn(&counters, self.active.get(), active) {
             log::error(format_args!(
@@ -165,7 +150,7 @@ impl KernelLayer {
         blockers: &mut Blockers,
     ) -> Result<bool, Errno> {
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
-        let counters = self.objects.words.as_ref().and_then(CounterWords::get).ok_or(INVALID)?;
+        let counters = counters_in(&self.objects.words)?;
         let (mut moving, objects, stack) = (self.objects.moving, &self.objects, &mut self.stack);
         let all = moving.advance(&counters, active, blockers, |look, blockers| {
             look_at_all(stack, blockers, |task| objects.finds(look, active, task, watched));
@@ -185,7 +170,7 @@ impl KernelLayer {
     pub(super) fn wake_objects(&mut self, active: bool) {
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
         let objects = &self.objects;
-        let Some(counters) = objects.words.as_ref().and_then(CounterWords::get) else { return };
+        let Ok(counters) = counters_in(&objects.words) else { return };
         let look = Moving::awaits(&counters, active);
         stacks::each_live_task(&mut self.stack, true, |task| {
             let blocks = objects.finds(look, active, task, watched);

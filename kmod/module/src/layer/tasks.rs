@@ -8,7 +8,7 @@ use dynamos_abi::function_flags;
 use dynamos_abi::policy as place;
 use dynamos_core::policy::native::Place;
 use dynamos_core::tasks::{Asks, TaskTable, write_handler};
-use dynamos_core::{Blocked, Blockers, Errno, NO_OBJECTS, Refusal, Scope};
+use dynamos_core::{Blocked, Blockers, Errno, Refusal, Scope};
 
 use super::{INVALID, KernelLayer};
 use crate::ffi::errno::Errno as KernelErrno;
@@ -147,6 +147,8 @@ impl KernelLayer {
     pub(crate) fn check_scope(&self, scope: Scope) -> Result<(), Refused> {
         const WHY: &str = "policies or adaptation handlers of the update decide on each call: use --scope function, or \
                            have all calls take the editions (--default 1)";
+        const NO_OBJECTS: &str =
+            "it does not say of each function which object its calls work on; use --scope system";
         if scope.is_single() && !self.may_ask_for_more() {
             return Err(Refusal::NoScope { scope, why: WHY }.into());
         }
