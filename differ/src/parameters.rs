@@ -24,6 +24,22 @@ pub struct Signature {
     pub returns: Option<&'static str>,
 }
 
+/// The arguments that come in registers (System V ABI for x86-64, 3.2.3).
+pub const REGISTERS: usize = 6;
+
+impl Signature {
+    /// Name and type of each parameter; one may have no name.
+    pub fn words(&self) -> impl Iterator<Item = (&str, &str)> {
+        let inside = self.parameters.trim_start_matches('(').trim_end_matches(')');
+        inside.split_whitespace().map(|word| word.split_once(':').unwrap_or(("", word)))
+    }
+
+    /// The types of its parameters.
+    pub fn types(&self) -> Vec<&str> {
+        self.words().map(|(_, kind)| kind).collect()
+    }
+}
+
 /// The signatures of the functions in `wanted`.
 ///
 /// A function whose name has a suffix (`foo.isra.0`) is not found: the compiler has changed its parameters. One

@@ -5,16 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use dynamos_differ::load::Elf;
-use dynamos_differ::parameters::{Signature, signatures};
+use dynamos_differ::parameters::{REGISTERS, Signature, signatures};
 use dynamos_differ::verdict::{Comparison, Verdict};
 
 use crate::plan::Refusal;
 
 /// What the names of adaptation handlers begin with.
 const PREFIX: &str = "dynamos_adapt_";
-
-/// The arguments that come in registers, which is all that a handler can be given (System V ABI for x86-64, 3.2.3).
-const REGISTERS: usize = 6;
 
 /// The handlers of one object: name of the function, in V2, → name of its handler. What is not fit for one is refused.
 pub fn find(
@@ -24,20 +21,15 @@ pub fn find(
     object: &str,
     refusals: &mut Vec<Refusal>,
 ) -> Result<BTreeMap<String, String>> {
-    let handlers: Vec<(&str, &str)> = comparison
-        .functions
-        .iter()
-        .filter(|function| function.verdict == Verdict::New)
-        .filter_map(|function| Some((function.name.as_str(), function.name.strip_prefix(PREFIX)?)))
-        .collect();
+    let handlers: Vec<(&str, &str)> = new_functions(comparison, PREFIX).collect();
     if handlers.is_empty() {
         return Ok(BTreeMap::new());
     }
     let wanted: BTreeSet<String> =
-        handlers.iter().flat_map(|(handler, name)| [*handler, *name]).map(Into::into).collect();
+        handlers.iter().flat_map(|(name, handler)| [*handler, *name]).map(Into::into).collect();
     let known = signatures(&Elf::parse(v2, object)?, &wanted)?;
     let mut found = BTreeMap::new();
-    for (handler, name) in handlers {
+    for (name, handler) in handlers {
         let why = if replaced.contains_key(name) {
             misfit(known.get(name), known.get(handler))
         } else {
@@ -64,7 +56,7 @@ fn misfit(function: Option<&Signature>, handler: Option<&Signature>) -> Option<S
     let (Some(function), Some(handler)) = (function, handler) else {
         return Some("has no debug information, so its parameters are not known".into());
     };
-    let (given, taken) = (types(&function.parameters), types(&handler.parameters));
+    let (given, taken) = (function.types(), handler.types());
     if !matches!(handler.returns, Some("s32" | "u32")) {
         return Some("does not return an int".into());
     }
@@ -77,10 +69,15 @@ fn misfit(function: Option<&Signature>, handler: Option<&Signature>) -> Option<S
     None
 }
 
-/// The types in `(file:u64 flags:s32)`.
-fn types(parameters: &str) -> Vec<&str> {
-    let inside = parameters.trim_start_matches('(').trim_end_matches(')');
-    inside.split_whitespace().map(|word| word.rsplit(':').next().unwrap_or(word)).collect()
+/// V2's new functions whose names begin with `prefix`: what follows it, and the name.
+pub fn new_functions<'c>(
+    comparison: &'c Comparison,
+    prefix: &str,
+) -> impl Iterator<Item = (&'c str, &'c str)> {
+    let new = comparison.functions.iter().filter(|function| function.verdict == Verdict::New);
+    new.filter_map(move |function| {
+        Some((function.name.strip_prefix(prefix)?, function.name.as_str()))
+    })
 }
 
 #[cfg(test)]

@@ -179,10 +179,7 @@ fn closures(
         assembly
             .functions
             .extend(closure.replaced.iter().map(|name| (unit.object.clone(), name.clone())));
-        let both = closure.adapts.iter().zip(&closure.objects);
-        let redirected =
-            both.map(|(adapts, object)| Redirected { adapts: *adapts, object: object.clone() });
-        assembly.handlers.functions.extend(redirected);
+        assembly.handlers.functions.extend(closure.handlers.iter().cloned());
         assembly.added.insert(unit.object.clone(), closure.added.clone());
         assembly.escapes.extend(closure.escapes.iter().cloned());
         assembly.refusals.extend(closure.refusals.iter().cloned());
@@ -244,8 +241,8 @@ struct Recorder<'a> {
 impl Recorder<'_> {
     fn unit(&mut self, index: usize, unit: &UnitInput, closure: &Closure) -> Result<()> {
         let mut matches = Vec::new();
-        let clones = closure.replaced.iter().zip(&closure.clone_addrs).zip(&closure.adapts);
-        for ((name, clone), adapts) in clones {
+        let clones = closure.replaced.iter().zip(&closure.clone_addrs).zip(&closure.handlers);
+        for ((name, clone), Redirected { adapts, .. }) in clones {
             let Addresses { steady, transition, policy, counting } =
                 self.assembly.handlers.addresses_of(self.first_handler, self.number);
             self.number += 1;

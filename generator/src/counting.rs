@@ -8,26 +8,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use dynamos_differ::load::Elf;
-use dynamos_differ::parameters::{Signature, signatures};
-use dynamos_differ::verdict::{Comparison, Verdict};
+use dynamos_differ::parameters::{REGISTERS, Signature, signatures};
+use dynamos_differ::verdict::Comparison;
 
+use crate::adaptation::new_functions;
 use crate::plan::{Plan, Refusal};
 use crate::verdicts::Judged;
 
 /// What the names of accessors begin with.
 const PREFIX: &str = "dynamos_object_";
 
-/// The arguments that come in registers (System V ABI for x86-64, 3.2.3): of a call that has others the rest is on the stack,
-/// where an edition that a counting handler calls would not find it.
-const REGISTERS: usize = 6;
-
 /// How a handler gets the object of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectOf {
     /// From this function of V2.
     Accessor(String),
-    /// It is the argument with this number.
-    Argument(usize),
+    /// It is the argument with this number and name.
+    Argument(usize, String),
 }
 
 /// What `--object` says, by V1's name of the function.
@@ -42,15 +39,15 @@ pub fn parse(text: &str) -> Result<(String, String)> {
     Ok((function.into(), parameter.into()))
 }
 
-/// The builds of one object, with what is known of it.
+/// One object, with what is known of it.
 pub struct Sides<'a> {
     /// What differs.
     pub comparison: &'a Comparison,
     /// Functions to replace: V2's name → V1's.
     pub replaced: &'a BTreeMap<String, String>,
-    /// The builds.
-    pub v1: &'a [u8],
-    /// V2's.
+    /// The signatures of those, by V1's name.
+    pub v1: &'a BTreeMap<String, Signature>,
+    /// V2's build.
     pub v2: &'a [u8],
     /// Its path.
     pub object: &'a str,
@@ -62,45 +59,37 @@ pub fn find(
     asked: &Asked,
     refusals: &mut Vec<Refusal>,
 ) -> Result<BTreeMap<String, ObjectOf>> {
-    let accessors: BTreeMap<&str, &str> = sides
-        .comparison
-        .functions
-        .iter()
-        .filter(|function| function.verdict == Verdict::New)
-        .filter_map(|function| Some((function.name.strip_prefix(PREFIX)?, function.name.as_str())))
-        .collect();
+    let accessors: BTreeMap<&str, &str> = new_functions(sides.comparison, PREFIX).collect();
     for (name, accessor) in &accessors {
         if !sides.replaced.contains_key(*name) {
             let reason = format!("tells the object of {name}, which this update does not replace");
             refusals.push(Refusal::new(*accessor, reason, "leave it out, or name it otherwise"));
         }
     }
-    let argument = |old: &String| asked.get(old);
     let names = sides
         .replaced
         .iter()
-        .filter(|(name, old)| accessors.contains_key(name.as_str()) || argument(old).is_some());
+        .filter(|(name, old)| accessors.contains_key(name.as_str()) || asked.contains_key(*old));
     let names: Vec<(&String, &String)> = names.collect();
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
     let wanted: BTreeSet<String> = names
         .iter()
-        .flat_map(|(name, old)| [(*name).clone(), (*old).clone()])
+        .map(|(name, _)| (*name).clone())
         .chain(accessors.values().map(|name| (*name).into()))
         .collect();
-    let old_ones = signatures(&Elf::parse(sides.v1, sides.object)?, &wanted)?;
     let new_ones = signatures(&Elf::parse(sides.v2, sides.object)?, &wanted)?;
     let mut found = BTreeMap::new();
     for (name, old) in names {
-        let both = old_ones.get(old).zip(new_ones.get(name));
-        let object = match (accessors.get(name.as_str()), argument(old)) {
+        let both = sides.v1.get(old).zip(new_ones.get(name));
+        let object = match (accessors.get(name.as_str()), asked.get(old)) {
             (Some(accessor), None) => both_fit(both)
                 .and_then(|function| accessor_fits(function, new_ones.get(*accessor)))
                 .map(|()| ObjectOf::Accessor((*accessor).into())),
             (None, Some(parameter)) => both_fit(both)
                 .and_then(|function| argument_of(function, parameter))
-                .map(ObjectOf::Argument),
+                .map(|number| ObjectOf::Argument(number, parameter.clone())),
             _ => Err(format!("has `{PREFIX}{name}` in V2, and --object says something else")),
         };
         match object {
@@ -124,13 +113,14 @@ pub fn find(
 fn both_fit<'s>(both: Option<(&'s Signature, &'s Signature)>) -> Result<&'s Signature, String> {
     let (old, new) =
         both.ok_or("has no debug information, so its parameters are not known".to_string())?;
-    let (before, after) = (types(&old.parameters), types(&new.parameters));
+    let (before, after) = (old.types(), new.types());
     if before != after || old.returns != new.returns {
         return Err(format!(
             "takes {} in V1 and {} in V2, and calls of both would come by one handler",
             old.parameters, new.parameters
         ));
     }
+    // What is on the stack an edition that a counting handler calls would not find.
     if after.len() > REGISTERS || after.contains(&"other") || new.returns == Some("other") {
         return Err(format!(
             "takes {} and may have arguments on the stack, where an edition that a counting handler calls would not find them",
@@ -145,7 +135,7 @@ fn accessor_fits(function: &Signature, accessor: Option<&Signature>) -> Result<(
     if accessor.returns != Some("u64") {
         return Err("has an accessor that does not return a pointer".into());
     }
-    let (given, taken) = (types(&function.parameters), types(&accessor.parameters));
+    let (given, taken) = (function.types(), accessor.types());
     if given.starts_with(&taken) {
         Ok(())
     } else {
@@ -157,23 +147,12 @@ fn accessor_fits(function: &Signature, accessor: Option<&Signature>) -> Result<(
 }
 
 fn argument_of(function: &Signature, parameter: &str) -> Result<usize, String> {
-    let mut all = words(&function.parameters).enumerate();
-    let found =
-        all.find(|(_, word)| word.split_once(':').is_some_and(|(name, _)| name == parameter));
-    match found {
-        Some((number, word)) if word.ends_with(":u64") => Ok(number),
+    let mut all = function.words().enumerate();
+    match all.find(|(_, (name, _))| *name == parameter) {
+        Some((number, (_, "u64"))) => Ok(number),
         Some(_) => Err(format!("has a parameter {parameter} that is no pointer")),
         None => Err(format!("has no parameter {parameter}: it takes {}", function.parameters)),
     }
-}
-
-fn words(parameters: &str) -> impl Iterator<Item = &str> {
-    parameters.trim_start_matches('(').trim_end_matches(')').split_whitespace()
-}
-
-/// The types in `(file:u64 flags:s32)`.
-fn types(parameters: &str) -> Vec<&str> {
-    words(parameters).map(|word| word.rsplit(':').next().unwrap_or(word)).collect()
 }
 
 /// Says in the plan which objects calls work on, and refuses what does not go together with that.
@@ -200,14 +179,9 @@ pub fn settle(judged: &Judged, asked: &Asked, bridge: bool, plan: &mut Plan) {
         };
         let told = match object {
             ObjectOf::Accessor(accessor) => format!("what `{accessor}` returns"),
-            ObjectOf::Argument(number) => {
-                let words = unit.parameters.get(old).map(String::as_str).unwrap_or_default();
-                let name = words_of(words, *number);
-                format!("its parameter `{name}`")
-            }
+            ObjectOf::Argument(_, name) => format!("its parameter `{name}`"),
         };
-        let mut rows = plan.functions.iter_mut();
-        if let Some(row) = rows.find(|row| row.object == unit.object && row.name == *old) {
+        if let Some(row) = plan.function_mut(&unit.object, old) {
             row.works_on = Some(told);
         }
         if unit.adaptations.contains_key(name) {
@@ -231,12 +205,6 @@ pub fn settle(judged: &Judged, asked: &Asked, bridge: bool, plan: &mut Plan) {
             "leave one of them out",
         ));
     }
-}
-
-/// Name of the parameter with this number.
-fn words_of(parameters: &str, number: usize) -> &str {
-    let word = words(parameters).nth(number).unwrap_or_default();
-    word.split(':').next().unwrap_or_default()
 }
 
 #[cfg(test)]

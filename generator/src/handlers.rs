@@ -11,7 +11,7 @@ use crate::counting::ObjectOf;
 /// The registers of a call's arguments, in their order (System V ABI for x86-64, 3.2.3).
 const ARGUMENTS: [&str; 6] = ["rdi", "rsi", "rdx", "rcx", "r8", "r9"];
 
-/// The hints tell objtool that the frame of edition 0, which has run nothing but its `call __fentry__`, is skipped: the
+/// The hint tells objtool that the frame of edition 0, which has run nothing but its `call __fentry__`, is skipped: the
 /// caller's return address is the second word on the stack.
 const ENTER: &str =
     "\tUNWIND_HINT sp_reg=ORC_REG_SP sp_offset=16 type=UNWIND_HINT_TYPE_CALL\n\tendbr64\n";
@@ -203,7 +203,7 @@ fn counting(text: &mut String, index: usize, object: &ObjectOf) {
     let (clone, nop) = (clone_symbol(index), ORIGINAL);
     let object = match object {
         ObjectOf::Accessor(_) => format!("call {}", accessor_symbol(index)),
-        ObjectOf::Argument(number) => {
+        ObjectOf::Argument(number, _) => {
             format!("mov %{}, %rax", ARGUMENTS.get(*number).unwrap_or(&"rdi"))
         }
     };
@@ -212,7 +212,7 @@ fn counting(text: &mut String, index: usize, object: &ObjectOf) {
         "\nSYM_FUNC_START(dynamos_original_{index})\n\t.nops {nop}\n\tRET\nSYM_FUNC_END(dynamos_original_{index})\n\
          \nSYM_CODE_START(dynamos_counting_{index})\n{ENTER}\
          \tcmpb $1, dynamos_active(%rip)\n\tjb 3f\n\tja 1f\n\tadd $8, %rsp\n\tjmp {clone}\n\
-         1:\tUNWIND_HINT sp_reg=ORC_REG_SP sp_offset=16 type=UNWIND_HINT_TYPE_CALL\n"
+         1:\n"
     );
     lines(text, saved());
     let (shift, back) = (64 - BITS, 8 * ARGUMENTS.len());
@@ -249,7 +249,8 @@ mod tests {
     #[test]
     fn addresses_are_where_the_text_has_them() {
         let plain = Redirected::default();
-        let counted = Redirected { object: Some(ObjectOf::Argument(1)), ..Redirected::default() };
+        let counted =
+            Redirected { object: Some(ObjectOf::Argument(1, "f".into())), ..Redirected::default() };
         let handlers = Handlers { functions: vec![plain.clone(), plain], phases: false };
         assert_eq!((handlers.addresses(), handlers.counters(10)), (6, None));
         assert_eq!(handlers.addresses_of(10, 1).policy, 15);

@@ -417,6 +417,11 @@ impl Refusal {
 }
 
 impl Plan {
+    /// The row of a function of an object, by V1's name.
+    pub fn function_mut(&mut self, object: &str, name: &str) -> Option<&mut FunctionPlan> {
+        self.functions.iter_mut().find(|row| row.object == object && row.name == name)
+    }
+
     /// Takes over the rows of another plan.
     pub fn absorb(&mut self, other: Plan) {
         self.objects.extend(other.objects);

@@ -122,7 +122,8 @@ mod tests {
 
     #[test]
     fn objects_that_are_told_are_gone_by() {
-        let function = Redirected { object: Some(ObjectOf::Argument(0)), ..Redirected::default() };
+        let function =
+            Redirected { object: Some(ObjectOf::Argument(0, "f".into())), ..Redirected::default() };
         let handlers = Handlers { functions: vec![function; 2], phases: false };
         let mut plan = Plan::default();
         assert_eq!(propose(&plan, &handlers).scope, "object");

@@ -66,14 +66,6 @@ pub fn judge(
         let adaptations =
             adaptation::find(comparison, &replaced, &built.v2, object, &mut plan.refusals)?;
         tell_adaptations(plan, object, &replaced, &adaptations);
-        let sides = counting::Sides {
-            comparison,
-            replaced: &replaced,
-            v1: &built.pre,
-            v2: &built.v2,
-            object,
-        };
-        let objects = counting::find(&sides, asked, &mut plan.refusals)?;
         // Where V2 has no such file there is nothing to be left out.
         let source = std::fs::read_to_string(v2.join(&command.source)).unwrap_or_default();
         let hooks = hooks::find(comparison, &built.v2, object, &source, &mut plan.refusals)?;
@@ -89,6 +81,14 @@ pub fn judge(
         let v2 = Unit::parse(&built.v2, &command.object)?;
         let wanted = replaced.values().cloned().collect();
         let signatures = signatures(&Elf::parse(&built.pre, &command.object)?, &wanted)?;
+        let sides = counting::Sides {
+            comparison,
+            replaced: &replaced,
+            v1: &signatures,
+            v2: &built.v2,
+            object,
+        };
+        let objects = counting::find(&sides, asked, &mut plan.refusals)?;
         let parameters = signatures.into_iter().map(|(name, s)| (name, s.parameters)).collect();
         judged.units.push(UnitInput {
             parameters,
@@ -126,8 +126,7 @@ fn tell_adaptations(
 ) {
     for (name, handler) in adaptations {
         let old = replaced.get(name).unwrap_or(name);
-        let mut rows = plan.functions.iter_mut();
-        if let Some(row) = rows.find(|row| row.object == object && row.name == *old) {
+        if let Some(row) = plan.function_mut(object, old) {
             row.adapted_by = Some(handler.clone());
         }
     }

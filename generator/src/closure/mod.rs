@@ -2,6 +2,7 @@
 //! it uses of the running kernel.
 
 mod bridge;
+mod flow;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,11 +12,13 @@ use dynamos_abi::{HookKind, edition};
 use object::elf;
 
 pub use bridge::{BridgeInput, CodePiece};
+use flow::{calls_itself, returns};
 
 use crate::clones::{
     CloneObject, Piece, PieceId, PieceRelocation, PieceSymbol, Placeholder, PlaceholderKind, Target,
 };
 use crate::counting::ObjectOf;
+use crate::handlers::{Redirected, accessor_symbol, adaptation_symbol, clone_symbol};
 use crate::plan::{Escape, Refusal};
 use crate::record::Fixup;
 use crate::unit::{Field, Place, Unit};
@@ -73,10 +76,8 @@ pub struct Closure {
     pub object: CloneObject,
     /// V1's names of the replaced functions, in the order of their clones.
     pub replaced: Vec<String>,
-    /// Of each of those, whether an adaptation handler of the update goes along.
-    pub adapts: Vec<bool>,
-    /// Of each of those, how the object of a call is found.
-    pub objects: Vec<Option<ObjectOf>>,
+    /// How each of those chooses an edition.
+    pub handlers: Vec<Redirected>,
     /// Address index (within this object) of each replaced function's clone.
     pub clone_addrs: Vec<u32>,
     /// Address index (within this object) of each bridge edition, by V1's name of the function.
@@ -167,20 +168,19 @@ impl Builder<'_> {
         let unit = self.context.unit;
         let index = unit.find(name).with_context(|| format!("V2 has no function {name}"))?;
         let number = self.context.first_clone + self.closure.replaced.len();
-        let (piece, into) = self.known_as(index, crate::handlers::clone_symbol(number))?;
+        let (piece, into) = self.known_as(index, clone_symbol(number))?;
         let handler = self.context.adaptations.get(name);
         if let Some(handler) = handler {
             let index =
                 unit.find(handler).with_context(|| format!("V2 has no function {handler}"))?;
-            self.known_as(index, crate::handlers::adaptation_symbol(number))?;
+            self.known_as(index, adaptation_symbol(number))?;
             self.closure.added.insert(handler.clone());
         }
-        self.closure.adapts.push(handler.is_some());
         let object = self.context.objects.get(name);
         if let Some(ObjectOf::Accessor(accessor)) = object {
             let index =
                 unit.find(accessor).with_context(|| format!("V2 has no function {accessor}"))?;
-            self.known_as(index, crate::handlers::accessor_symbol(number))?;
+            self.known_as(index, accessor_symbol(number))?;
             self.closure.added.insert(accessor.clone());
         }
         if object.is_some() && !returns(unit, index)? {
@@ -189,7 +189,8 @@ impl Builder<'_> {
         if object.is_some() && calls_itself(unit, index)? {
             self.refuse(v1_name, "calls itself, which in V2's edition would not be counted");
         }
-        self.closure.objects.push(object.cloned());
+        let (adapts, object) = (handler.is_some(), object.cloned());
+        self.closure.handlers.push(Redirected { adapts, object });
         let addr = self.closure.object.addr(Target::Piece(piece), into as i64);
         self.closure.replaced.push(v1_name.into());
         self.closure.clone_addrs.push(addr as u32);
@@ -628,50 +629,4 @@ pub fn constant(section: &crate::unit::Section, at: u64) -> (u64, u64) {
     } else {
         (0, len)
     }
-}
-
-/// Whether a function of V2 calls itself by a call that the assembler has resolved.
-fn calls_itself(unit: &Unit, index: usize) -> Result<bool> {
-    let symbol = unit.symbol(index)?;
-    let section = symbol.section.context("an undefined function has no body")?;
-    let (start, end) = (symbol.value, symbol.value + symbol.size);
-    let code = unit.section(section)?.bytes.get(start as usize..end as usize).unwrap_or(&[]);
-    let decoder = iced_x86::Decoder::with_ip(64, code, start, iced_x86::DecoderOptions::NONE);
-    let fields = unit.fields(section, start, end)?;
-    let by_name =
-        |field: &Field| matches!(field.place, Place::In(to, 0) if to == index) && field.branch;
-    Ok(fields.iter().any(by_name)
-        || decoder.into_iter().any(|instruction| {
-            instruction.is_call_near() && instruction.near_branch_target() == start
-        }))
-}
-
-/// Whether a function of V2 ever returns, as objtool would find out (`__dead_end_function`): it has a return
-/// or a jump to another function.
-fn returns(unit: &Unit, index: usize) -> Result<bool> {
-    let symbol = unit.symbol(index)?;
-    let section = symbol.section.context("an undefined function has no body")?;
-    let (start, end) = (symbol.value, symbol.value + symbol.size);
-    let code = unit.section(section)?.bytes.get(start as usize..end as usize).unwrap_or(&[]);
-    let mut decoder = iced_x86::Decoder::with_ip(64, code, start, iced_x86::DecoderOptions::NONE);
-    let fields = unit.fields(section, start, end)?;
-    while decoder.can_decode() {
-        let instruction = decoder.decode();
-        let leaves = fields.iter().any(|field| {
-            (instruction.ip()..instruction.next_ip()).contains(&(start + field.offset))
-        });
-        match instruction.flow_control() {
-            iced_x86::FlowControl::Return | iced_x86::FlowControl::IndirectBranch => {
-                return Ok(true);
-            }
-            iced_x86::FlowControl::UnconditionalBranch
-            | iced_x86::FlowControl::ConditionalBranch
-                if leaves =>
-            {
-                return Ok(true);
-            }
-            _ => {}
-        }
-    }
-    Ok(false)
 }
