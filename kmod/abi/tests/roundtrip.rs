@@ -53,6 +53,37 @@ fn sample() -> Vec<u8> {
     writer.finish("update", "6.1.0-55-amd64", "").unwrap()
 }
 
+/// A record's beginning: a symbol, and a function of it that is only matched.
+fn with_symbol() -> (RecordWriter, Function) {
+    let mut writer = RecordWriter::default();
+    let object = Object { name: writer.str("vmlinux") };
+    writer.objects.push(object);
+    let (name, bytes) = (writer.str("f"), writer.bytes(&[0x90; 8]));
+    writer.symbols.push(Symbol { name, object: 0, flags: 1, placeholder: NONE });
+    let function = Function {
+        symbol: 0,
+        flags: 0,
+        bytes,
+        first_site: 0,
+        site_count: 0,
+        fentry: NONE,
+        clone: NONE,
+        bridge: NONE,
+        transition: NONE,
+        steady: NONE,
+        policy: NONE,
+        counting: NONE,
+        original: NONE,
+        parameters: Str { offset: 0, len: 0 },
+    };
+    (writer, function)
+}
+
+/// The same with a clone and handlers, at the first four addresses.
+fn replaced(function: Function) -> Function {
+    Function { fentry: 0, clone: 0, transition: 1, steady: 2, policy: 3, ..function }
+}
+
 fn site(offset: u32, len: u16, kind: SiteKind, symbol: u32, data: Bytes) -> Site {
     Site { offset, len, kind: kind as u16, symbol, addend: -4, data }
 }
@@ -140,29 +171,10 @@ fn phased(
     code: &[Code],
     slots: bool,
 ) -> Result<Vec<u8>, RecordError> {
-    let mut writer = RecordWriter::default();
+    let (mut writer, anchor) = with_symbol();
     writer.addr_count = 4;
-    let object = Object { name: writer.str("vmlinux") };
-    writer.objects.push(object);
-    let (name, bytes) = (writer.str("f"), writer.bytes(&[0x90; 8]));
-    writer.symbols.push(Symbol { name, object: 0, flags: 1, placeholder: NONE });
     for bridge in bridges {
-        writer.functions.push(Function {
-            symbol: 0,
-            flags,
-            bytes,
-            first_site: 0,
-            site_count: 0,
-            fentry: 0,
-            clone: 0,
-            bridge,
-            transition: 1,
-            steady: 2,
-            policy: 3,
-            counting: NONE,
-            original: NONE,
-            parameters: Str { offset: 0, len: 0 },
-        });
+        writer.functions.push(Function { flags, bridge, ..replaced(anchor) });
     }
     writer.code.extend(code);
     if slots {
@@ -216,30 +228,10 @@ fn every_truncation_is_refused() {
 
 #[test]
 fn functions_do_not_share_sites() {
-    let mut writer = RecordWriter::default();
-    let name = writer.str("f");
-    let object = writer.str("vmlinux");
-    writer.objects.push(Object { name: object });
-    writer.symbols.push(Symbol { name, object: 0, flags: 1, placeholder: NONE });
-    let bytes = writer.bytes(&[0x90; 8]);
+    let (mut writer, anchor) = with_symbol();
     let data = writer.bytes(&[]);
     writer.sites.push(site(0, 4, SiteKind::Endbr, NONE, data));
-    let function = Function {
-        symbol: 0,
-        flags: 0,
-        bytes,
-        first_site: 0,
-        site_count: 1,
-        fentry: NONE,
-        clone: NONE,
-        bridge: NONE,
-        transition: NONE,
-        steady: NONE,
-        policy: NONE,
-        counting: NONE,
-        original: NONE,
-        parameters: Str { offset: 0, len: 0 },
-    };
+    let function = Function { site_count: 1, ..anchor };
     writer.functions.extend([function, function]);
     let error = writer.finish("update", "6.1", "").unwrap_err();
     assert_eq!(error, RecordError::Value("function sites"));
@@ -252,32 +244,10 @@ fn counted(
     original: u32,
     flags: u32,
 ) -> Result<Vec<u8>, RecordError> {
-    let mut writer = RecordWriter::default();
+    let (mut writer, anchor) = with_symbol();
     (writer.addr_count, writer.counters) = (7, counters);
-    let name = writer.str("f");
-    let object = writer.str("vmlinux");
-    writer.objects.push(Object { name: object });
-    writer.symbols.push(Symbol { name, object: 0, flags: 1, placeholder: NONE });
-    let bytes = writer.bytes(&[0x90; 8]);
-    let replaced = flags & function_flags::REPLACE != 0;
-    let addresses = if replaced { [0, 1, 2, 3] } else { [NONE; 4] };
-    let [clone, transition, steady, policy] = addresses;
-    writer.functions.push(Function {
-        symbol: 0,
-        flags,
-        bytes,
-        first_site: 0,
-        site_count: 0,
-        fentry: if replaced { 0 } else { NONE },
-        clone,
-        bridge: NONE,
-        transition,
-        steady,
-        policy,
-        counting,
-        original,
-        parameters: Str { offset: 0, len: 0 },
-    });
+    let function = if flags & function_flags::REPLACE != 0 { replaced(anchor) } else { anchor };
+    writer.functions.push(Function { flags, counting, original, ..function });
     writer.finish("update", "6.1", "")
 }
 

@@ -256,7 +256,7 @@ impl Layer for World {
 }
 
 /// Runs `test` with an update that is ready.
-fn with_update(world: &mut World, test: impl FnOnce(&mut World, Update<'_>)) {
+pub(super) fn with_update<L: Layer>(world: &mut L, test: impl FnOnce(&mut L, Update<'_>)) {
     with_record(&record(), |record| {
         let mut update = Update::new(record).unwrap();
         update.pin(world).unwrap();
@@ -402,10 +402,10 @@ fn an_update_over_others_has_no_such_scope() {
 }
 
 /// What a command does with whatever has come of the ones before.
-fn command(world: &mut World, update: &mut Update<'_>, which: u8) {
+pub(super) fn command(world: &mut dyn Layer, update: &mut Update<'_>, asked: Switching, which: u8) {
     let on_timeout =
         [OnTimeout::RollBack, OnTimeout::Hold, OnTimeout::Hold][usize::from(which % 3)];
-    let how = Switching { on_timeout, ..TASKS };
+    let how = Switching { on_timeout, ..asked };
     let enables = which & 4 != 0;
     let _ = match (update.state(), enables) {
         (State::Transitioning, true) => update.go_on(world, how),
@@ -434,7 +434,7 @@ proptest! {
         with_update(&mut world, |world, mut update| {
             let _ = update.activate(world, &ADDRESSES, &WRITABLE, if hold { HOLD } else { TASKS });
             for which in commands {
-                command(world, &mut update, which);
+                command(world, &mut update, TASKS, which);
                 (0..7).for_each(|_| world.step());
                 if update.is_held() {
                     let _ = update.go_on(world, LOOK);

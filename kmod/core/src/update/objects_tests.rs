@@ -10,14 +10,14 @@ use dynamos_abi::HookKind;
 use dynamos_abi::counters::CALL;
 use proptest::prelude::*;
 
-use super::tests::{ADDRESSES, HOW, WRITABLE, kernel, record};
+use super::moving_tests::{command, with_update};
+use super::tests::{ADDRESSES, HOW, WRITABLE, kernel};
 use super::*;
-use crate::budget::Budget;
 use crate::counters::{Counters, Label, Look, Moving, calls_of, uncounted};
 use crate::matching::Memory;
 use crate::relocate::Range;
 use crate::stack::first_touch;
-use crate::testing::{Kernel, with_record};
+use crate::testing::Kernel;
 
 const OBJECTS: Switching = Switching { scope: Scope::Object, ..HOW };
 const HOLD: Switching = Switching { on_timeout: OnTimeout::Hold, ..OBJECTS };
@@ -351,16 +351,6 @@ impl Layer for World {
     fn log(&mut self, _: fmt::Arguments<'_>) {}
 }
 
-/// Runs `test` with an update that is ready.
-fn with_update(world: &mut World, test: impl FnOnce(&mut World, Update<'_>)) {
-    with_record(&record(), |record| {
-        let mut update = Update::new(record).unwrap();
-        update.pin(world).unwrap();
-        update.prepare(world, &kernel(), &mut Budget::new(10_000)).unwrap();
-        test(world, update);
-    });
-}
-
 /// Lets every call end.
 fn empty(world: &mut World) {
     for which in 0..world.tasks.len() {
@@ -520,25 +510,6 @@ fn who_is_late_with_a_goal_of_before_is_waited_for() {
     });
 }
 
-/// What a command does with whatever has come of the ones before.
-fn command(world: &mut World, update: &mut Update<'_>, which: u8) {
-    let on_timeout =
-        [OnTimeout::RollBack, OnTimeout::Hold, OnTimeout::Hold][usize::from(which % 3)];
-    let how = Switching { on_timeout, ..OBJECTS };
-    let enables = which & 4 != 0;
-    let _ = match (update.state(), enables) {
-        (State::Transitioning, true) => update.go_on(world, how),
-        (State::Reverting | State::Draining, true) => update.resume(world, how),
-        (State::Transitioning, false) if !update.is_under_way() => {
-            update.give_up(world, &how.limits)
-        }
-        (State::Active | State::Transitioning | State::Reverting | State::Draining, false) => {
-            update.revert(world, how)
-        }
-        _ => Ok(()),
-    };
-}
-
 proptest! {
     #[test]
     fn no_object_has_calls_of_both_editions(
@@ -553,7 +524,7 @@ proptest! {
         with_update(&mut world, |world, mut update| {
             let _ = update.activate(world, &ADDRESSES, &WRITABLE, if hold { HOLD } else { OBJECTS });
             for which in commands {
-                command(world, &mut update, which);
+                command(world, &mut update, OBJECTS, which);
                 (0..7).for_each(|_| world.step());
                 if update.is_held() {
                     let _ = update.go_on(world, LOOK);
