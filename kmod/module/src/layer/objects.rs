@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use dynamos_core::counters::{Counters, Label, Look, Moving, calls_of, to_original, uncounted};
 use dynamos_core::{Blocked, Blockers, Errno, Place, Range, sort_by_key};
 
-use super::{INVALID, KernelLayer, look_at_all};
+use super::operations::look_at_all;
+use super::{INVALID, KernelLayer};
 use crate::checks::counting_of;
 use crate::ffi::counters::CounterWords;
 use crate::ffi::errno::Errno as KernelErrno;
