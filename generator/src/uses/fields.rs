@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use clang::{Entity, EntityKind, Type, TypeKind};
+use clang::{Entity, EntityKind, EntityVisitResult, Type, TypeKind};
+use memchr::memmem::Finder;
+
+use super::text::Text;
 
 /// Nesting deeper than this is nobody's.
 const MAX_DEPTH: usize = 64;
@@ -15,13 +18,22 @@ pub(super) struct Fields<'t> {
 
 impl<'t> Fields<'t> {
     /// Looks for the definitions of `types`, also inside of others and of functions.
-    pub(super) fn find(unit: &Entity<'t>, types: &BTreeSet<String>) -> Self {
+    pub(super) fn find(unit: &Entity<'t>, text: Text<'_>, types: &BTreeSet<String>) -> Self {
         let mut fields = Self::default();
+        let tags = types.iter().map(|of| of.split_once(' ').map_or(&**of, |(_, tag)| tag));
+        let tags: Vec<Finder<'_>> = tags.map(Finder::new).collect();
         unit.visit_children(|entity, _| {
+            // Most of a unit is bodies of functions, and who defines a type there says its name.
+            if entity.get_kind() == EntityKind::FunctionDecl {
+                let text = text.of(&entity).as_bytes();
+                if tags.iter().all(|tag| tag.find(text).is_none()) {
+                    return EntityVisitResult::Continue;
+                }
+            }
             if entity.is_definition() {
                 fields.definition(&entity, types);
             }
-            clang::EntityVisitResult::Recurse
+            EntityVisitResult::Recurse
         });
         fields
     }

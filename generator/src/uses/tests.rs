@@ -337,3 +337,10 @@ fn handlers_that_are_not_known_to_be_there() {
         assert_eq!(found, expected, "{body}");
     }
 }
+
+#[test]
+fn a_type_of_a_function_is_found_there() {
+    let Some(open) = open() else { return };
+    let body = "int f(void) { struct foo { int own; } it; it.own = 1; return sizeof(it); }";
+    check(&open, body, &["struct foo sizeof", "own write"]);
+}

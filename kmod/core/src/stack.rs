@@ -25,12 +25,20 @@ pub fn first_touch(trace: &[u64], ranges: &[Range]) -> Option<Touch> {
     })
 }
 
-/// How many activations of that code `trace` shows: return addresses that lie in one of `ranges`.
-pub fn activations(trace: &[u64], ranges: &[Range]) -> u32 {
-    trace.iter().fold(0, |count: u32, &address| {
+/// How many activations of that code `trace` shows: return addresses that lie in one of `ranges`. One that `calls_another`
+/// is no activation beside the one right inside of it: a handler that counts, and waits for the edition it has called.
+pub fn activations(
+    trace: &[u64],
+    ranges: &[Range],
+    calls_another: impl Fn(u64) -> bool,
+) -> u32 {
+    let (mut count, mut inside) = (0u32, false);
+    for &address in trace {
         let touched = first_touch(&[address], ranges).is_some();
-        count.saturating_add(u32::from(touched))
-    })
+        count = count.saturating_add(u32::from(touched && !(inside && calls_another(address))));
+        inside = touched;
+    }
+    count
 }
 
 /// Sorts ranges for [`first_touch`]; `false` if two overlap or one is empty or turned round.
@@ -65,8 +73,18 @@ mod tests {
 
     #[test]
     fn every_frame_is_an_activation() {
-        assert_eq!(activations(&[1, 0x305, 0x150, 0x155], &RANGES), 3);
-        assert_eq!(activations(&[1, 0x500], &RANGES), 0);
+        let none = |_| false;
+        assert_eq!(activations(&[1, 0x305, 0x150, 0x155], &RANGES, none), 3);
+        assert_eq!(activations(&[1, 0x500], &RANGES, none), 0);
+    }
+
+    #[test]
+    fn a_handler_and_what_it_called_are_one_activation() {
+        let handler = |address| address == 0x150;
+        assert_eq!(activations(&[1, 0x305, 0x150, 2], &RANGES, handler), 1);
+        // What it called is not watched.
+        assert_eq!(activations(&[1, 0x150, 2], &RANGES, handler), 1);
+        assert_eq!(activations(&[0x305, 0x150, 0x305, 0x150, 1, 0x150], &RANGES, handler), 3);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) struct Watched {
     ranges: Vec<Range>,
     /// What begins at an address, sorted.
     marks: Vec<(u64, Place)>,
+    /// Where handlers that count begin, sorted.
+    counting: Vec<u64>,
 }
 
 /// What of an edition 0 counts.
@@ -130,6 +132,9 @@ impl Watched {
                     watched.marks.try_push((*address, place))?;
                 }
             }
+            if let Some(address) = addresses.get(function.counting as usize) {
+                watched.counting.try_push(*address)?;
+            }
         }
         for kind in HookKind::ALL.into_iter().chain(HookKind::BETWEEN_PHASES) {
             let address = record.hook(kind).and_then(|hook| addresses.get(hook as usize));
@@ -138,6 +143,7 @@ impl Watched {
             }
         }
         sort_by_key(&mut watched.marks, |(address, _)| *address);
+        sort_by_key(&mut watched.counting, |address| *address);
         if normalise(&mut watched.ranges) { Ok(self) } else { Err(Errno::EINVAL) }
     }
 
@@ -151,15 +157,19 @@ impl Watched {
 
     /// The same once more.
     pub(crate) fn try_clone(&self) -> Result<Self, Errno> {
-        let ranges = Vec::try_filled_from(&self.ranges)?;
-        Ok(Self { ranges, marks: Vec::try_filled_from(&self.marks)? })
+        Ok(Self {
+            ranges: Vec::try_filled_from(&self.ranges)?,
+            marks: Vec::try_filled_from(&self.marks)?,
+            counting: Vec::try_filled_from(&self.counting)?,
+        })
     }
 
     /// Whether `task` is in the code, and where. Called where nothing sleeps.
     pub(crate) fn blocks(&self, task: &Task<'_>) -> Option<Blocked> {
         self.finds(task, |trace, ranges| {
             let touch = first_touch(trace, ranges)?;
-            Some((self.place_of(*trace.get(touch.frame)?), activations(trace, ranges)))
+            let count = activations(trace, ranges, |address| self.is_counting(address));
+            Some((self.place_of(*trace.get(touch.frame)?), count))
         })
     }
 
@@ -184,16 +194,28 @@ impl Watched {
 
     /// What is at a return address in the code that is watched.
     pub(crate) fn place_of(&self, address: u64) -> Place {
-        let touch = first_touch(&[address], &self.ranges);
-        let range = touch.and_then(|touch| self.ranges.get(touch.range));
-        range.map_or(Place::Unknown, |range| self.place(address, *range))
+        match self.range_of(address) {
+            None => Place::Unknown,
+            Some(range) => self.mark(address, range).map_or(Place::Handler, |(_, place)| place),
+        }
     }
 
-    /// The same: the call before it counts.
-    fn place(&self, address: u64, range: Range) -> Place {
+    /// Whether a return address is in a handler that counts.
+    fn is_counting(&self, address: u64) -> bool {
+        let mark = self.range_of(address).and_then(|range| self.mark(address, range));
+        mark.is_some_and(|(start, _)| self.counting.binary_search(&start).is_ok())
+    }
+
+    fn range_of(&self, address: u64) -> Option<Range> {
+        let touch = first_touch(&[address], &self.ranges)?;
+        self.ranges.get(touch.range).copied()
+    }
+
+    /// What begins before a return address in a range: the call before it counts.
+    fn mark(&self, address: u64, range: Range) -> Option<(u64, Place)> {
         let call = address.saturating_sub(1).max(range.start);
         let after = self.marks.partition_point(|(start, _)| *start <= call);
-        let mark = after.checked_sub(1).and_then(|at| self.marks.get(at));
-        mark.filter(|(start, _)| range.start <= *start).map_or(Place::Handler, |(_, place)| *place)
+        let mark = after.checked_sub(1).and_then(|at| self.marks.get(at)).copied();
+        mark.filter(|(start, _)| range.start <= *start)
     }
 }

@@ -57,8 +57,13 @@ impl Moving {
     }
 
     /// What is waited for on the way to an edition, to wake whoever sleeps in it.
-    pub fn awaits(counters: &Counters<'_>, active: bool) -> Look {
-        if counters.goal() == active { Look::Counted } else { Look::Uncounted }
+    pub fn awaits(&self, counters: &Counters<'_>, active: bool) -> Look {
+        if counters.goal() == active { Look::Counted } else { self.before_the_goal() }
+    }
+
+    /// What must be over before objects get another goal.
+    fn before_the_goal(&self) -> Look {
+        if self.counted { Look::Deciding } else { Look::Uncounted }
     }
 
     /// Moves objects as far as they can be moved; `look` adds tasks to the blockers. `true`: all have moved.
@@ -76,7 +81,7 @@ impl Moving {
         if counters.goal() != active {
             // Handlers count from the turn on, so those that are not counted only become fewer. And nobody is late with a
             // goal of before.
-            look(if self.counted { Look::Deciding } else { Look::Uncounted }, blockers);
+            look(self.before_the_goal(), blockers);
             if blockers.count() > 0 {
                 return Some(false);
             }

@@ -503,10 +503,10 @@ fn who_is_late_with_a_goal_of_before_is_waited_for() {
         world.go_on(2, 7, 1);
         assert!(matches!(world.tasks[2].at, At::Gives(2, true, false)));
         update.resume(world, LOOK).unwrap();
-        assert_eq!(Moving::awaits(&World::counters(&world.words), true), Look::Uncounted);
+        assert_eq!(world.moving.awaits(&World::counters(&world.words), true), Look::Deciding);
         world.go_on(2, 7, 1);
         update.go_on(world, LOOK).unwrap();
-        assert_eq!(Moving::awaits(&World::counters(&world.words), true), Look::Counted);
+        assert_eq!(world.moving.awaits(&World::counters(&world.words), true), Look::Counted);
     });
 }
 

@@ -172,7 +172,7 @@ impl KernelLayer {
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
         let objects = &self.objects;
         let Ok(counters) = counters_in(&objects.words) else { return };
-        let look = Moving::awaits(&counters, active);
+        let look = objects.moving.awaits(&counters, active);
         stacks::each_live_task(&mut self.stack, true, |task| {
             let blocks = objects.finds(look, active, task, watched);
             if blocks.is_some() { Then::Wake } else { Then::GoOn }
