@@ -228,6 +228,32 @@ fn a_type_that_lives_on_the_stacks_of_replaced_functions_needs_no_transfer() {
 }
 
 #[test]
+fn what_chooses_an_edition_must_not_call_what_is_replaced() {
+    const V1: &str = "static int n; __attribute__((noinline)) int f(int *at) { return n + *at; }
+        int g(int *at) { return f(at) + 1; }";
+    let v2 = |chooses: &str| {
+        let changed = V1.replace("n + *at", "n - *at");
+        format!(
+            "{changed} __attribute__((noinline)) static int h(int *at) {{ return g(at); }}
+            static __attribute__((used)) int dynamos_adapt_f(int *at) {{ {chooses} }}"
+        )
+    };
+    let refused = |chooses: &str| {
+        let (assembly, plan) = assembled(&[("a", V1, &v2(chooses))], "");
+        assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+        assembly
+            .refusals
+            .into_iter()
+            .map(|refusal| (refusal.name, refusal.reason))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(refused("return *at;"), []);
+    let why = "is called before calls of what is replaced, and may itself call f, which is";
+    // `g` is not replaced, and what is by way of it is seen all the same.
+    assert_eq!(refused("return h(at);"), [("dynamos_adapt_f".into(), why.into())]);
+}
+
+#[test]
 fn a_tail_call_of_a_neighbour_is_matched_as_it_is() {
     let text = |value: i32| {
         format!(

@@ -1,5 +1,7 @@
 //! Where a function of V2 goes to: what its instructions say.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 
@@ -40,6 +42,34 @@ pub(super) fn calls_itself(unit: &Unit, index: usize) -> Result<bool> {
         instruction.is_call_near() && instruction.near_branch_target() == body.start
     };
     Ok(body.fields.iter().any(by_name) || body.instructions.iter().any(resolved))
+}
+
+/// One of the `wanted` functions that a function of V2 calls, or takes the address of, itself or by way of others of its
+/// object.
+pub(super) fn comes_to(
+    unit: &Unit,
+    index: usize,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<Option<String>> {
+    let (mut seen, mut queue) = (BTreeSet::from([index]), vec![index]);
+    while let Some(index) = queue.pop() {
+        for field in Body::of(unit, index)?.fields {
+            match field.place {
+                Place::Elsewhere(name, _) if wanted(&name) => return Ok(Some(name)),
+                Place::In(to, _) => {
+                    let symbol = unit.symbol(to)?;
+                    if symbol.function && wanted(&symbol.name) {
+                        return Ok(Some(symbol.name.clone()));
+                    }
+                    if symbol.function && seen.insert(to) {
+                        queue.push(to);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a function of V2 ever returns, as objtool would find out (`__dead_end_function`): it has a return

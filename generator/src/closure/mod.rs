@@ -3,6 +3,7 @@
 
 mod bridge;
 mod flow;
+mod replace;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,13 +13,13 @@ use dynamos_abi::{HookKind, edition};
 use object::elf;
 
 pub use bridge::{BridgeInput, CodePiece};
-use flow::{calls_itself, returns};
+use flow::returns;
 
 use crate::clones::{
     CloneObject, Piece, PieceId, PieceRelocation, PieceSymbol, Placeholder, PlaceholderKind, Target,
 };
 use crate::counting::ObjectOf;
-use crate::handlers::{Redirected, accessor_symbol, adaptation_symbol, clone_symbol};
+use crate::handlers::Redirected;
 use crate::plan::{Escape, Refusal};
 use crate::record::Fixup;
 use crate::unit::{Field, Place, Unit};
@@ -163,40 +164,6 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Clones a function that the update replaces.
-    fn replace(&mut self, name: &str, v1_name: &str) -> Result<()> {
-        let unit = self.context.unit;
-        let index = unit.find(name).with_context(|| format!("V2 has no function {name}"))?;
-        let number = self.context.first_clone + self.closure.replaced.len();
-        let (piece, into) = self.known_as(index, clone_symbol(number))?;
-        let handler = self.context.adaptations.get(name);
-        if let Some(handler) = handler {
-            let index =
-                unit.find(handler).with_context(|| format!("V2 has no function {handler}"))?;
-            self.known_as(index, adaptation_symbol(number))?;
-            self.closure.added.insert(handler.clone());
-        }
-        let object = self.context.objects.get(name);
-        if let Some(ObjectOf::Accessor(accessor)) = object {
-            let index =
-                unit.find(accessor).with_context(|| format!("V2 has no function {accessor}"))?;
-            self.known_as(index, accessor_symbol(number))?;
-            self.closure.added.insert(accessor.clone());
-        }
-        if object.is_some() && !returns(unit, index)? {
-            self.refuse(v1_name, "never returns, so its calls cannot be counted");
-        }
-        if object.is_some() && calls_itself(unit, index)? {
-            self.refuse(v1_name, "calls itself, which in V2's edition would not be counted");
-        }
-        let (adapts, object) = (handler.is_some(), object.cloned());
-        self.closure.handlers.push(Redirected { adapts, object });
-        let addr = self.closure.object.addr(Target::Piece(piece), into as i64);
-        self.closure.replaced.push(v1_name.into());
-        self.closure.clone_addrs.push(addr as u32);
-        Ok(())
-    }
-
     /// Copies the functions that become handlers. Their addresses stand beside the record, so objtool sees them taken and
     /// leaves their `endbr64` as it is.
     fn handlers(&mut self) -> Result<()> {

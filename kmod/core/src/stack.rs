@@ -27,11 +27,7 @@ pub fn first_touch(trace: &[u64], ranges: &[Range]) -> Option<Touch> {
 
 /// How many activations of that code `trace` shows: return addresses that lie in one of `ranges`. One that `calls_another`
 /// is no activation beside the one right inside of it: a handler that counts, and waits for the edition it has called.
-pub fn activations(
-    trace: &[u64],
-    ranges: &[Range],
-    calls_another: impl Fn(u64) -> bool,
-) -> u32 {
+pub fn activations(trace: &[u64], ranges: &[Range], calls_another: impl Fn(u64) -> bool) -> u32 {
     let (mut count, mut inside) = (0u32, false);
     for &address in trace {
         let touched = first_touch(&[address], ranges).is_some();

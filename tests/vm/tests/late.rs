@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{SAYS, compared_byte, damaged, diff, edit, machine, record_at};
+use common::{SAYS, asked, compared_byte, damaged, diff, edit, machine, record_at, request};
+use dynamos_generator::{Request, Spec};
 
 /// `disks`: how many disks the module has made that have the new name, and the old one.
 const SHELL: &str = r#"
@@ -134,6 +136,99 @@ fn follows_its_module_on_6_1() {
 #[test]
 fn follows_its_module_on_6_12() {
     follows_its_module("6.12.107", "6.12.107+deb12-amd64");
+}
+
+/// Which edition showed it: the first number is the offset, the second the size limit.
+fn tell_edition(text: &str) -> String {
+    let mut text = text.to_owned();
+    for what in ["lo_offset", "lo_sizelimit"] {
+        let shown = format!("sysfs_emit(buf, \"%llu\\n\", (unsigned long long)lo->{what})");
+        assert_eq!(text.matches(&shown).count(), 1);
+        text = text.replace(&shown, &shown.replace("%llu", "%llu by V2"));
+    }
+    text
+}
+
+/// Scopes in which tasks or objects move one by one, of a module that comes later: nobody is to move then, and a revert
+/// finds everybody where they belong.
+fn moves_singly_in_a_module_that_comes(version: &str, release: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let (patch, update) = (scratch.path().join("loop.patch"), scratch.path().join("loop"));
+    edit(version, "drivers/block/loop.c", tell_edition, &patch);
+    let works_on = |name: &str| (format!("loop_attr_do_show_{name}"), "d".to_owned());
+    let (v1, v2) = (Spec::Deb(version.into()), Spec::Patch(patch));
+    let plan = request(Request {
+        objects: BTreeMap::from(["offset", "sizelimit"].map(works_on)),
+        ..asked(v1, v2, &update)
+    });
+    assert!(plan.as_ref().unwrap().refusals.is_empty(), "{:?}", plan.unwrap().refusals);
+    let outcome = machine(release, &[&update])
+        .offer("loop")
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            dd if=/dev/zero of=/run/file bs=64k count=1 2>/dev/null
+            shown() {{ cat /sys/block/loop0/loop/offset /sys/block/loop0/loop/sizelimit; }}
+            used() {{ load-module loop; losetup -o 512 /dev/loop0 /run/file; }}
+            for scope in task object; do
+                says ${{scope}}_waits dynamos load /update/loop --scope $scope
+                used
+                says ${{scope}}_on shown
+                says ${{scope}}_status dynamos status
+                # Somebody is in them all the time, but nobody for long.
+                rm -f /run/stop
+                (while [ ! -e /run/stop ]; do shown >/dev/null; done) &
+                says ${{scope}}_revert dynamos revert dynamos_loop
+                says ${{scope}}_off shown
+                says ${{scope}}_enable dynamos enable dynamos_loop --scope $scope
+                says ${{scope}}_again shown
+                says ${{scope}}_both dynamos status
+                dynamos revert dynamos_loop
+                touch /run/stop
+                wait
+                losetup -d /dev/loop0
+                rmmod loop
+                # And the same module, once more.
+                dynamos enable dynamos_loop --scope $scope
+                used
+                says ${{scope}}_last shown
+                losetup -d /dev/loop0
+                rmmod loop
+                says ${{scope}}_gone state
+                dynamos unload dynamos_loop
+            done
+            rmmod dynamos"#
+        ))
+        .timeout(Duration::from_secs(600))
+        .run()
+        .unwrap();
+    for scope in ["task", "object"] {
+        for (name, says) in [
+            ("waits", "status 0\ndynamos_loop is loaded, and is waiting for module loop"),
+            ("on", "status 0\n512 by V2\n0 by V2"),
+            ("status", "dynamos_loop for loop: active, enabled\n"),
+            ("status", &format!("  scope: {scope}")),
+            ("revert", "status 0\ndynamos_loop is reverted"),
+            ("off", "status 0\n512\n0"),
+            ("enable", "status 0\ndynamos_loop is active"),
+            ("again", "status 0\n512 by V2\n0 by V2"),
+            ("both", &format!("  scope: {scope}")),
+            ("last", "status 0\n512 by V2\n0 by V2"),
+            ("gone", "status 0\nwaiting for module loop"),
+        ] {
+            let said = &outcome.results[&format!("{scope}_{name}")];
+            assert!(said.contains(says), "{scope}_{name} should say {says:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn moves_singly_in_a_module_that_comes_on_6_1() {
+    moves_singly_in_a_module_that_comes("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn moves_singly_in_a_module_that_comes_on_6_12() {
+    moves_singly_in_a_module_that_comes("6.12.107", "6.12.107+deb12-amd64");
 }
 
 /// Two functions that change together, in a module that others need and that runs at once.

@@ -174,6 +174,8 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
         .script(format!(
             r#"{SAYS}{SLEEPERS}{SHELL}
             serve --count 5 --busy 2
+            says interrupted timeout -s INT 3 dynamos load /update/pair --timeout 300
+            says interrupted_left ls /sys/kernel/dynamos
             says signal dynamos load /update/pair --timeout 60 --signal
             says signal_edition ask edition
             says fed_1 ask feed
@@ -227,6 +229,8 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
     check(
         &outcome.results,
         &[
+            ("interrupted", "status 130\n"),
+            ("interrupted_left", "status 0\nabi\nrefusals\nversion"),
             ("signal", "status 0\ndynamos_pair is loaded"),
             ("signal_edition", "status 0\n1"),
             ("fed_1", "5 intact, 0 damaged"),

@@ -147,6 +147,8 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             dynamos unload dynamos_pair
             dmesg -c >/dev/null
 
+            says interrupted timeout -s INT 3 dynamos load /update/trio --scope task --timeout 300
+            says interrupted_left ls /sys/kernel/dynamos
             says signal dynamos load /update/trio --scope task --timeout 60 --signal
             says signal_edition ask edition
             says fed_1 ask feed
@@ -199,6 +201,8 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
         &[
             ("control_fed", "5 intact, 0 damaged"),
             ("control", "status 0\n5"),
+            ("interrupted", "status 130\n"),
+            ("interrupted_left", "status 0\nabi\nrefusals\nversion"),
             ("signal", "status 0\ndynamos_trio is loaded"),
             ("signal_edition", "status 0\n1"),
             ("fed_1", "10 intact, 0 damaged"),

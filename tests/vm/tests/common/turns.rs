@@ -37,7 +37,8 @@ mixed() { dmesg | grep -c MIXED || true; }
 /// Emulated machines are slow, and this one shares its host.
 pub const LONG: Duration = Duration::from_secs(900);
 
-/// Turn after turn, while tasks begin and end, sleep and are busy: both editions never meet, and no byte is lost.
+/// Turn after turn, while tasks begin and end, sleep and are busy, and a CPU comes and goes: both editions never meet, and
+/// no byte is lost.
 pub fn turns_under_load(image: &Image, update: &Path, scope: &str) {
     const ROUNDS: u32 = 3;
     let outcome = machine_on(image, &[update])
@@ -47,6 +48,10 @@ pub fn turns_under_load(image: &Image, update: &Path, scope: &str) {
             for worker in 1 2; do
                 (while [ ! -e /run/stop ]; do echo some text | cat | cat >/dev/null; done) &
             done
+            cpu=/sys/devices/system/cpu/cpu1/online
+            (while [ ! -e /run/stop ]; do
+                echo 0 >$cpu; usleep 500000; echo 1 >$cpu; usleep 1500000; echo >>/run/came_back
+            done) &
             dynamos load /update/pair --scope {scope} --timeout 0 --on-timeout hold
             for round in $(seq {ROUNDS}); do
                 # As many turns as there are commands, each against the one before.
@@ -67,6 +72,7 @@ pub fn turns_under_load(image: &Image, update: &Path, scope: &str) {
             says end ask end
             becomes dynamos_pair reverted
             says mixed mixed
+            wc -l </run/came_back | result came_back
             says unload dynamos unload dynamos_pair
             rmmod dynamos"#
         ))
@@ -75,6 +81,7 @@ pub fn turns_under_load(image: &Image, update: &Path, scope: &str) {
         .unwrap();
     let results = &outcome.results;
     println!("{}, {scope}: {}", image.release, results["end"]);
+    assert!(results["came_back"].trim().parse::<u32>().unwrap() > 2, "{}", results["came_back"]);
     check(
         results,
         &[("end", " intact, 0 damaged"), ("mixed", "status 0\n0"), ("unload", "status 0\n")],
