@@ -11,7 +11,7 @@ use dynamos_differ::verdict::{Comparison, Verdict};
 use crate::plan::Refusal;
 
 /// What the names of adaptation handlers begin with.
-const PREFIX: &str = "dynamos_adapt_";
+pub const PREFIX: &str = "dynamos_adapt_";
 
 /// The handlers of one object: name of the function, in V2, → name of its handler. What is not fit for one is refused.
 pub fn find(

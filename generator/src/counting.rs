@@ -16,7 +16,7 @@ use crate::plan::{Plan, Refusal};
 use crate::verdicts::Judged;
 
 /// What the names of accessors begin with.
-const PREFIX: &str = "dynamos_object_";
+pub const PREFIX: &str = "dynamos_object_";
 
 /// How a handler gets the object of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]

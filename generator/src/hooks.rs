@@ -36,7 +36,7 @@ pub fn find(
         .collect();
     for kind in kinds() {
         if !hooks.contains(kind.name()) && defines(source, kind.name()) {
-            refusals.push(refusal(kind.name(), "is in V2's source, and the compiler left it out"));
+            refusals.push(refusal(kind.name(), LEFT_OUT));
         }
     }
     if hooks.is_empty() {
@@ -97,6 +97,30 @@ fn misfit(hook: Option<&Signature>) -> Option<&'static str> {
         Some(_) => None,
     }
 }
+
+/// What V2's source has that is called before calls, and the compiler has left out: functions whose names begin with one of
+/// the `prefixes`.
+pub fn left_out(
+    comparison: &Comparison,
+    source: &str,
+    prefixes: &[&str],
+    refusals: &mut Vec<Refusal>,
+) {
+    let known: BTreeSet<&str> = comparison.functions.iter().map(|f| f.name.as_str()).collect();
+    let within = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let names: BTreeSet<&str> = prefixes
+        .iter()
+        .flat_map(|prefix| source.match_indices(prefix))
+        .filter_map(|(at, _)| source.get(at..)?.split(|c| !within(c)).next())
+        .filter(|name| !known.contains(name) && defines(source, name))
+        .collect();
+    for name in names {
+        let remedy = format!("make it `static __used`, or take {name} out of the source");
+        refusals.push(Refusal::new(name, LEFT_OUT, remedy));
+    }
+}
+
+const LEFT_OUT: &str = "is in V2's source, and the compiler left it out";
 
 /// Whether a text of C has `name` followed by a parenthesis.
 fn defines(source: &str, name: &str) -> bool {

@@ -70,6 +70,8 @@ pub fn judge(
         let source = std::fs::read_to_string(v2.join(&command.source)).unwrap_or_default();
         let hooks = hooks::find(comparison, &built.v2, object, &source, &mut plan.refusals)?;
         all_hooks.push((object.clone(), hooks.clone()));
+        let called = [adaptation::PREFIX, counting::PREFIX];
+        hooks::left_out(comparison, &source, &called, &mut plan.refusals);
         let tables = slots::refused(command, comparison, plan);
         let writes = !tables.is_empty();
         judged.slots.extend(tables);

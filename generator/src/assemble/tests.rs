@@ -249,6 +249,10 @@ fn what_chooses_an_edition_must_not_call_what_is_replaced() {
     };
     assert_eq!(refused("return *at;"), []);
     let why = "is called before calls of what is replaced, and may itself call f, which is";
+    let unused = v2("return *at;").replace("__attribute__((used)) int dynamos_", "int dynamos_");
+    let (_, plan) = assembled(&[("a", V1, &unused)], "");
+    let told: Vec<_> = plan.refusals.iter().map(|refusal| refusal.reason.as_str()).collect();
+    assert_eq!(told, ["is in V2's source, and the compiler left it out"]);
     // `g` is not replaced, and what is by way of it is seen all the same.
     assert_eq!(refused("return h(at);"), [("dynamos_adapt_f".into(), why.into())]);
 }
