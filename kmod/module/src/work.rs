@@ -353,13 +353,22 @@ impl Work {
     /// The module whose functions are replaced has ended: the update goes with it, and waits for it again.
     pub(crate) fn module_goes(&mut self, id: UpdateId) -> Result<(), Refused> {
         // Whoever were in the update's code would return into code that goes.
-        let options =
+        let mut options =
             Options { wait_ms: Some(10_000), on_timeout: OnTimeout::Hold, ..Options::default() };
         self.layer.set_going(true);
         self.must_go();
         let mut failures = 0_u32;
         while !matches!(self.update.state(), State::Reverted | State::Gone) {
-            let Err(refused) = self.revert(id, &options) else { continue };
+            let refused = match self.revert(id, &options) {
+                // What is still counted may be calls whose tasks have died in them. Nobody calls the functions any more,
+                // so stacks say enough.
+                Ok(()) if self.update.scope() == Scope::Object => {
+                    options.on_timeout = OnTimeout::ForceNewCalls;
+                    continue;
+                }
+                Ok(()) => continue,
+                Err(refused) => refused,
+            };
             // Whoever unloads the module may be killed, and the kernel may lack memory just now; the module goes all
             // the same when this returns, and another of its name is not to find the redirections.
             if !matches!(refused, Refused::Decision(Refusal::Blocked { .. } | Refusal::Busy { .. }))

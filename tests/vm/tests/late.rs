@@ -231,6 +231,75 @@ fn moves_singly_in_a_module_that_comes_on_6_12() {
     moves_singly_in_a_module_that_comes("6.12.107", "6.12.107+deb12-amd64");
 }
 
+/// A task that dies in a call stays counted. Its module goes all the same, and is updated when it comes again.
+fn a_count_left_behind_keeps_no_module(version: &str, release: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let (patch, update) = (scratch.path().join("loop.patch"), scratch.path().join("loop"));
+    let dies = |text: &str| {
+        let begins = "\tstruct loop_device *lo;\n\tint id, ret;\n";
+        let (before, after) = text.split_once("static int loop_control_get_free(").unwrap();
+        let (name, body) = after.split_once('{').unwrap();
+        let death =
+            "\n\tif (!strcmp(current->comm, \"busybox-dies\"))\n\t\t*(volatile int *)NULL = 1;\n";
+        let body = body.replacen(begins, &format!("{begins}{death}"), 1);
+        assert!(body.contains(death));
+        format!("{before}static int loop_control_get_free({name}{{{body}")
+    };
+    edit(version, "drivers/block/loop.c", dies, &patch);
+    let works_on = ("loop_control_ioctl".to_owned(), "file".to_owned());
+    let (v1, v2) = (Spec::Deb(version.into()), Spec::Patch(patch));
+    let objects = BTreeMap::from([works_on]);
+    let plan = request(Request { objects, ..asked(v1, v2, &update) }).unwrap();
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let outcome = machine(release, &[&update])
+        .offer("loop")
+        .expect_oops("NULL pointer dereference")
+        .panic_on_oops(false)
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            cp /bin/busybox /run/busybox-dies
+            dynamos load /update/loop --scope object
+            load-module loop
+            says dies /run/busybox-dies losetup -f
+            says active dynamos status
+            says lives losetup -f
+            says goes rmmod loop
+            says gone state
+            load-module loop
+            says again dynamos status
+            says lives_again losetup -f
+            says goes_again rmmod loop
+            dynamos unload dynamos_loop
+            rmmod dynamos"#
+        ))
+        .timeout(Duration::from_secs(600))
+        .run()
+        .unwrap();
+    for (name, says) in [
+        ("active", "dynamos_loop for loop: active, enabled\n  scope: object"),
+        ("lives", "status 0\n/dev/loop0"),
+        ("goes", "status 0"),
+        ("gone", "status 0\nwaiting for module loop"),
+        ("again", "dynamos_loop for loop: active, enabled\n  scope: object"),
+        ("lives_again", "status 0\n/dev/loop0"),
+        ("goes_again", "status 0"),
+    ] {
+        let said = &outcome.results[name];
+        assert!(said.contains(says), "{name} should say {says:?}: {said}");
+    }
+    assert!(!outcome.results["dies"].contains("status 0"), "{}", outcome.results["dies"]);
+}
+
+#[test]
+fn a_count_left_behind_keeps_no_module_on_6_1() {
+    a_count_left_behind_keeps_no_module("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn a_count_left_behind_keeps_no_module_on_6_12() {
+    a_count_left_behind_keeps_no_module("6.12.107", "6.12.107+deb12-amd64");
+}
+
 /// Two functions that change together, in a module that others need and that runs at once.
 #[test]
 fn ext4_is_updated_before_it_begins() {

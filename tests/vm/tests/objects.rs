@@ -229,7 +229,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
     check(
         &outcome.results,
         &[
-            ("interrupted", "status 130\n"),
+            ("interrupted", "status 130"),
             ("interrupted_left", "status 0\nabi\nrefusals\nversion"),
             ("signal", "status 0\ndynamos_pair is loaded"),
             ("signal_edition", "status 0\n1"),

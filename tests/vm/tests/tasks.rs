@@ -201,7 +201,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
         &[
             ("control_fed", "5 intact, 0 damaged"),
             ("control", "status 0\n5"),
-            ("interrupted", "status 130\n"),
+            ("interrupted", "status 130"),
             ("interrupted_left", "status 0\nabi\nrefusals\nversion"),
             ("signal", "status 0\ndynamos_trio is loaded"),
             ("signal_edition", "status 0\n1"),
