@@ -40,6 +40,13 @@ impl Moving {
         true
     }
 
+    /// All objects begin with an edition, and all calls are counted: there has been none yet. As after [`Moving::arrive`].
+    pub fn begin_anew(&mut self, counters: &Counters<'_>, edition: bool) {
+        counters.clear();
+        counters.begin(edition);
+        *self = Self { toward: None, began: true, counted: true };
+    }
+
     /// Whether objects are moving.
     pub fn is_under_way(&self) -> bool {
         self.toward.is_some()

@@ -269,8 +269,11 @@ impl Layer for World {
     fn check_and_flip(&mut self, _: bool, _: &mut Blockers) -> Result<bool, Errno> {
         unreachable!("no CPU is stopped")
     }
-    fn flip_now(&mut self, _: bool) -> Result<(), Errno> {
-        unreachable!("nothing is forced")
+    fn flip_now(&mut self, active: bool) -> Result<(), Errno> {
+        assert!(active && self.tasks.iter().all(|task| task.calls.is_empty()), "it is not fresh");
+        self.moving.begin_anew(&Self::counters(&self.words), true);
+        self.flag = None;
+        Ok(())
     }
     fn drained(&mut self, blockers: &mut Blockers) -> Result<bool, Errno> {
         assert_eq!(self.flag, Some(false));
@@ -415,6 +418,25 @@ fn each_object_has_its_own_moment() {
         // Those two are counted still, so that they need not be waited for to begin with.
         update.revert(world, HOLD).unwrap();
         assert!(!call(world, 0, 1) && call(world, 1, 3));
+        empty(world);
+        update.go_on(world, LOOK).unwrap();
+        assert_eq!(update.state(), State::Reverted);
+    });
+}
+
+#[test]
+fn what_nobody_has_called_yet_is_counted_from_the_beginning() {
+    let mut world = World::new(&[], 3);
+    with_update(&mut world, |world, mut update| {
+        let fresh = Switching { fresh: true, ..OBJECTS };
+        update.activate(world, &ADDRESSES, &WRITABLE, fresh).unwrap();
+        assert_eq!((update.state(), update.scope()), (State::Active, Scope::Object));
+        assert!(call(world, 0, 1) && call(world, 1, 2));
+        // So nobody need be waited for before the first object moves.
+        update.revert(world, HOLD).unwrap();
+        assert!(!call(world, 2, 3), "nobody worked on it");
+        leave(world, 0);
+        assert!(call(world, 0, 2) && !call(world, 2, 1));
         empty(world);
         update.go_on(world, LOOK).unwrap();
         assert_eq!(update.state(), State::Reverted);

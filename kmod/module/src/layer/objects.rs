@@ -124,6 +124,15 @@ impl KernelLayer {
         unsafe { kernel_memory::write(self.own()?, at, &jump) }.map_err(to_core)
     }
 
+    /// All objects have the update's edition, and all calls are counted: nobody has called the functions yet.
+    pub(super) fn count_from_the_beginning(&mut self) -> Result<(), Errno> {
+        let counters = counters_in(&self.objects.words)?;
+        self.objects.moving.begin_anew(&counters, true);
+        // After the counters, which whoever finds this uses.
+        self.active.singly(true);
+        Ok(())
+    }
+
     /// Has objects move to the update's edition, or back.
     pub(super) fn turn_objects(&mut self, active: bool) -> Result<(), Errno> {
         let counters = counters_in(&self.objects.words)?;

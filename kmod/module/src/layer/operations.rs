@@ -207,9 +207,13 @@ impl Layer for KernelLayer {
         }
         // Sequentially consistent, so before whatever the look at a stack reads: a task that has read the flag before
         // this is in its handler, or further, until that look, and one that reads it later finds this.
-        self.active.set(active);
+        if active && self.objects.count() && self.is_fresh() {
+            self.count_from_the_beginning()?;
+        } else {
+            self.active.set(active);
+            self.objects.end();
+        }
         self.tasks.end();
-        self.objects.end();
         if active {
             self.replacing.clear_flags();
         }
