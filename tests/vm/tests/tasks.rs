@@ -341,3 +341,85 @@ fn functions_behind_one_are_as_one_on_6_1() {
 fn functions_behind_one_are_as_one_on_6_12() {
     functions_behind_one_are_as_one("6.12.107", "6.12.107+deb12-amd64");
 }
+
+/// Both say which edition they are, each time that a kernel thread runs them.
+fn telling_workers(text: &str) -> String {
+    let mut text = text.to_owned();
+    for (function, begins) in [
+        ("vmstat_update", "\tif (refresh_cpu_vm_stats(true)) {\n"),
+        ("vmstat_shepherd", "\tcpus_read_lock();\n"),
+    ] {
+        let name = format!("static void {function}(struct work_struct *w)\n");
+        let (before, after) = text.split_once(&format!("{name}{{")).unwrap();
+        let tells = format!("\tpr_info(\"EDITION 1 of {function}\\n\");\n{begins}");
+        text = format!("{before}{name}{{{}", after.replacen(begins, &tells, 1));
+    }
+    assert_eq!(text.matches("EDITION 1").count(), 2);
+    text
+}
+
+/// Kernel threads make no system calls: they move when they are looked at.
+fn kernel_threads_move(version: &str, release: &str) {
+    let directory =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("tasks").join(version).join("workers");
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let (patch, update) = (directory.join("vmstat.patch"), directory.join("workers"));
+    edit(version, "mm/vmstat.c", telling_workers, &patch);
+    let plan = named("dynamos_workers", version, &patch, &update);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            # Something to count, so that the shepherd finds work.
+            (while [ ! -e /run/stop ]; do dd if=/dev/zero of=/run/some bs=64k count=8 2>/dev/null; rm /run/some; done) &
+            told() {{
+                for try in $(seq 200); do
+                    if dmesg | grep -q "EDITION 1 of $1"; then echo told; return; fi
+                    usleep 50000
+                done
+            }}
+            says load dynamos load /update/workers --scope task
+            says status dynamos status
+            says update told vmstat_update
+            says shepherd told vmstat_shepherd
+            says revert dynamos revert dynamos_workers
+            dmesg -c >/dev/null
+            sleep 5
+            dmesg | grep -c EDITION | result after || true
+            says again dynamos enable dynamos_workers --scope task
+            says shepherd_again told vmstat_shepherd
+            dynamos revert dynamos_workers
+            touch /run/stop
+            wait
+            dynamos unload dynamos_workers
+            rmmod dynamos"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    check(
+        &outcome.results,
+        &[
+            ("load", "status 0\ndynamos_workers is loaded and active"),
+            ("status", "active, enabled\n  scope: task"),
+            ("update", "told"),
+            ("shepherd", "told"),
+            ("revert", "status 0\ndynamos_workers is reverted"),
+            ("after", "0"),
+            ("again", "status 0\ndynamos_workers is active"),
+            ("shepherd_again", "told"),
+        ],
+    );
+    assert_eq!(outcome.results["after"].trim(), "0");
+}
+
+#[test]
+fn kernel_threads_move_on_6_1() {
+    kernel_threads_move("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn kernel_threads_move_on_6_12() {
+    kernel_threads_move("6.12.107", "6.12.107+deb12-amd64");
+}
