@@ -21,6 +21,7 @@ use crate::testing::Kernel;
 
 const OBJECTS: Switching = Switching { scope: Scope::Object, ..HOW };
 const HOLD: Switching = Switching { on_timeout: OnTimeout::Hold, ..OBJECTS };
+const FORCE: Switching = Switching { on_timeout: OnTimeout::ForceNewCalls, ..OBJECTS };
 const LOOK: Switching = Switching { limits: Limits { wait_ms: 0, ..HOW.limits }, ..HOLD };
 
 /// The function, up to where its handler returns to; the rest of it; the update's text, with handlers in it.
@@ -106,6 +107,10 @@ struct World {
     operations: u32,
     fail: BTreeSet<u32>,
     interrupt: bool,
+    /// New calls were forced into an edition, whatever others are in.
+    forced: bool,
+    /// Nobody can have called the function yet.
+    fresh: bool,
     /// Leaves its call, as far as reading the goal, when the next look comes to the last task.
     late: Option<usize>,
 }
@@ -175,7 +180,7 @@ impl World {
 
     fn enter(&mut self, which: usize, object: usize, edition: bool, counted: bool) {
         let others = self.tasks.iter().flat_map(|task| &task.calls);
-        for other in others.filter(|call| call.object == object) {
+        for other in others.filter(|call| !self.forced && call.object == object) {
             assert_eq!(other.edition, edition, "an object has calls of both editions");
         }
         let task = &mut self.tasks[which];
@@ -270,10 +275,16 @@ impl Layer for World {
         unreachable!("no CPU is stopped")
     }
     fn flip_now(&mut self, active: bool) -> Result<(), Errno> {
-        assert!(active && self.tasks.iter().all(|task| task.calls.is_empty()), "it is not fresh");
-        self.moving.begin_anew(&Self::counters(&self.words), true);
-        self.flag = None;
-        Ok(())
+        if self.fresh {
+            assert!(active && self.tasks.iter().all(|task| task.calls.is_empty()));
+            self.moving.begin_anew(&Self::counters(&self.words), true);
+            self.flag = None;
+            return Ok(());
+        }
+        self.act(|world| {
+            (world.flag, world.forced) = (Some(active), true);
+            world.moving.end();
+        })
     }
     fn drained(&mut self, blockers: &mut Blockers) -> Result<bool, Errno> {
         assert_eq!(self.flag, Some(false));
@@ -283,7 +294,9 @@ impl Layer for World {
     fn wake_blockers(&mut self, _: bool) {}
     fn choose_by(&mut self, scope: Scope) -> Result<(), Errno> {
         assert_eq!(scope, Scope::Object);
-        self.moving = Moving::default();
+        assert!(self.is_empty(), "somebody is in the update's code");
+        (self.moving, self.forced) = (Moving::default(), false);
+        Self::counters(&self.words).clear();
         Ok(())
     }
     fn turn(&mut self, active: bool) -> Result<(), Errno> {
@@ -429,7 +442,9 @@ fn what_nobody_has_called_yet_is_counted_from_the_beginning() {
     let mut world = World::new(&[], 3);
     with_update(&mut world, |world, mut update| {
         let fresh = Switching { fresh: true, ..OBJECTS };
+        world.fresh = true;
         update.activate(world, &ADDRESSES, &WRITABLE, fresh).unwrap();
+        world.fresh = false;
         assert_eq!((update.state(), update.scope()), (State::Active, Scope::Object));
         assert!(call(world, 0, 1) && call(world, 1, 2));
         // So nobody need be waited for before the first object moves.
@@ -438,6 +453,40 @@ fn what_nobody_has_called_yet_is_counted_from_the_beginning() {
         leave(world, 0);
         assert!(call(world, 0, 2) && !call(world, 2, 1));
         empty(world);
+        update.go_on(world, LOOK).unwrap();
+        assert_eq!(update.state(), State::Reverted);
+    });
+}
+
+#[test]
+fn new_calls_that_are_forced_are_not_counted_and_wait_for_nobody() {
+    let mut world = World::new(&[], 4);
+    with_update(&mut world, |world, mut update| {
+        half_moved(world, &mut update);
+        update.go_on(world, FORCE).unwrap();
+        assert_eq!((update.state(), update.scope()), (State::Active, Scope::Function));
+        assert!(call(world, 0, 1), "where a counted call of edition 0 is");
+        // Back, with calls of both editions under way, counted ones and others.
+        update.revert(world, Switching { on_timeout: OnTimeout::Hold, ..FORCE }).unwrap();
+        assert_eq!(update.state(), State::Draining);
+        assert!(!call(world, 3, 2));
+        empty(world);
+        update.go_on(world, LOOK).unwrap();
+        assert_eq!(update.state(), State::Reverted);
+        // Nothing of that is left.
+        world.forced = false;
+        assert!(!call(world, 0, 1));
+        leave(world, 0);
+        assert!(world.words[1..].iter().all(|word| word.load(SeqCst) < CALL));
+    });
+    let mut world = World::new(&[], 3);
+    with_update(&mut world, |world, mut update| {
+        update.activate(world, &ADDRESSES, &WRITABLE, OBJECTS).unwrap();
+        assert!(call(world, 0, 1));
+        update.revert(world, FORCE).unwrap();
+        assert_eq!((update.state(), update.scope()), (State::Draining, Scope::Function));
+        assert!(!call(world, 1, 1));
+        leave(world, 0);
         update.go_on(world, LOOK).unwrap();
         assert_eq!(update.state(), State::Reverted);
     });
@@ -546,7 +595,15 @@ proptest! {
         with_update(&mut world, |world, mut update| {
             let _ = update.activate(world, &ADDRESSES, &WRITABLE, if hold { HOLD } else { OBJECTS });
             for which in commands {
-                command(world, &mut update, OBJECTS, which);
+                match (which, update.state()) {
+                    (240.., State::Transitioning) => {
+                        let _ = update.go_on(world, FORCE);
+                    }
+                    (240.., State::Active | State::Reverting) => {
+                        let _ = update.revert(world, FORCE);
+                    }
+                    _ => command(world, &mut update, OBJECTS, which),
+                }
                 (0..7).for_each(|_| world.step());
                 if update.is_held() {
                     let _ = update.go_on(world, LOOK);
