@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use dynamos_abi::{Hook, HookKind, HookKind::*};
 use proptest::prelude::*;
 
-use super::tests::{
-    ADDRESSES, FUNCTIONS, HOW, Sim, WRITABLE, activated, builder, kernel, live, sim, sim_of, ways,
-};
+use super::sim::{ADDRESSES, FUNCTIONS, HOW, Sim, WRITABLE, builder, kernel, sim, sim_of};
+use super::tests::{activated, live, ways};
 use super::*;
 use crate::budget::Budget;
 use crate::testing::with_record;

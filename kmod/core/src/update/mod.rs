@@ -26,12 +26,18 @@ mod moving;
 #[cfg(test)]
 mod moving_tests;
 #[cfg(test)]
+mod objects_sim;
+#[cfg(test)]
 mod objects_tests;
 mod options;
 mod others;
 mod phases;
 #[cfg(test)]
+mod phases_sim;
+#[cfg(test)]
 mod phases_tests;
+#[cfg(test)]
+mod sim;
 mod switch;
 #[cfg(test)]
 mod tests;

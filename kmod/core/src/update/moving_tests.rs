@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use dynamos_abi::HookKind;
 use proptest::prelude::*;
 
-use super::tests::{ADDRESSES, HOW, WRITABLE, kernel, record, sim};
+use super::sim::{ADDRESSES, HOW, WRITABLE, kernel, record, sim};
 use super::*;
 use crate::budget::Budget;
 use crate::matching::Memory;

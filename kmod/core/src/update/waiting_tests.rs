@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use dynamos_abi::{NONE, Slot};
 
-use super::tests::{
-    ADDRESSES, FUNCTIONS, HOW, Sim, WRITABLE, activated, builder, kernel, record, record_of, sim,
-    sim_of,
+use super::sim::{
+    ADDRESSES, FUNCTIONS, HOW, Sim, WRITABLE, builder, kernel, record, record_of, sim, sim_of,
 };
+use super::tests::activated;
 use super::*;
 use crate::budget::Budget;
 use crate::testing::with_record;
