@@ -115,11 +115,11 @@ pub struct LayoutChange {
     pub name: String,
     /// What became of it.
     pub verdict: LayoutVerdict,
-    /// Its definitions in v1 (more than one only if units disagree).
+    /// Its definitions that only v1 has: more than one, or none, where several types have the name.
     pub old: Vec<Definition>,
-    /// Its definitions in v2.
+    /// Those that only v2 has.
     pub new: Vec<Definition>,
-    /// By member, where each side has one definition.
+    /// By member, where each side has one of its own.
     pub members: Vec<MemberChange>,
     /// By enumerator, likewise.
     pub enumerators: Vec<EnumeratorChange>,
@@ -250,10 +250,12 @@ pub fn compare_types(old: &Types, new: &Types) -> Vec<LayoutChange> {
             (_, None) => LayoutVerdict::Removed,
             _ => LayoutVerdict::Changed,
         };
-        let list = |s: Option<&BTreeSet<Definition>>| -> Vec<Definition> {
-            s.into_iter().flatten().cloned().collect()
+        // What both have is as it was; which of the others was which, nothing says.
+        let without = |s: Option<&BTreeSet<Definition>>, other: Option<&BTreeSet<Definition>>| {
+            let is_new = |of: &&Definition| !other.is_some_and(|other| other.contains(*of));
+            s.into_iter().flatten().filter(is_new).cloned().collect::<Vec<_>>()
         };
-        let (x, y) = (list(x), list(y));
+        let (x, y) = (without(x, y), without(y, x));
         let (members, enumerators) = match (x.as_slice(), y.as_slice()) {
             ([x], [y]) => (members::members(x, y), members::enumerators(x, y)),
             _ => Default::default(),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use dynamos_differ::layout::{
-    Enumerator, Instance, LayoutChange, LayoutKind, LayoutVerdict, Member, Place,
+    Definition, Enumerator, Instance, LayoutChange, LayoutKind, LayoutVerdict, Member, Place,
 };
 use kernel_trees::{CompileCommand, files_with_word};
 
@@ -415,7 +415,27 @@ fn reason(layout: &LayoutChange) -> String {
     if layout.enumerators.len() > 8 {
         parts.push(format!("and {} more enumerators", layout.enumerators.len() - 8));
     }
+    let alone = layout.old.len() == 1 && layout.new.len() == 1;
+    if parts.is_empty() && layout.verdict == LayoutVerdict::Changed && !alone {
+        let only = [("v1", &layout.old), ("v2", &layout.new)];
+        let told = only.into_iter().filter(|(_, list)| !list.is_empty());
+        let told: Vec<_> = told.map(|(side, list)| format!("{side} alone {}", all(list))).collect();
+        return format!("several types have this name: {}", told.join(", "));
+    }
     parts.join(", ")
+}
+
+/// What definitions are, if there is nothing to compare them with.
+fn all(list: &[Definition]) -> String {
+    let one = |of: &Definition| {
+        let members = of.members.iter().map(|member| member.name.as_str());
+        let names = members.chain(of.enumerators.iter().map(|value| value.name.as_str()));
+        let names: Vec<&str> = names.chain(of.target.as_deref()).take(4).collect();
+        format!("one of {} bytes ({})", of.size, names.join(", "))
+    };
+    let told: Vec<String> = list.iter().take(4).map(one).collect();
+    let more = if list.len() > 4 { format!(" and {} more", list.len() - 4) } else { String::new() };
+    format!("has {}{more}", told.join(" and "))
 }
 
 /// An enumeration that has more values, while the old ones are what they were: no object looks otherwise for it. What
@@ -463,13 +483,37 @@ mod tests {
     }
 
     fn change(old: Vec<Member>, new: Vec<Member>) -> LayoutChange {
-        let side = |members: Vec<Member>| {
-            let size = 16;
-            let definition = Definition { size, members, enumerators: Vec::new(), target: None };
+        change_of(vec![old], vec![new])
+    }
+
+    /// Of several types of one name.
+    fn change_of(old: Vec<Vec<Member>>, new: Vec<Vec<Member>>) -> LayoutChange {
+        let side = |all: Vec<Vec<Member>>| {
+            let definition =
+                |members| Definition { size: 16, members, enumerators: Vec::new(), target: None };
             let name = TypeName { kind: LayoutKind::Struct, name: "s".into() };
-            Types::from([(name, [definition].into())])
+            Types::from([(name, all.into_iter().map(definition).collect())])
         };
         compare_types(&side(old), &side(new)).remove(0)
+    }
+
+    #[test]
+    fn of_several_types_of_a_name_those_are_compared_that_one_side_has() {
+        let of = |name: &str| vec![member(name, 0, "u64")];
+        let told = |old: &[&str], new: &[&str]| {
+            let side = |names: &[&str]| names.iter().map(|name| of(name)).collect();
+            reason(&change_of(side(old), side(new)))
+        };
+        assert_eq!(
+            told(&["a", "b"], &["a", "b", "c"]),
+            "several types have this name: v2 alone has one of 16 bytes (c)"
+        );
+        assert_eq!(
+            told(&["a", "b"], &["c", "d"]),
+            "several types have this name: v1 alone has one of 16 bytes (a) and one of 16 bytes (b), v2 alone has one of \
+             16 bytes (c) and one of 16 bytes (d)"
+        );
+        assert_eq!(told(&["a", "b"], &["a", "c"]), "b renamed to c");
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Strings that hold `__FILE__ ":" __LINE__`, as FORTIFY's do (`field "x" at fs/file.c:267`,
-//! include/linux/fortify-string.h).
+//! Strings that hold line numbers: `__FILE__ ":" __LINE__`, as FORTIFY's do (`field "x" at fs/file.c:267`,
+//! include/linux/fortify-string.h), and gcc's descriptions of stack frames for KASAN (asan_emit_stack_protection in
+//! gcc/asan.cc), in which the kernel skips them (print_decoded_frame_descr in mm/kasan/report_generic.c).
 
 use super::Comparer;
 use super::content::{extent, string};
@@ -11,8 +12,8 @@ use crate::object_file::Object;
 type In<'x> = (&'x Body, (SectionId, u64, u64));
 
 impl Comparer<'_, '_> {
-    /// Whether two strings differ only in `__LINE__`: in the numbers right after `.c:` or `.h:`,
-    /// which are on both sides the line of one and the same instruction of the code that
+    /// Whether two strings differ only in the lines of variables in KASAN's description of a frame, or in `__LINE__`: in
+    /// the numbers right after `.c:` or `.h:`, which are on both sides the line of one and the same instruction of the code that
     /// refers to the string. Nothing else is let through.
     pub(super) fn same_but_for_lines(
         &self,
@@ -24,6 +25,11 @@ impl Comparer<'_, '_> {
         let (Some(text_x), Some(text_y)) = (string_at(self.a, x), string_at(self.b, y)) else {
             return false;
         };
+        if let (Some(p), Some(q)) = (frame(&text_x), frame(&text_y))
+            && [self.a, self.b].iter().all(|object| is_watched(object))
+        {
+            return p == q;
+        }
         let (pieces_x, pieces_y) = (split(&text_x), split(&text_y));
         pieces_x.len() == pieces_y.len()
             && pieces_x.iter().zip(&pieces_y).all(|pair| match pair {
@@ -79,6 +85,27 @@ fn split(text: &str) -> Vec<Piece<'_>> {
     pieces
 }
 
+/// Whether KASAN watches the memory that an object's code uses.
+fn is_watched(object: &Object<'_>) -> bool {
+    object.elf.symbols().any(|(_, symbol)| symbol.name.starts_with("__asan_"))
+}
+
+/// The variables of a frame, each with its offset, size and name, if a text is a description of one: how many, and of each
+/// `OFFSET SIZE LENGTH NAME:LINE`, the length that of the last of these.
+fn frame(text: &str) -> Option<Vec<(u64, u64, &str)>> {
+    let mut words = text.trim_end().split(' ');
+    let count: usize = words.next()?.parse().ok()?;
+    let mut variables = Vec::new();
+    while let Some(offset) = words.next() {
+        let (offset, size) = (offset.parse().ok()?, words.next()?.parse().ok()?);
+        let (length, told): (usize, &str) = (words.next()?.parse().ok()?, words.next()?);
+        let (name, line) = told.rsplit_once(':')?;
+        let is_line = !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit());
+        (told.len() == length && is_line).then(|| variables.push((offset, size, name)))?;
+    }
+    (count > 0 && variables.len() == count).then_some(variables)
+}
+
 fn is_source(before: &str) -> bool {
     before.ends_with(".c:") || before.ends_with(".h:")
 }
@@ -86,6 +113,26 @@ fn is_source(before: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn descriptions_of_frames_are_told_from_other_texts() {
+        let two = frame("2 32 8 7 fd:1034 64 16 10 files:1033");
+        assert_eq!(two, Some(vec![(32, 8, "fd"), (64, 16, "files")]));
+        assert_eq!(frame("2 32 8 5 fd:34 64 16 8 files:33 "), two);
+        for other in [
+            "",
+            "0",
+            "1 32 8 2 fd",
+            "2 32 8 7 fd:1034",
+            "1 32 8 6 fd:1034",
+            "1 32 8 3 fd:",
+            "1 32 8 4 fd:x",
+            "1 32 8 7 fd:1034 64 16 10 files:1033",
+            "one 32 8 7 fd:1034",
+        ] {
+            assert_eq!(frame(other), None, "{other:?}");
+        }
+    }
 
     #[test]
     fn numbers_after_file_names_are_lines() {

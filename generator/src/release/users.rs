@@ -23,7 +23,7 @@ pub type Readers = BTreeMap<String, BTreeSet<LayoutKey>>;
 /// What a source must say to be read because of a type.
 #[derive(Default)]
 struct Words<'p> {
-    /// Behind `.` or `->`.
+    /// Behind `.` or `->`, or as an argument of its own: macros are given members.
     members: BTreeMap<&'p str, BTreeSet<LayoutKey>>,
     /// Anywhere.
     enumerators: BTreeMap<&'p str, BTreeSet<LayoutKey>>,
@@ -75,9 +75,14 @@ impl Words<'_> {
     /// Adds the types that a text may use. Comments count too.
     fn said(&self, text: &str, types: &mut BTreeSet<LayoutKey>) {
         let mut before = ["", ""];
-        for token in text.lines().flat_map(tokens) {
+        let mut all = text.lines().flat_map(tokens).peekable();
+        while let Some(token) = all.next() {
             let access = before[1] == "." || before == ["-", ">"];
-            if access && let Some(keys) = self.members.get(token) {
+            // As in `container_of(p, struct s, member)` and `kfree_rcu(p, member)`.
+            let argument = before[1] == "," && matches!(all.peek(), Some(&(")" | ",")));
+            if (access || argument)
+                && let Some(keys) = self.members.get(token)
+            {
                 types.extend(keys.iter().cloned());
             }
             if let Some(keys) = self.enumerators.get(token) {
@@ -155,7 +160,8 @@ mod tests {
             !types.is_empty()
         };
         assert!(said("return s->fresh;") && said("s . fresh = 1;") && said("s\n\t->fresh++;"));
-        assert!(said("int a[LAST];"));
+        assert!(said("int a[LAST];") && said("kfree_rcu(s, fresh);"));
+        assert!(said("list_for_each_entry(s, head,\n\tfresh, more)"));
         assert!(!said("int fresh = a > fresh;") && !said("s->fresher") && !said("\"->fresh\""));
     }
 }

@@ -108,7 +108,8 @@ pub fn pair_on_the_debug_kernel(
         objects,
         ..asked(v1, v2, &update)
     });
-    assert!(plan.unwrap().refusals.is_empty());
+    let refusals = plan.unwrap().refusals;
+    assert!(refusals.is_empty(), "{refusals:?}");
     let (vmlinuz, modules_dir) = (built.vmlinuz(), built.modules());
     Some((Image { vmlinuz, modules_dir, release: built.release().into() }, update))
 }
