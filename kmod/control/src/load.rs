@@ -10,6 +10,7 @@ use anyhow::Context;
 use dynamos_core::{Options, Over};
 use object::{Object, ObjectSection};
 use rustix::io::Errno;
+use rustix::process;
 
 use crate::errno;
 use crate::failure::Failure;
@@ -194,14 +195,15 @@ enum Answer {
 }
 
 /// Inserts the module from a process of its own: if the kernel kills who inserts it, somebody is left to say so.
-/// Ctrl-C reaches both; dynamos.ko then takes everything back before that process goes.
+/// Ctrl-C reaches both, and what kills this one kills the other; dynamos.ko then takes everything back before that process
+/// goes.
 ///
 /// The answer is its exit status. A pipe would have us wait in `pipe_read`, which an update may replace: we would be in
 /// our own way.
 fn insert(module: ModuleFile, parameters: &str) -> Result<Answer, Failure> {
     let path = module.path.display().to_string();
     let status = Command::new("/proc/self/exe")
-        .args(["insert", parameters])
+        .args(["insert", &std::process::id().to_string(), parameters])
         .stdin(module.file)
         .status()
         .context("cannot start another process of this program; is /proc mounted?")?;
@@ -215,11 +217,20 @@ fn insert(module: ModuleFile, parameters: &str) -> Result<Answer, Failure> {
     }
 }
 
-/// The other end of [`insert`]: ends with the error number, all of which fit.
-pub(crate) fn insert_stdin(parameters: &str) -> ExitCode {
-    let answer = CString::new(parameters)
-        .map_err(|_| Errno::INVAL)
-        .and_then(|parameters| rustix::system::finit_module(std::io::stdin(), &parameters, 0));
+/// The other end of [`insert`], for the process `parent`: ends with the error number, all of which fit.
+pub(crate) fn insert_stdin(parent: u32, parameters: &str) -> ExitCode {
+    let answer = CString::new(parameters).map_err(|_| Errno::INVAL).and_then(|parameters| {
+        die_with(parent)?;
+        rustix::system::finit_module(std::io::stdin(), &parameters, 0)
+    });
     let errno = answer.err().map_or(0, Errno::raw_os_error);
     ExitCode::from(u8::try_from(errno).unwrap_or(u8::MAX))
+}
+
+/// Has this process be killed when `parent` ends, which may have ended already. The kernel's wait ends by nothing less
+/// (`dynamos_shim_sleep_killable`).
+fn die_with(parent: u32) -> rustix::io::Result<()> {
+    process::set_parent_process_death_signal(Some(process::Signal::KILL))?;
+    let now = process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    if now == Some(parent) { Ok(()) } else { Err(Errno::INTR) }
 }

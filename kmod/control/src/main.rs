@@ -119,6 +119,8 @@ enum Command {
     /// `load` that runs in a process of its own.
     #[command(hide = true)]
     Insert {
+        /// The process that waits for it, without which it is not to go on.
+        parent: u32,
         /// The module's parameters.
         parameters: String,
     },
@@ -188,8 +190,8 @@ fn over(options: Options, replace: bool, stack: bool) -> Options {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Insert { parameters } = &cli.command {
-        return load::insert_stdin(parameters);
+    if let Command::Insert { parent, parameters } = &cli.command {
+        return load::insert_stdin(*parent, parameters);
     }
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -175,6 +175,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             r#"{SAYS}{SLEEPERS}{SHELL}
             serve --count 5 --busy 2
             says interrupted timeout -s INT 3 dynamos load /update/pair --timeout 300
+            disappears dynamos_pair
             says interrupted_left ls /sys/kernel/dynamos
             says signal dynamos load /update/pair --timeout 60 --signal
             says signal_edition ask edition

@@ -31,6 +31,8 @@ until_edition() {
         usleep 50000
     done
 }
+# Whoever is killed is gone before what it did is taken back.
+disappears() { for try in $(seq 600); do [ -e /sys/kernel/dynamos/$1 ] || return 0; usleep 50000; done; }
 mixed() { dmesg | grep -c MIXED || true; }
 "#;
 
