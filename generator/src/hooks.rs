@@ -34,10 +34,10 @@ pub fn find(
         .map(|function| function.name.clone())
         .filter(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
         .collect();
-    for kind in kinds() {
-        if !hooks.contains(kind.name()) && defines(source, kind.name()) {
-            refusals.push(refusal(kind.name(), LEFT_OUT));
-        }
+    let there: BTreeSet<&str> = hooks.iter().map(String::as_str).collect();
+    let left_out = missing(&there, source, &PREFIXES);
+    for kind in kinds().filter(|kind| left_out.contains(kind.name())) {
+        refusals.push(refusal(kind.name(), LEFT_OUT));
     }
     if hooks.is_empty() {
         return Ok(BTreeMap::new());
@@ -107,14 +107,7 @@ pub fn left_out(
     refusals: &mut Vec<Refusal>,
 ) {
     let known: BTreeSet<&str> = comparison.functions.iter().map(|f| f.name.as_str()).collect();
-    let within = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let names: BTreeSet<&str> = prefixes
-        .iter()
-        .flat_map(|prefix| source.match_indices(prefix))
-        .filter_map(|(at, _)| source.get(at..)?.split(|c| !within(c)).next())
-        .filter(|name| !known.contains(name) && defines(source, name))
-        .collect();
-    for name in names {
+    for name in missing(&known, source, prefixes) {
         let remedy = format!("make it `static __used`, or take {name} out of the source");
         refusals.push(Refusal::new(name, LEFT_OUT, remedy));
     }
@@ -122,11 +115,22 @@ pub fn left_out(
 
 const LEFT_OUT: &str = "is in V2's source, and the compiler left it out";
 
+/// The names with one of the `prefixes` that a text of C has followed by a parenthesis, and that are not `known`.
+fn missing<'s>(known: &BTreeSet<&str>, source: &'s str, prefixes: &[&str]) -> BTreeSet<&'s str> {
+    let found = prefixes.iter().flat_map(|prefix| source.match_indices(prefix));
+    let names = found.filter_map(|(at, _)| source.get(at..)?.split(|c| !within(c)).next());
+    names.filter(|name| !known.contains(name) && defines(source, name)).collect()
+}
+
+/// Whether a character may be in a name of C.
+fn within(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
 /// Whether a text of C has `name` followed by a parenthesis.
 fn defines(source: &str, name: &str) -> bool {
     source.match_indices(name).any(|(at, _)| {
         let (before, after) = (source.get(..at), source.get(at + name.len()..));
-        let within = |c: char| c.is_ascii_alphanumeric() || c == '_';
         before.is_some_and(|text| !text.ends_with(within))
             && after.is_some_and(|text| text.trim_start().starts_with('('))
     })

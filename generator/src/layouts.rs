@@ -387,14 +387,18 @@ pub fn spelled(value: &impl serde::Serialize) -> String {
 /// What differs in a type: its size, then its members.
 fn reason(layout: &LayoutChange) -> String {
     let mut parts = Vec::new();
-    if let ([old], [new]) = (layout.old.as_slice(), layout.new.as_slice()) {
-        if old.size != new.size {
-            parts.push(format!("size {} → {}", old.size, new.size));
+    match (layout.old.as_slice(), layout.new.as_slice()) {
+        ([old], [new]) => {
+            if old.size != new.size {
+                parts.push(format!("size {} → {}", old.size, new.size));
+            }
+            if old.target != new.target {
+                let named = |target: &Option<String>| target.clone().unwrap_or_default();
+                parts.push(format!("{} → {}", named(&old.target), named(&new.target)));
+            }
         }
-        if old.target != new.target {
-            let named = |target: &Option<String>| target.clone().unwrap_or_default();
-            parts.push(format!("{} → {}", named(&old.target), named(&new.target)));
-        }
+        (old, new) if layout.verdict == LayoutVerdict::Changed => return several(old, new),
+        _ => {}
     }
     // What moved did so because of the others.
     let mut members: Vec<_> = layout.members.iter().collect();
@@ -415,14 +419,14 @@ fn reason(layout: &LayoutChange) -> String {
     if layout.enumerators.len() > 8 {
         parts.push(format!("and {} more enumerators", layout.enumerators.len() - 8));
     }
-    let alone = layout.old.len() == 1 && layout.new.len() == 1;
-    if parts.is_empty() && layout.verdict == LayoutVerdict::Changed && !alone {
-        let only = [("v1", &layout.old), ("v2", &layout.new)];
-        let told = only.into_iter().filter(|(_, list)| !list.is_empty());
-        let told: Vec<_> = told.map(|(side, list)| format!("{side} alone {}", all(list))).collect();
-        return format!("several types have this name: {}", told.join(", "));
-    }
     parts.join(", ")
+}
+
+/// What each side alone has of a name, if nothing says which became which.
+fn several(old: &[Definition], new: &[Definition]) -> String {
+    let only = [("v1", old), ("v2", new)].into_iter().filter(|(_, list)| !list.is_empty());
+    let told: Vec<_> = only.map(|(side, list)| format!("{side} alone {}", all(list))).collect();
+    format!("several types have this name: {}", told.join(", "))
 }
 
 /// What definitions are, if there is nothing to compare them with.

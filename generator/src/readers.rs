@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::candidates::owner;
 use crate::mentions::{Mentions, Wanted};
 use crate::plan::ReaderPlan;
-use crate::uses::{Handled, How, Look, Reader, Uses};
+use crate::uses::{Handled, How, Look, Reader, Uses, tag};
 
 /// The most objects whose sources are looked at.
 const MOST: usize = 64;
@@ -159,11 +159,6 @@ fn holders(
         }
     }
     Ok(rows)
-}
-
-/// `struct ops` → `ops`.
-fn tag(of: &str) -> &str {
-    of.split_once(' ').map_or(of, |(_, tag)| tag)
 }
 
 /// The sources of V1 that may read a slot or copy a table: those that see the type and speak of the member, or include

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use clang::{Entity, EntityKind, EntityVisitResult, Type, TypeKind};
 use memchr::memmem::Finder;
 
+use super::tag;
 use super::text::Text;
 
 /// Nesting deeper than this is nobody's.
@@ -20,8 +21,7 @@ impl<'t> Fields<'t> {
     /// Looks for the definitions of `types`, also inside of others and of functions.
     pub(super) fn find(unit: &Entity<'t>, text: Text<'_>, types: &BTreeSet<String>) -> Self {
         let mut fields = Self::default();
-        let tags = types.iter().map(|of| of.split_once(' ').map_or(&**of, |(_, tag)| tag));
-        let tags: Vec<Finder<'_>> = tags.map(Finder::new).collect();
+        let tags: Vec<Finder<'_>> = types.iter().map(|of| Finder::new(tag(of))).collect();
         unit.visit_children(|entity, _| {
             // Most of a unit is bodies of functions, and who defines a type there says its name.
             if entity.get_kind() == EntityKind::FunctionDecl {

@@ -22,6 +22,11 @@ mod walk;
 
 pub use handlers::{Handled, Look};
 
+/// `struct ops` → `ops`.
+pub fn tag(of: &str) -> &str {
+    of.split_once(' ').map_or(of, |(_, tag)| tag)
+}
+
 /// What happens to a member, or to a value as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum How {

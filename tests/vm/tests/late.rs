@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{SAYS, asked, compared_byte, damaged, diff, edit, machine, record_at, request};
+use common::{SAYS, asked, check, compared_byte, damaged, diff, edit, machine, record_at, request};
 use dynamos_generator::{Request, Spec};
 
 /// `disks`: how many disks the module has made that have the new name, and the old one.
@@ -275,18 +275,18 @@ fn a_count_left_behind_keeps_no_module(version: &str, release: &str) {
         .timeout(Duration::from_secs(600))
         .run()
         .unwrap();
-    for (name, says) in [
-        ("active", "dynamos_loop for loop: active, enabled\n  scope: object"),
-        ("lives", "status 0\n/dev/loop0"),
-        ("goes", "status 0"),
-        ("gone", "status 0\nwaiting for module loop"),
-        ("again", "dynamos_loop for loop: active, enabled\n  scope: object"),
-        ("lives_again", "status 0\n/dev/loop0"),
-        ("goes_again", "status 0"),
-    ] {
-        let said = &outcome.results[name];
-        assert!(said.contains(says), "{name} should say {says:?}: {said}");
-    }
+    check(
+        &outcome.results,
+        &[
+            ("active", "dynamos_loop for loop: active, enabled\n  scope: object"),
+            ("lives", "status 0\n/dev/loop0"),
+            ("goes", "status 0"),
+            ("gone", "status 0\nwaiting for module loop"),
+            ("again", "dynamos_loop for loop: active, enabled\n  scope: object"),
+            ("lives_again", "status 0\n/dev/loop0"),
+            ("goes_again", "status 0"),
+        ],
+    );
     assert!(!outcome.results["dies"].contains("status 0"), "{}", outcome.results["dies"]);
 }
 

@@ -22,10 +22,15 @@ fn made(version: &'static str, name: &'static str) -> PathBuf {
     made.entry((version, name)).or_insert_with(|| make(version, name)).clone()
 }
 
-fn make(version: &str, name: &str) -> PathBuf {
+fn empty_directory(version: &str, name: &str) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tasks").join(version).join(name);
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+fn make(version: &str, name: &str) -> PathBuf {
+    let directory = empty_directory(version, name);
     let patch = directory.join("pipe.patch");
     let (edits, count): (fn(&str) -> String, _) =
         if name == "pair" { (marks, 2) } else { (marks_and_more, 3) };
@@ -274,9 +279,7 @@ fn other_answer(text: &str) -> String {
 
 /// Functions behind one entry: the plan proposes the scope by itself, and who sleeps in both of them keeps both.
 fn functions_behind_one_are_as_one(version: &str, release: &str) {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tasks").join(version).join("fifo");
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
+    let directory = empty_directory(version, "fifo");
     let (patch, update) = (directory.join("fifo.patch"), directory.join("fifo"));
     edit(version, "fs/pipe.c", other_answer, &patch);
     let plan = named("dynamos_fifo", version, &patch, &update);
@@ -355,10 +358,7 @@ fn telling_worker(text: &str) -> String {
 #[test]
 fn kernel_threads_move() {
     let (version, release) = ("6.12.107", "6.12.107+deb12-amd64");
-    let directory =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join("tasks").join(version).join("worker");
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
+    let directory = empty_directory(version, "worker");
     let (patch, update) = (directory.join("vmstat.patch"), directory.join("worker"));
     edit(version, "mm/vmstat.c", telling_worker, &patch);
     let plan = named("dynamos_worker", version, &patch, &update);

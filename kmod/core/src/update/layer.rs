@@ -245,7 +245,8 @@ pub trait Layer: Memory {
     /// because one does not hold what it should.
     fn check_and_flip(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno>;
     /// Sets `dynamos_active` to `active`, whoever is where, and whatever was noted of tasks: new calls take that edition, all others end in theirs. Where
-    /// slots are to be written, nobody can read them yet.
+    /// slots are to be written, nobody can read them yet. Where objects are to be counted and nobody can have called a
+    /// function yet ([`super::Switching::fresh`]), all objects have that edition, and all calls are counted.
     fn flip_now(&mut self, active: bool) -> Result<(), Errno>;
     /// While no call enters the update's code: whether no task is left there. Looks at one task after the other, which
     /// all others survive unstopped; else adds those that are to `blockers`.

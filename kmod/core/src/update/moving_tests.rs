@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use dynamos_abi::HookKind;
 use proptest::prelude::*;
 
-use super::sim::{ADDRESSES, HOW, WRITABLE, kernel, record, sim};
+use super::sim::{ADDRESSES, HOW, WRITABLE, kernel, ready, record, sim};
 use super::*;
 use crate::budget::Budget;
 use crate::matching::Memory;
@@ -258,9 +258,7 @@ impl Layer for World {
 /// Runs `test` with an update that is ready.
 pub(super) fn with_update<L: Layer>(world: &mut L, test: impl FnOnce(&mut L, Update<'_>)) {
     with_record(&record(), |record| {
-        let mut update = Update::new(record).unwrap();
-        update.pin(world).unwrap();
-        update.prepare(world, &kernel(), &mut Budget::new(10_000)).unwrap();
+        let update = ready(world, record);
         test(world, update);
     });
 }

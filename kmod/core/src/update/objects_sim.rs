@@ -40,7 +40,7 @@ pub(super) struct Call {
     pub(super) edition: bool,
     pub(super) counted: bool,
     /// The call below, of the same code, made it itself.
-    pub(super) direct: bool,
+    direct: bool,
 }
 
 /// Where a task is, beside the calls on its stack.
@@ -65,12 +65,12 @@ pub(super) struct Task {
     pub(super) at: At,
     pub(super) calls: Vec<Call>,
     /// So many steps find that it does not go on.
-    pub(super) asleep: u32,
+    asleep: u32,
 }
 
 impl Task {
     /// Its stack, innermost first.
-    pub(super) fn trace(&self) -> Vec<u64> {
+    fn trace(&self) -> Vec<u64> {
         let mut trace = match self.at {
             At::Elsewhere => vec![KERNEL],
             At::Comes(..) => vec![KERNEL, ENTRY.end, KERNEL],
@@ -176,7 +176,7 @@ impl World {
         };
     }
 
-    pub(super) fn enter(&mut self, which: usize, object: usize, edition: bool, counted: bool) {
+    fn enter(&mut self, which: usize, object: usize, edition: bool, counted: bool) {
         let others = self.tasks.iter().flat_map(|task| &task.calls);
         for other in others.filter(|call| !self.forced && call.object == object) {
             assert_eq!(other.edition, edition, "an object has calls of both editions");
@@ -186,7 +186,7 @@ impl World {
         task.calls.push(Call { object, edition, counted, direct: object.is_multiple_of(2) });
     }
 
-    pub(super) fn act(&mut self, act: impl FnOnce(&mut Self)) -> Result<(), Errno> {
+    fn act(&mut self, act: impl FnOnce(&mut Self)) -> Result<(), Errno> {
         self.operations += 1;
         self.step();
         if self.fail.contains(&self.operations) {
@@ -221,7 +221,7 @@ impl World {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.tasks.iter().all(|task| {
             matches!(
                 task.at,

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dynamos_abi::edition::{BRIDGE, FINAL, ORIGINAL};
-use dynamos_abi::{Code, Hook, HookKind, Record};
+use dynamos_abi::{Code, Hook, HookKind};
 
-use super::sim::{ADDRESSES, FUNCTIONS, HOW, WRITABLE, builder, kernel};
+use super::sim::{ADDRESSES, FUNCTIONS, HOW, WRITABLE, builder, kernel, ready};
 use super::*;
-use crate::budget::Budget;
 use crate::matching::Memory;
 use crate::testing::{Kernel, with_record};
 
@@ -60,7 +59,7 @@ impl Sim {
         Sim { memory: kernel(), inside: [true, false, false], ..Sim::default() }
     }
 
-    pub(super) fn act(&mut self, act: impl FnOnce(&mut Self)) -> Result<(), Errno> {
+    fn act(&mut self, act: impl FnOnce(&mut Self)) -> Result<(), Errno> {
         self.operations += 1;
         let fails = self.fail.contains(&self.operations);
         if !fails {
@@ -70,7 +69,7 @@ impl Sim {
         if fails { Err(Errno(16)) } else { Ok(()) }
     }
 
-    pub(super) fn check(&self) {
+    fn check(&self) {
         let [original, bridge, last] = self.inside;
         assert!(!(original && last), "edition 0 meets V2's");
         assert!(!original || !self.carried, "edition 0 meets V2's state");
@@ -84,12 +83,12 @@ impl Sim {
         assert!(!steady || self.edition == FINAL, "a steady handler leads to V2's edition");
     }
 
-    pub(super) fn check_rest(&mut self) {
+    fn check_rest(&mut self) {
         let rested = self.now_ms() - self.since;
         assert!(rested >= u64::from(self.rests), "carried after {rested} ms");
     }
 
-    pub(super) fn is_asleep(&mut self, edition: u32, blockers: &mut Blockers) -> bool {
+    fn is_asleep(&mut self, edition: u32, blockers: &mut Blockers) -> bool {
         let Some(left) = self.sleepers.get_mut(edition as usize).filter(|left| **left > 0) else {
             return false;
         };
@@ -306,13 +305,6 @@ pub(super) fn record_of(around: bool) -> Vec<u8> {
         build.0.hooks.extend(all);
     }
     build.finish("pipe_fix")
-}
-
-pub(super) fn ready<'a>(sim: &mut Sim, record: &Record<'a>) -> Update<'a> {
-    let mut update = Update::new(record).unwrap();
-    update.pin(sim).unwrap();
-    update.prepare(sim, &kernel(), &mut Budget::new(10_000)).unwrap();
-    update
 }
 
 /// Runs `test` with an update that is ready.

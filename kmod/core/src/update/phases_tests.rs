@@ -9,7 +9,7 @@ use dynamos_abi::edition::{BRIDGE, FINAL, ORIGINAL};
 use proptest::prelude::*;
 
 use super::phases_sim::*;
-use super::sim::{FUNCTIONS, HOW, builder, kernel};
+use super::sim::{FUNCTIONS, HOW, builder, kernel, ready};
 use super::*;
 use crate::budget::Budget;
 use crate::testing::with_record;

@@ -8,6 +8,7 @@ use dynamos_abi::{
 
 use super::hooks_tests::Hooks;
 use super::*;
+use crate::budget::Budget;
 use crate::matching::Memory;
 use crate::relocate::Range;
 use crate::testing::{Build, Kernel};
@@ -341,6 +342,14 @@ pub(super) fn kernel() -> Kernel {
     kernel.put(ADDRESSES[1] + 8, &ADDRESSES[2].to_le_bytes());
     kernel.name(FUNCTIONS + 1, &[CODE + 0x2000]);
     kernel
+}
+
+/// An update that is ready to be activated.
+pub(super) fn ready<'a>(layer: &mut dyn Layer, record: &dynamos_abi::Record<'a>) -> Update<'a> {
+    let mut update = Update::new(record).unwrap();
+    update.pin(layer).unwrap();
+    update.prepare(layer, &kernel(), &mut Budget::new(10_000)).unwrap();
+    update
 }
 
 pub(super) fn sim() -> Sim {

@@ -177,9 +177,7 @@ proptest! {
 
 /// Brings an update to `Active`.
 pub(super) fn activated<'a>(sim: &mut Sim, record: &dynamos_abi::Record<'a>) -> Update<'a> {
-    let mut update = Update::new(record).unwrap();
-    update.pin(sim).unwrap();
-    update.prepare(sim, &kernel(), &mut Budget::new(10_000)).unwrap();
+    let mut update = ready(sim, record);
     update.activate(sim, &ADDRESSES, &WRITABLE, HOW).unwrap();
     update
 }
