@@ -45,22 +45,67 @@ impl Signature {
 /// A function whose name has a suffix (`foo.isra.0`) is not found: the compiler has changed its parameters. One
 /// that is declared twice with different parameters is not given.
 pub fn signatures(elf: &Elf<'_>, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, Signature>> {
-    let debug = Debug::load(elf)?;
-    let dwarf = debug.dwarf();
-    let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
     let mut found: BTreeMap<String, BTreeSet<Signature>> = BTreeMap::new();
-    let mut units = dwarf.units();
-    while let Some(header) = units.next().map_err(bad)? {
-        let unit = dwarf.unit(header).map_err(bad)?;
-        for (name, signature) in of_unit(&dwarf, &unit, wanted).map_err(bad)? {
+    each_unit(elf, |dwarf, unit| {
+        for (name, signature) in of_unit(dwarf, unit, wanted)? {
             found.entry(name).or_default().insert(signature);
         }
-    }
+        Ok(())
+    })?;
     let single = |(name, all): (String, BTreeSet<Signature>)| {
         let one = all.first().filter(|_| all.len() == 1)?.clone();
         Some((name, one))
     };
     Ok(found.into_iter().filter_map(single).collect())
+}
+
+/// The functions, defined or called, that take any number of arguments, and how many they take before those.
+pub fn variadic(elf: &Elf<'_>) -> Result<BTreeMap<String, usize>> {
+    let mut found = BTreeMap::new();
+    each_unit(elf, |dwarf, unit| variadic_of(dwarf, unit, &mut found))?;
+    Ok(found)
+}
+
+fn each_unit(
+    elf: &Elf<'_>,
+    mut look: impl FnMut(&Dwarf<'_>, &Unit<'_>) -> gimli::Result<()>,
+) -> Result<()> {
+    let debug = Debug::load(elf)?;
+    let dwarf = debug.dwarf();
+    let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
+    let mut units = dwarf.units();
+    while let Some(header) = units.next().map_err(bad)? {
+        let unit = dwarf.unit(header).map_err(bad)?;
+        look(&dwarf, &unit).map_err(bad)?;
+    }
+    Ok(())
+}
+
+fn variadic_of(
+    dwarf: &Dwarf<'_>,
+    unit: &Unit<'_>,
+    found: &mut BTreeMap<String, usize>,
+) -> gimli::Result<()> {
+    let mut tree = unit.entries_tree(None)?;
+    let mut children = tree.root()?.children();
+    while let Some(node) = children.next()? {
+        if node.entry().tag() != gimli::DW_TAG_subprogram {
+            continue;
+        }
+        let Some(name) = node.entry().attr_value(gimli::DW_AT_name)? else { continue };
+        let (mut parts, mut fixed) = (node.children(), 0);
+        while let Some(part) = parts.next()? {
+            match part.entry().tag() {
+                gimli::DW_TAG_formal_parameter => fixed += 1,
+                gimli::DW_TAG_unspecified_parameters => {
+                    found.insert(text(dwarf.attr_string(unit, name)?), fixed);
+                    break;
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The definitions of one unit: children of its root that are no declarations.

@@ -48,6 +48,11 @@ pub enum Lifetime {
 }
 
 impl Lifetime {
+    /// That of a function that both versions have: v1's, unless v2's runs longer.
+    pub(crate) fn of_both(old: Self, new: Self) -> Self {
+        if new == Self::Always { new } else { old }
+    }
+
     /// That of the functions in a section.
     pub(crate) fn of_section(section: &str) -> Self {
         if section.starts_with(".init.text") {
@@ -79,13 +84,16 @@ pub struct FunctionVerdict {
     pub cause: Option<Cause>,
     /// The function inlined at the first difference, if it is not the function's own code.
     pub inlined: Option<String>,
-    /// When it runs; in v1, if it is there.
+    /// When it runs; in v1, if it is there and v2's does not run longer.
     pub lifetime: Lifetime,
     /// It changed and goes along with the functions that call it, which are all replaced; it is not redirected itself.
     pub along: bool,
     /// It is replaced, and so is whoever calls it, in either version: a call of it is always part of one of theirs.
     #[serde(skip)]
     pub inner: bool,
+    /// Other objects see it, in either version.
+    #[serde(skip)]
+    pub global: bool,
 }
 
 /// What became of a data object.
@@ -157,6 +165,8 @@ pub struct DataVerdict {
     pub kind: DataKind,
     /// Whether the kernel may write to it.
     pub writable: bool,
+    /// Bytes; in v2, if it is there.
+    pub size: u64,
     /// What became of it.
     pub change: DataChange,
     /// Why, in words.
@@ -275,6 +285,7 @@ fn functions(comparer: &Comparer<'_, '_>) -> Vec<FunctionVerdict> {
                 lifetime: lifetime(a, x),
                 along: false,
                 inner: false,
+                global: is_global(a, x),
             },
         });
     }
@@ -295,6 +306,7 @@ fn functions(comparer: &Comparer<'_, '_>) -> Vec<FunctionVerdict> {
             lifetime: lifetime(b, y),
             along: false,
             inner: false,
+            global: is_global(b, y),
         });
     }
     callers::let_go_along(comparer, &mut verdicts);
@@ -316,10 +328,15 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
         reason: String::new(),
         cause: None,
         inlined: None,
-        lifetime: lifetime(a, x),
+        lifetime: Lifetime::of_both(lifetime(a, x), lifetime(b, y)),
         along: false,
         inner: false,
+        global: is_global(a, x) || is_global(b, y),
     };
+    if let Some(why) = outlives(a, x, b, y) {
+        (verdict.verdict, verdict.reason) = (Verdict::Refused, why);
+        return verdict;
+    }
     match comparer.functions(x, y) {
         Ok(()) if old == new => {}
         Err(_) if registers_with_kasan(a, x) && registers_with_kasan(b, y) => {
@@ -342,6 +359,32 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
         }
     }
     verdict
+}
+
+/// Why v2's function cannot be had: it may be called when v1's is gone.
+fn outlives(a: &Object<'_>, x: FunctionId, b: &Object<'_>, y: FunctionId) -> Option<String> {
+    let section = |o: &Object<'_>, id| o.function(id).map(|f| o.section_name(f.section).to_owned());
+    let (old, new) = (section(a, x)?, section(b, y)?);
+    longer_lived(&old, &new)
+}
+
+/// Why a function that moves from one section to another cannot be had at run time.
+pub(crate) fn longer_lived(old: &str, new: &str) -> Option<String> {
+    let gone = match (Lifetime::of_section(old), Lifetime::of_section(new)) {
+        (Lifetime::Start, Lifetime::Always) => "frees it once it has started",
+        (Lifetime::End, Lifetime::Always) => "has it only while its module ends",
+        _ => return None,
+    };
+    Some(format!("is in {old} in v1 and in {new} in v2: the running kernel {gone}"))
+}
+
+/// Whether other objects see it, under any of its names.
+fn is_global(object: &Object<'_>, id: FunctionId) -> bool {
+    let names = object
+        .function(id)
+        .into_iter()
+        .flat_map(|f| [f.symbol].into_iter().chain(f.aliases.iter().copied()));
+    names.into_iter().any(|symbol| object.elf.symbol(symbol).is_ok_and(|symbol| symbol.is_global()))
 }
 
 fn lifetime(object: &Object<'_>, id: FunctionId) -> Lifetime {

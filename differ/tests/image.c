@@ -44,8 +44,9 @@ int bug(int a)
             ".popsection");
     return a;
 }
+const unsigned short *wide(void) { return u"SetupMode"; }
 int __attribute__((section(".init.text"))) begin(int a) { return a + 5; }
 asm(".pushsection __mcount, \"a\"\n .globl __start_mcount_loc, __stop_mcount_loc\n"
-    "__start_mcount_loc:\n .quad exception, alternative, branch, bug, begin\n"
+    "__start_mcount_loc:\n .quad exception, alternative, branch, bug, begin, wide\n"
     "__stop_mcount_loc:\n .popsection");
 int out(int a) { return a ^ 1; }

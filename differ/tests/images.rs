@@ -68,6 +68,12 @@ fn what_tables_say_of_a_function_is_part_of_it() {
 }
 
 #[test]
+fn strings_of_wider_characters_count_to_their_end() {
+    let found = differing(("u\"SetupMode\"", "u\"SecureBoot\""));
+    assert!(found.len() == 1 && found[0].0 == "wide", "{found:?}");
+}
+
+#[test]
 fn an_entry_more_or_less_is_a_change() {
     let entry = ".balign 4\\n .long 1b - .\\n .long 2b - .\\n .long 3\\n";
     let found = differing((entry, ""));
@@ -81,6 +87,13 @@ fn an_entry_more_or_less_is_a_change() {
 fn the_line_of_a_bug_is_no_change() {
     assert_eq!(differing((".word 100", ".word 200")), []);
     assert_eq!(differing(("int out(int);", "int out(int);\n\n\n")), []);
+}
+
+#[test]
+fn what_the_running_kernel_has_freed_is_refused() {
+    let found = differing(("int __attribute__((section(\".init.text\"))) begin", "int begin"));
+    assert!(found.len() == 1 && found[0].1 == Verdict::Refused, "{found:?}");
+    assert!(found[0].2.contains("in .text in v2: the running kernel frees it"), "{found:?}");
 }
 
 #[test]

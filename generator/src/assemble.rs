@@ -9,8 +9,9 @@ use dynamos_abi::{Code, HookKind, symbol_flags};
 use crate::closure::{self, BridgeInput, Closure, CodePiece};
 use crate::counting::ObjectOf;
 use crate::describe::{describe, possible_anchors, tells};
+use crate::exports::{Exports, Seen};
 use crate::handlers::{Addresses, Handlers, Redirected};
-use crate::plan::{Refusal, SymbolPlan};
+use crate::plan::{Escape, Refusal, SymbolPlan};
 use crate::record::{Fixup, Match, RecordBuilder, SymbolKey};
 use crate::running::Running;
 use crate::sites::Referent;
@@ -34,6 +35,10 @@ pub struct UnitInput {
     pub along: BTreeSet<String>,
     /// Parameters of V1's functions that are replaced, as the record has them, where they are known.
     pub parameters: BTreeMap<String, String>,
+    /// Functions, V2's and those it calls, that take any number of arguments, and how many before those.
+    pub variadic: BTreeMap<String, usize>,
+    /// V1's functions that take other parameters in V2, or give another result, or may.
+    pub reshaped: BTreeSet<String>,
     /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
     pub adaptations: BTreeMap<String, String>,
     /// How the objects are found that calls work on, by V2's name of the function.
@@ -86,7 +91,7 @@ pub struct Assembly {
     /// New functions that go along, by object.
     pub added: BTreeMap<String, BTreeSet<String>>,
     /// Addresses that escape.
-    pub escapes: Vec<crate::plan::Escape>,
+    pub escapes: Vec<Escape>,
     /// What stands in the way; if there is anything, the rest is incomplete.
     pub refusals: Vec<Refusal>,
     /// Names that the clones use and that neither the running kernel nor the update has, each with the part of the
@@ -97,8 +102,8 @@ pub struct Assembly {
 /// The kernel that is to run the update.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel<'a> {
-    /// Names exported to every module.
-    pub exported: &'a BTreeSet<String>,
+    /// What it exports to every module.
+    pub exported: &'a Exports,
     /// All its names.
     pub running: &'a Running,
 }
@@ -110,23 +115,25 @@ pub fn assemble(
     name: &str,
     release: &str,
 ) -> Result<Assembly> {
-    let exported = kernel.exported;
+    let seen: Vec<Seen<'_>> = units
+        .iter()
+        .map(|unit| Seen::new(kernel.exported, kernel.running, &unit.owner, &unit.pre))
+        .collect();
     let phases = units.iter().any(|unit| unit.bridge.is_some());
     let handlers = Handlers { phases, ..Handlers::default() };
     let mut assembly = Assembly { handlers, ..Assembly::default() };
-    let closures = closures(units, exported, &mut assembly)?;
+    let closures = closures(units, &seen, &mut assembly)?;
     let clone_addrs: u32 = closures.iter().map(|closure| closure.object.addrs.len() as u32).sum();
     let mut recorder = Recorder {
         builder: RecordBuilder::default(),
-        exported,
         running: kernel.running,
         assembly,
         base: 0,
         number: 0,
         first_handler: clone_addrs,
     };
-    for (index, (unit, closure)) in units.iter().zip(&closures).enumerate() {
-        recorder.unit(index, unit, closure)?;
+    for (index, ((unit, closure), seen)) in units.iter().zip(&closures).zip(&seen).enumerate() {
+        recorder.unit(index, unit, closure, seen)?;
         recorder.base += closure.object.addrs.len() as u32;
     }
     let Recorder { mut builder, mut assembly, .. } = recorder;
@@ -134,12 +141,15 @@ pub fn assemble(
         builder.counters(counters);
     }
     if assembly.refusals.is_empty() {
-        let pinned = assembly
-            .escapes
-            .first()
-            .map_or_else(String::new, |e| format!("address of {} escapes at {}", e.function, e.at));
+        let first = |rewritten: bool| {
+            let escape = assembly.escapes.iter().find(|escape| escape.rewritten == rewritten);
+            escape.map_or_else(String::new, |Escape { function, at, .. }| {
+                format!("address of {function} escapes at {at}")
+            })
+        };
+        let (pinned, kept) = (first(true), first(false));
         let addresses = clone_addrs + assembly.handlers.addresses();
-        assembly.record = builder.finish(name, release, &pinned, addresses)?;
+        assembly.record = builder.finish(name, release, &pinned, &kept, addresses)?;
         // An object that is there for its new functions may have none that is used.
         let all = closures.iter().filter(|closure| !closure.object.pieces.is_empty());
         assembly.clones = all.map(|closure| closure.object.write()).collect::<Result<_>>()?;
@@ -149,25 +159,24 @@ pub fn assemble(
 
 fn closures(
     units: &[UnitInput],
-    exported: &BTreeSet<String>,
+    seen: &[Seen<'_>],
     assembly: &mut Assembly,
 ) -> Result<Vec<Closure>> {
     // New globals of one object may be what another uses.
-    let fresh: BTreeSet<String> = units
-        .iter()
-        .flat_map(|unit| {
-            unit.v2.symbols.iter().filter(|symbol| {
-                symbol.global && symbol.section.is_some() && !unit.known.contains_key(&symbol.name)
-            })
-        })
-        .map(|symbol| symbol.name.clone())
-        .collect();
+    let mut fresh: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for unit in units {
+        let defined = unit.v2.symbols.iter().filter(|s| s.global && s.section.is_some());
+        for symbol in defined.filter(|symbol| !unit.known.contains_key(&symbol.name)) {
+            fresh.entry(symbol.name.clone()).or_default().insert(&unit.owner);
+        }
+    }
     let mut wanted = BTreeSet::new();
     let closures = loop {
-        let closures = close_all(units, exported, &fresh, &wanted)?;
+        let closures = close_all(units, seen, &fresh, &wanted)?;
         let used: BTreeSet<String> = closures
             .iter()
-            .flat_map(|closure| closure.imports.intersection(&fresh).cloned())
+            .flat_map(|closure| closure.imports.iter().filter(|name| fresh.contains_key(*name)))
+            .cloned()
             .collect();
         // What they bring along may use more.
         if used.is_subset(&wanted) {
@@ -183,7 +192,7 @@ fn closures(
         assembly.added.insert(unit.object.clone(), closure.added.clone());
         assembly.escapes.extend(closure.escapes.iter().cloned());
         assembly.refusals.extend(closure.refusals.iter().cloned());
-        let outside = closure.imports.difference(&fresh);
+        let outside = closure.imports.iter().filter(|name| !fresh.contains_key(*name));
         assembly.symbols.extend(outside.map(|import| SymbolPlan {
             name: import.clone(),
             owner: "any".into(),
@@ -195,24 +204,29 @@ fn closures(
 
 fn close_all(
     units: &[UnitInput],
-    exported: &BTreeSet<String>,
-    fresh: &BTreeSet<String>,
+    seen: &[Seen<'_>],
+    fresh: &BTreeMap<String, BTreeSet<&str>>,
     wanted: &BTreeSet<String>,
 ) -> Result<Vec<Closure>> {
     let mut first_clone = 0;
     let mut closures = Vec::new();
-    for unit in units {
+    for (unit, seen) in units.iter().zip(seen) {
+        let elsewhere = fresh
+            .iter()
+            .map(|(name, owners)| (name.clone(), owners.contains(unit.owner.as_str())))
+            .collect();
         let closure = closure::close(&closure::Known {
             unit: &unit.v2,
             replaced: &unit.replaced,
             known: &unit.known,
             along: &unit.along,
+            variadic: &unit.variadic,
             adaptations: &unit.adaptations,
             objects: &unit.objects,
             hooks: &unit.hooks,
             handlers: &unit.handlers(),
-            exported,
-            elsewhere: fresh,
+            exported: seen,
+            elsewhere: &elsewhere,
             wanted,
             first_clone,
             bridge: unit.bridge.as_ref(),
@@ -227,7 +241,6 @@ fn close_all(
 
 struct Recorder<'a> {
     builder: RecordBuilder,
-    exported: &'a BTreeSet<String>,
     running: &'a Running,
     assembly: Assembly,
     /// First address index of the current object.
@@ -239,7 +252,13 @@ struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    fn unit(&mut self, index: usize, unit: &UnitInput, closure: &Closure) -> Result<()> {
+    fn unit(
+        &mut self,
+        index: usize,
+        unit: &UnitInput,
+        closure: &Closure,
+        seen: &Seen<'_>,
+    ) -> Result<()> {
         let mut matches = Vec::new();
         let clones = closure.replaced.iter().zip(&closure.clone_addrs).zip(&closure.handlers);
         for ((name, clone), Redirected { adapts, .. }) in clones {
@@ -270,9 +289,7 @@ impl Recorder<'_> {
                 let key = (unit.object.clone(), found.name.clone());
                 self.assembly.matched.insert(key, found.bytes.len() as u64);
             }
-            let exported = self.exported;
-            self.builder
-                .function(found, &|referent| symbol_key(referent, index, unit, exported))?;
+            self.builder.function(found, &|referent| symbol_key(referent, index, unit, seen))?;
         }
         for need in &closure.needs {
             self.check(unit, &need.name)?;
@@ -392,7 +409,8 @@ impl Recorder<'_> {
                 return;
             }
             let parameters = unit.parameters.get(&found.name).cloned().unwrap_or_default();
-            matches.push(Match { replaced: Some(addrs), adapts, parameters, ..found });
+            let reshaped = unit.reshaped.contains(&found.name);
+            matches.push(Match { replaced: Some(addrs), adapts, reshaped, parameters, ..found });
         }
         self.fragments(index, unit, name, matches);
     }
@@ -472,11 +490,11 @@ fn symbol_key(
     referent: &Referent,
     index: usize,
     unit: &UnitInput,
-    exported: &BTreeSet<String>,
-) -> (SymbolKey, u32) {
+    seen: &Seen<'_>,
+) -> Result<(SymbolKey, u32)> {
     let own = |name: &str| own_key(name, index, unit);
-    match referent {
-        Referent::Symbol(name) if exported.contains(name) => {
+    Ok(match referent {
+        Referent::Symbol(name) if seen.is_meant(name)? => {
             (SymbolKey { name: name.clone(), owner: None, unit: None }, symbol_flags::EXPORTED)
         }
         Referent::Symbol(name) => {
@@ -487,7 +505,7 @@ fn symbol_key(
         Referent::Nameless(section, at) => {
             (own(&format!("{section}+{at:#x}")), symbol_flags::ANONYMOUS)
         }
-    }
+    })
 }
 
 fn is_per_cpu(unit: &Unit, name: &str) -> bool {

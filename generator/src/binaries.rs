@@ -229,6 +229,7 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> R
             adapted_by: None,
             works_on: None,
             inner: false,
+            reshaped: false,
         });
     }
     found.data.extend(data.into_iter().filter_map(|data| {
@@ -291,6 +292,7 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -
             adapted_by: None,
             works_on: None,
             inner: false,
+            reshaped: false,
         });
     }
     for data in &comparison.data {

@@ -57,6 +57,12 @@ pub fn find(kbuild: &Kbuild, input: &Input, limit: usize) -> Result<Candidates> 
                 "sources or tables are generated from it, in ways that are not followed",
                 "leave this file out of V2, or restart the machine with the new kernel",
             ),
+            Role::Rust if input.has_rust()? => found.refuse(
+                &name,
+                "is part of a kernel that is built with Rust, whose code is not compared",
+                "leave this file out of V2",
+            ),
+            Role::Rust => found.ignore(&name, "this configuration is without Rust"),
             Role::Header => included.push(path.clone()),
             Role::Source => {
                 let exists = input.v1_root.join(path).is_file();

@@ -27,6 +27,8 @@ pub enum Role {
     BuildRule,
     /// Code is generated from it at build time.
     Generated,
+    /// Part of the kernel if that is built with Rust.
+    Rust,
     /// Nothing; why.
     Irrelevant(&'static str),
 }
@@ -38,11 +40,11 @@ pub fn role(path: &Path) -> Role {
     let name = parts.last().copied().unwrap_or_default();
     let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
     match parts.as_slice() {
-        ["Documentation" | "LICENSES" | "samples" | "debian" | "certs", ..] => {
+        ["Documentation" | "LICENSES" | "samples" | "debian", ..] => {
             return Irrelevant("no part of the running kernel");
         }
         ["tools", ..] => return Irrelevant("user-space tools"),
-        ["rust", ..] => return Irrelevant("Rust support is off in this configuration"),
+        ["rust", ..] => return Rust,
         ["arch", arch, ..] if !matches!(*arch, "x86" | "Kconfig") => {
             return Irrelevant("another architecture");
         }
@@ -65,9 +67,12 @@ pub fn role(path: &Path) -> Role {
         (_, "h" | "inc" | "c_shipped" | "h_shipped") => Header,
         _ if name.starts_with("Kconfig") => Kconfig,
         _ if name.starts_with("Makefile") || name.starts_with("Kbuild") => BuildRule,
-        (_, "rst" | "txt" | "yaml" | "md" | "dts" | "dtsi" | "rs") => {
+        (_, "rs") => Rust,
+        // Elsewhere code may be made of it, as the decoder is of arch/x86/lib/x86-opcode-map.txt.
+        (_, "txt") if parts.first() == Some(&"drivers") => {
             Irrelevant("no part of the running kernel")
         }
+        (_, "rst" | "yaml" | "md" | "dts" | "dtsi") => Irrelevant("no part of the running kernel"),
         (".gitignore" | ".kunitconfig" | "MAINTAINERS", _) => {
             Irrelevant("no part of the running kernel")
         }
@@ -244,9 +249,18 @@ mod tests {
         assert_eq!(role("Makefile"), Role::BuildRule);
         assert_eq!(role("arch/x86/kernel/vmlinux.lds.S"), Role::Generated);
         assert_eq!(role("arch/x86/entry/syscalls/syscall_64.tbl"), Role::Generated);
-        for path in
-            ["Documentation/x.rst", "tools/perf/a.c", "arch/arm64/kernel/a.c", "MAINTAINERS"]
-        {
+        assert_eq!(role("arch/x86/lib/x86-opcode-map.txt"), Role::Generated);
+        assert_eq!(role("certs/system_keyring.c"), Role::Source);
+        assert_eq!(role("certs/signing.genkey"), Role::Generated);
+        assert_eq!(role("rust/kernel/sync.rs"), Role::Rust);
+        assert_eq!(role("drivers/gpu/nova/gpu.rs"), Role::Rust);
+        for path in [
+            "Documentation/x.rst",
+            "tools/perf/a.c",
+            "arch/arm64/kernel/a.c",
+            "MAINTAINERS",
+            "drivers/gpu/drm/i915/TODO.txt",
+        ] {
             assert!(matches!(role(path), Role::Irrelevant(_)), "{path}");
         }
     }

@@ -49,9 +49,7 @@ pub fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
     for field in pre.fields_in_place(section, start, end)? {
         let (referent, into) = match &field.place {
             Place::Elsewhere(name, offset) => (Referent::Symbol(name.clone()), *offset),
-            Place::In(index, into) => {
-                (Referent::Symbol(pre.symbol(*index)?.name.clone()), *into as i64)
-            }
+            Place::In(index, into) => (Referent::Symbol(pre.symbol(*index)?.name.clone()), *into),
             Place::Raw(section, at) => nameless(pre, *section, *at)?,
         };
         references.push(Reference {
@@ -79,6 +77,7 @@ pub fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
         watched: false,
         replaced: None,
         adapts: false,
+        reshaped: false,
         counting: None,
         parameters: String::new(),
     })

@@ -21,7 +21,7 @@ use crate::needed::Headers;
 use crate::output::Output;
 use crate::plan::{IgnoredFile, Kernels, Outcome, Plan, Refusal};
 use crate::report::Reporter;
-use crate::{counting, run, slots, verdicts};
+use crate::{counting, definitions, run, slots, verdicts};
 
 /// All fixes between two kernels.
 #[derive(Debug)]
@@ -264,6 +264,7 @@ impl Workplace<'_> {
             &BTreeMap::new(),
             plan,
         )?;
+        definitions::check(&judged.definitions, &series.input.running, plan)?;
         if slots::matter(&judged, plan) {
             slots::judge(&series.kbuild, &series.input.v1_root, &mut judged, plan)?;
         }

@@ -156,6 +156,13 @@ pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Res
 }
 
 impl Input {
+    /// Whether the kernel is built with Rust.
+    pub fn has_rust(&self) -> Result<bool> {
+        let config = std::fs::read_to_string(&self.config)
+            .with_context(|| format!("cannot read {}", self.config.display()))?;
+        Ok(config.lines().any(|line| line == "CONFIG_RUST=y"))
+    }
+
     /// V1, ready to build objects in.
     pub fn prepare(&self, cache: &Cache) -> Result<Prepared> {
         let source = self.kernel.as_ref().map_or(SourceId::Dir(&self.v1_root), SourceId::Deb);

@@ -1,11 +1,11 @@
 //! From verdicts to the update module, for one kernel: assembles the clones, links them, and checks what came out.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
 use crate::assemble::{Assembly, Kernel, assemble};
+use crate::exports::Exports;
 use crate::input::Input;
 use crate::output::Output;
 use crate::package::{self, Sources};
@@ -21,15 +21,14 @@ pub struct Target {
     headers: PathBuf,
     /// `uname -r`.
     release: String,
-    /// Names exported to every module.
-    exported: BTreeSet<String>,
+    /// What it exports to every module.
+    exported: Exports,
     /// All its names.
     running: Running,
 }
 
 impl Target {
-    /// The target of `input`. Exports in a namespace are left out: the loader gives them only to modules that
-    /// import it.
+    /// The target of `input`.
     pub fn of(input: &Input) -> Result<Target> {
         let path = input.headers.join("Module.symvers");
         let text = std::fs::read_to_string(&path)
@@ -37,7 +36,7 @@ impl Target {
         Ok(Target {
             headers: input.headers.clone(),
             release: input.release.clone(),
-            exported: symbols_of(&text).collect(),
+            exported: Exports::parse(&text),
             running: input.running.clone(),
         })
     }
@@ -103,8 +102,8 @@ impl Target {
     ) -> Result<()> {
         let symvers = std::fs::read_to_string(&module.symvers)
             .with_context(|| format!("cannot read {}", module.symvers.display()))?;
-        let mut exported = self.exported.clone();
-        exported.extend(symbols_of(&symvers));
+        let mut exported = self.exported.names();
+        exported.extend(Exports::parse(&symvers).names());
         let (release, record) = (&self.release, &assembly.record);
         let expected = Expected { name, release, record, exported: &exported };
         validate(ko, &expected)
@@ -114,13 +113,4 @@ impl Target {
             .with_context(|| format!("cannot read {}", module.ko.display()))?;
         output.put("dynamos.ko", &dynamos)
     }
-}
-
-/// Columns of `Module.symvers`: CRC, symbol, module, type, namespace (Documentation/kbuild/modules.rst, 6.3).
-fn symbols_of(symvers: &str) -> impl Iterator<Item = String> + '_ {
-    symvers.lines().filter_map(|line| {
-        let mut columns = line.split('\t').skip(1);
-        let name = columns.next()?;
-        columns.nth(2).is_none_or(str::is_empty).then(|| name.to_string())
-    })
 }

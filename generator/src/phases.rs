@@ -48,6 +48,15 @@ pub fn join(judged: &mut Judged, bridge: Judged, plan: &mut Plan, of_bridge: Pla
                 "give it an edition in the file of --bridge that works with both, or change V2 so that it stays as it is",
             ));
         }
+        let of_bridge = bridge.as_ref().map(|bridge| &bridge.reshaped);
+        let all: BTreeSet<&String> =
+            unit.reshaped.iter().chain(of_bridge.into_iter().flatten()).collect();
+        for name in all {
+            let reason = "takes other parameters in V2 or in the bridge, or gives another result, or that is not known, and \
+                          in a phase editions call each other";
+            let remedy = "leave its parameters as they are, or make the update without --bridge";
+            plan.refusals.push(Refusal::new(name, reason, remedy).within(&unit.object));
+        }
         let own = self::paths(unit);
         if let Some(bridge) = bridge {
             refuse_adaptations(&bridge, plan);
@@ -67,6 +76,7 @@ pub fn join(judged: &mut Judged, bridge: Judged, plan: &mut Plan, of_bridge: Pla
                 replaced: bridge.replaced,
                 along: bridge.along,
                 known: bridge.known,
+                variadic: bridge.variadic,
                 hooks: bridge.hooks,
             });
         }

@@ -148,6 +148,9 @@ pub struct FunctionPlan {
     /// Only functions that are replaced with it call it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inner: bool,
+    /// Its parameters or its result differ, or may: no call may come from the other edition of a caller.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reshaped: bool,
 }
 
 /// The verdict on one variable or constant.
@@ -375,13 +378,16 @@ pub struct SymbolPlan {
     pub found_by: String,
 }
 
-/// A clone, or a constant that goes along, whose address leaves the update.
+/// A function, variable, constant or string of the update whose address may be kept by the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Escape {
-    /// The clone or constant.
+    /// Its name, or the beginning of the string.
     pub function: String,
     /// Where its address is taken.
     pub at: String,
+    /// Whether enabling the update again writes to it: to a function, or to data with references. Then it cannot be done
+    /// either, for somebody may be looking.
+    pub rewritten: bool,
 }
 
 /// Why no update can be made.
@@ -396,9 +402,22 @@ pub struct Refusal {
     /// Whether carrying live state over would lift it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub state_transfer: bool,
+    /// The object it is in, where several may have the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
 }
 
 impl Refusal {
+    /// The same, of what this object calls so.
+    pub fn within(self, object: &str) -> Self {
+        Refusal { object: Some(object.to_owned()), ..self }
+    }
+
+    /// Whether it is about what this object calls so.
+    pub fn is_about(&self, object: &str, name: &str) -> bool {
+        self.name == name && self.object.as_deref() == Some(object)
+    }
+
     /// A refusal.
     pub fn new(
         name: impl Into<String>,
@@ -406,7 +425,7 @@ impl Refusal {
         remedy: impl Into<String>,
     ) -> Self {
         let (name, reason, remedy) = (name.into(), reason.into(), remedy.into());
-        Refusal { name, reason, remedy, state_transfer: false }
+        Refusal { name, reason, remedy, state_transfer: false, object: None }
     }
 
     /// A refusal that state transfer would lift.

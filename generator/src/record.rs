@@ -35,6 +35,8 @@ pub struct Match {
     pub bridge: Option<u32>,
     /// Whether its steady handler asks an adaptation handler of the update.
     pub adapts: bool,
+    /// Whether its parameters or its result differ from V1's, or may.
+    pub reshaped: bool,
     /// Addresses of its counting handler, and of the way on in edition 0 from there.
     pub counting: Option<[u32; 2]>,
     /// Its parameters as the record has them (see [`dynamos_abi::Function`]).
@@ -109,7 +111,7 @@ impl RecordBuilder {
     pub fn function(
         &mut self,
         function: &Match,
-        key: &dyn Fn(&Referent) -> (SymbolKey, u32),
+        key: &dyn Fn(&Referent) -> Result<(SymbolKey, u32)>,
     ) -> Result<()> {
         let own = SymbolKey {
             name: function.name.clone(),
@@ -128,6 +130,9 @@ impl RecordBuilder {
         }
         if function.adapts {
             flags |= function_flags::ADAPTS;
+        }
+        if function.reshaped {
+            flags |= function_flags::RESHAPED;
         }
         if function.fragment {
             flags |= function_flags::FRAGMENT;
@@ -160,11 +165,11 @@ impl RecordBuilder {
     fn site(
         &mut self,
         site: &SiteDraft,
-        key: &dyn Fn(&Referent) -> (SymbolKey, u32),
+        key: &dyn Fn(&Referent) -> Result<(SymbolKey, u32)>,
     ) -> Result<()> {
         let symbol = match &site.referent {
             Some(referent) => {
-                let (key, flags) = key(referent);
+                let (key, flags) = key(referent)?;
                 self.symbol(&key, flags)
             }
             None => NONE,
@@ -256,8 +261,10 @@ impl RecordBuilder {
         name: &str,
         release: &str,
         pinned: &str,
+        kept: &str,
         addr_count: u32,
     ) -> Result<Vec<u8>> {
+        self.writer.kept(kept);
         self.writer.addr_count = addr_count;
         self.writer.finish(name, release, pinned).context("the record is not consistent")
     }

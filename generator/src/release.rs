@@ -69,7 +69,8 @@ fn one(command: &CompileCommand, candidate: &Candidate, v2: &Path) -> Result<Pla
         Ok((old, new)) => {
             let comparison = verdicts::compare(command, [&old, &new], v2)?;
             let names = (command.object.as_str(), command.source.as_str());
-            verdicts::rows(names, candidate, &comparison, &mut part);
+            let alone = verdicts::replace_nothing([&comparison]);
+            verdicts::rows(names, candidate, &comparison, alone, &mut part);
             part.objects.iter_mut().for_each(|object| object.reached.clone_from(&why));
         }
         Err(error) => refuse(&mut part, error),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::plan::{Outcome, Plan};
+use crate::plan::{FunctionPlan, Outcome, Plan};
 
 /// Phase lines on stderr, with a spinner where stderr is a terminal; and the time each phase took.
 #[derive(Debug)]
@@ -184,7 +184,16 @@ pub fn summary(plan: &Plan, output: &Path, report_only: bool) {
                 "{output}/review.md and plan.json have the list. No update is made of built files."
             );
         }
-        Outcome::NoChange => println!("Nothing to do: no code of this kernel differs."),
+        Outcome::NoChange if plan.functions.is_empty() => {
+            println!("Nothing to do: no code of this kernel differs.");
+        }
+        Outcome::NoChange => {
+            println!("Nothing to do: what differs is not run, or not run any more:");
+            for function in plan.functions.iter().take(20) {
+                let FunctionPlan { name, object, verdict, reason, .. } = function;
+                println!("  {name} ({object}): {verdict}, {reason}");
+            }
+        }
         Outcome::Refused => {
             println!("No update can be made:");
             for refusal in plan.refusals.iter().take(12) {

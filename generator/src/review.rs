@@ -170,13 +170,19 @@ fn functions(page: &mut String, plan: &Plan) {
         adapted_by,
         works_on,
         inner,
+        reshaped,
     } in &plan.functions
     {
         let matched =
             if *matched_bytes == 0 { "–".to_string() } else { format!("{matched_bytes} bytes") };
         let only = if *inner { "; only functions that are replaced call it" } else { "" };
-        let why = cell(reason);
-        let _ = writeln!(page, "| `{name}` | `{object}` | {verdict} | {why}{only} | {matched} |");
+        let other = if *reshaped {
+            "; its parameters or its result differ, or may: no choice by call"
+        } else {
+            ""
+        };
+        let why = cell(reason) + only + other;
+        let _ = writeln!(page, "| `{name}` | `{object}` | {verdict} | {why} | {matched} |");
         if let Some(handler) = adapted_by {
             adapted.push((name, handler));
         }
@@ -332,8 +338,10 @@ fn not_covered(page: &mut String, plan: &Plan) {
         let _ = writeln!(
             page,
             "- The address of the update's `{}` escapes at {}: once that has run, the update can be reverted but not \
-             unloaded.",
-            escape.function, escape.at
+             {}.",
+            escape.function,
+            escape.at,
+            if escape.rewritten { "unloaded, nor enabled again" } else { "unloaded" }
         );
     }
     let _ = writeln!(

@@ -20,7 +20,7 @@ use crate::release::users::{self, Readers};
 use crate::release::{self, Journal, Reach, Shipped};
 use crate::report::Reporter;
 use crate::verdicts::{self, Judged};
-use crate::{build, changes, counting, layouts, phases, slots};
+use crate::{build, changes, counting, definitions, layouts, phases, slots};
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -187,6 +187,7 @@ impl Comparison<'_> {
             &self.request.objects,
             plan,
         )?;
+        definitions::check(&judged.definitions, &self.input.running, plan)?;
         if slots::matter(&judged, plan) {
             begin(reporter, "readers", "finding the readers of changed handlers")?;
             slots::judge(self.kbuild, &self.v1.root(), &mut judged, plan)?;

@@ -20,10 +20,12 @@ pub struct Running {
     read: Arc<Mutex<BTreeMap<String, Names>>>,
     /// Whether the sources mention a name.
     mentioned: Arc<Mutex<BTreeMap<String, bool>>>,
+    /// The `__weak` functions of the sources.
+    weak: Arc<Mutex<Option<BTreeSet<String>>>>,
 }
 
-/// `None`: not known.
-type Names = Option<Arc<BTreeSet<String>>>;
+/// Names, and whether all objects of the part share them; `None`: not known.
+type Names = Option<Arc<BTreeMap<String, bool>>>;
 
 impl Running {
     /// The kernel that is built from `sources`, whose `System.map` this is, and whose modules lie below `modules`, as
@@ -49,21 +51,28 @@ impl Running {
     /// Whether `owner` (`vmlinux` or a module) defines `name`; `None` if that is not known, because the kernel's files
     /// are not at hand.
     pub fn has(&self, owner: &str, name: &str) -> Result<Option<bool>> {
-        let Ok(mut read) = self.read.lock() else { return Ok(None) };
-        let names = match read.get(owner) {
-            Some(names) => names.clone(),
-            None => {
-                let names = self.names(owner)?.map(Arc::new);
-                read.insert(owner.into(), names.clone());
-                names
-            }
-        };
-        match names {
-            Some(names) => Ok(Some(names.contains(name))),
+        match self.names_of(owner)? {
+            Some(names) => Ok(Some(names.contains_key(name))),
             // What no source mentions is nowhere; what some does may be static, or not configured.
             None if owner == "vmlinux" => Ok((!self.mentions(name)?).then_some(false)),
             None => Ok(None),
         }
+    }
+
+    /// Whether `owner` defines `name` for all of its objects; `None` if that is not known.
+    pub fn shares(&self, owner: &str, name: &str) -> Result<Option<bool>> {
+        let names = self.names_of(owner)?;
+        Ok(names.map(|names| names.get(name).copied().unwrap_or(false)))
+    }
+
+    fn names_of(&self, owner: &str) -> Result<Names> {
+        let Ok(mut read) = self.read.lock() else { return Ok(None) };
+        if let Some(names) = read.get(owner) {
+            return Ok(names.clone());
+        }
+        let names = self.names(owner)?.map(Arc::new);
+        read.insert(owner.into(), names.clone());
+        Ok(names)
     }
 
     /// Whether some source mentions the name. Those that macros put together are taken to be mentioned.
@@ -84,35 +93,75 @@ impl Running {
             return Ok(known);
         }
         let finder = memchr::memmem::Finder::new(name);
-        let found = search(&self.sources, Path::new(""), &finder)?;
+        let has = |text: &[u8]| words(text, &finder).next().is_some();
+        let found = search(&self.sources, Path::new(""), &has)?;
         if let Ok(mut known) = self.mentioned.lock() {
             known.insert(name.into(), found);
         }
         Ok(found)
     }
 
-    fn names(&self, owner: &str) -> Result<Option<BTreeSet<String>>> {
+    /// Whether the sources have a `__weak` function of that name; all of them are found at once.
+    pub fn is_weak(&self, name: &str) -> Result<bool> {
+        if !self.sources.is_dir() {
+            return Ok(true);
+        }
+        let Ok(mut weak) = self.weak.lock() else { return Ok(true) };
+        if let Some(names) = &*weak {
+            return Ok(names.contains(name));
+        }
+        let found = Mutex::new(BTreeSet::new());
+        search(&self.sources, Path::new(""), &|text| {
+            let names: Vec<String> = weak_functions(text).collect();
+            if !names.is_empty()
+                && let Ok(mut found) = found.lock()
+            {
+                found.extend(names);
+            }
+            false
+        })?;
+        let names = weak.insert(found.into_inner().unwrap_or_default());
+        Ok(names.contains(name))
+    }
+
+    fn names(&self, owner: &str) -> Result<Option<BTreeMap<String, bool>>> {
         if owner == "vmlinux" {
             if !self.system_map.is_file() {
                 return Ok(None);
             }
             let text = std::fs::read_to_string(&self.system_map)
                 .with_context(|| format!("cannot read {}", self.system_map.display()))?;
-            let name = |line: &str| line.split(' ').nth(2).map(Into::into);
-            let names: BTreeSet<String> = text.lines().filter_map(name).collect();
+            // Capital letters are for what other objects see (nm(1)).
+            let name = |line: &str| {
+                let mut words = line.split(' ').skip(1);
+                let shared = words.next()?.starts_with(|kind: char| kind.is_ascii_uppercase());
+                Some((words.next()?.to_string(), shared))
+            };
+            let names = shared(text.lines().filter_map(name));
             // Debian's says only where to find the real one.
-            return Ok(names.contains("_text").then_some(names));
+            return Ok(names.contains_key("_text").then_some(names));
         }
         let Some(file) = self.modules.get(owner) else { return Ok(None) };
         let Some(bytes) = module(file)? else { return Ok(None) };
         let module = object::File::parse(&*bytes)
             .with_context(|| format!("{} is no module", file.display()))?;
         let defined = module.symbols().filter(|symbol| symbol.is_definition());
-        let names: BTreeSet<String> =
-            defined.filter_map(|symbol| symbol.name().ok()).map(Into::into).collect();
+        let name = |symbol: object::Symbol<'_, '_>| {
+            Some((symbol.name().ok()?.to_string(), symbol.is_global()))
+        };
+        let names = shared(defined.filter_map(name));
         // A module without symbols says nothing.
         Ok((!names.is_empty()).then_some(names))
     }
+}
+
+/// One of several things of a name may be shared.
+fn shared(names: impl Iterator<Item = (String, bool)>) -> BTreeMap<String, bool> {
+    let mut all = BTreeMap::new();
+    for (name, shared) in names {
+        *all.entry(name).or_insert(false) |= shared;
+    }
+    all
 }
 
 /// A module's content, if it is there; distributions compress them.
@@ -136,17 +185,31 @@ fn module(file: &Path) -> Result<Option<Vec<u8>>> {
     Ok(None)
 }
 
-/// Whether the text has the word.
-fn has_word(text: &[u8], finder: &memchr::memmem::Finder<'_>) -> bool {
+/// The names of `__weak` functions in a text: what comes before the first bracket behind that word.
+fn weak_functions(text: &[u8]) -> impl Iterator<Item = String> + '_ {
+    let is_of_a_name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    memchr::memmem::find_iter(text, b"__weak").filter_map(move |at| {
+        let behind = text.get(at..)?;
+        let head = behind.get(..behind.iter().position(|byte| *byte == b'(')?)?.trim_ascii_end();
+        let start = head.iter().rposition(|byte| !is_of_a_name(byte))? + 1;
+        String::from_utf8(head.get(start..)?.to_vec()).ok().filter(|name| !name.is_empty())
+    })
+}
+
+/// Where the text has the word.
+fn words<'t>(
+    text: &'t [u8],
+    finder: &'t memchr::memmem::Finder<'_>,
+) -> impl Iterator<Item = usize> + 't {
     let word = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
-    finder.find_iter(text).any(|at| {
+    finder.find_iter(text).filter(move |at| {
         let before = at.checked_sub(1).and_then(|before| text.get(before));
         !word(before) && !word(text.get(at + finder.needle().len()))
     })
 }
 
-/// Whether a file of the kernel's code below `root` has the word.
-fn search(root: &Path, below: &Path, finder: &memchr::memmem::Finder<'_>) -> Result<bool> {
+/// Whether a file of the kernel's code below `root` is one that is looked for.
+fn search(root: &Path, below: &Path, is_one: &(dyn Fn(&[u8]) -> bool + Sync)) -> Result<bool> {
     let directory = root.join(below);
     let unreadable = || format!("cannot read {}", directory.display());
     let entries = std::fs::read_dir(&directory)
@@ -159,7 +222,7 @@ fn search(root: &Path, below: &Path, finder: &memchr::memmem::Finder<'_>) -> Res
         if kind.is_dir() {
             let other_architecture = below == Path::new("arch") && !path.ends_with("x86");
             let no_code = other_architecture || path.ends_with("Documentation");
-            return Ok(!no_code && search(root, &path, finder)?);
+            return Ok(!no_code && search(root, &path, is_one)?);
         }
         let extension = path.extension().and_then(|extension| extension.to_str());
         if !kind.is_file() || !matches!(extension, Some("c" | "h" | "S" | "lds" | "tbl" | "inc")) {
@@ -167,37 +230,41 @@ fn search(root: &Path, below: &Path, finder: &memchr::memmem::Finder<'_>) -> Res
         }
         let bytes = std::fs::read(entry.path())
             .with_context(|| format!("cannot read {}", entry.path().display()))?;
-        anyhow::Ok(has_word(&bytes, finder))
+        anyhow::Ok(is_one(&bytes))
     });
     // An error counts as found only for stopping early.
     found.find_any(|result| !matches!(result, Ok(false))).unwrap_or(Ok(false))
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    #[test]
-    fn names_of_the_kernel_and_its_modules() {
-        let root = tempfile::tempdir().unwrap();
-        let map = root.path().join("System.map");
+    /// A kernel with `_text` and `static_one`, its module `my_module` with `ours` and the private `hidden`, and the module
+    /// `gone` without a file.
+    pub(crate) fn small(root: &Path) -> Running {
+        let map = root.join("System.map");
         std::fs::write(&map, "ffffffff81000000 T _text\nffffffff81000010 t static_one\n").unwrap();
-        std::fs::write(root.path().join("modules.order"), "kernel/a/my-module.ko\nkernel/gone.o\n")
+        std::fs::write(root.join("modules.order"), "kernel/a/my-module.ko\nkernel/gone.o\n")
             .unwrap();
-        std::fs::create_dir_all(root.path().join("kernel/a")).unwrap();
+        std::fs::create_dir_all(root.join("kernel/a")).unwrap();
         let mut module = object::write::Object::new(
             object::BinaryFormat::Elf,
             object::Architecture::X86_64,
             object::Endianness::Little,
         );
         let text = module.section_id(object::write::StandardSection::Text);
-        for (name, section) in [("ours", Some(text)), ("theirs", None)] {
+        let ours = [("ours", Some(text)), ("theirs", None), ("hidden", Some(text))];
+        for (name, section) in ours {
             module.add_symbol(object::write::Symbol {
                 name: name.into(),
                 value: 0,
                 size: 0,
                 kind: object::SymbolKind::Text,
-                scope: object::SymbolScope::Dynamic,
+                scope: match name {
+                    "hidden" => object::SymbolScope::Compilation,
+                    _ => object::SymbolScope::Dynamic,
+                },
                 weak: false,
                 section: section.map_or(
                     object::write::SymbolSection::Undefined,
@@ -206,14 +273,26 @@ mod tests {
                 flags: object::SymbolFlags::None,
             });
         }
-        let file = root.path().join("kernel/a/my-module.ko");
+        let file = root.join("kernel/a/my-module.ko");
         std::fs::write(file, module.write().unwrap()).unwrap();
-        let running = Running::of(root.path(), &map, root.path());
+        Running::of(root, &map, root)
+    }
+
+    #[test]
+    fn names_of_the_kernel_and_its_modules() {
+        let root = tempfile::tempdir().unwrap();
+        let running = small(root.path());
         assert_eq!(running.has("vmlinux", "static_one").unwrap(), Some(true));
         assert_eq!(running.has("vmlinux", "fresh").unwrap(), Some(false));
         assert_eq!(running.has("my_module", "ours").unwrap(), Some(true));
         assert_eq!(running.has("my_module", "theirs").unwrap(), Some(false));
+        assert_eq!(running.has("my_module", "hidden").unwrap(), Some(true));
         assert_eq!(running.has("gone", "ours").unwrap(), None);
+        assert_eq!(running.shares("my_module", "ours").unwrap(), Some(true));
+        assert_eq!(running.shares("my_module", "hidden").unwrap(), Some(false));
+        assert_eq!(running.shares("vmlinux", "static_one").unwrap(), Some(false));
+        assert_eq!(running.shares("vmlinux", "_text").unwrap(), Some(true));
+        assert_eq!(running.shares("gone", "ours").unwrap(), None);
         assert_eq!(Running::default().has("vmlinux", "ours").unwrap(), None);
     }
 
@@ -234,5 +313,9 @@ mod tests {
         assert_eq!(running.has("vmlinux", "nowhere").unwrap(), Some(false));
         assert_eq!(running.has("vmlinux", "there").unwrap(), None);
         assert_eq!(running.has("vmlinux", "__SCT__nowhere").unwrap(), None);
+        let text = "int called(void);\nint __weak one(void) { return called(); }\nvoid __weak\ntwo(void) {}\n";
+        std::fs::write(root.path().join("kernel/time/b.c"), text).unwrap();
+        let weak = ["one", "two", "called", "there"].map(|name| running.is_weak(name).unwrap());
+        assert_eq!(weak, [true, true, false, false]);
     }
 }

@@ -29,7 +29,15 @@ pub fn propose(plan: &Plan, handlers: &Handlers) -> ScopePlan {
     let inner = plan.functions.iter().filter(|function| function.inner).count();
     let entries = redirected.saturating_sub(inner);
     let adapts = plan.functions.iter().any(|function| function.adapted_by.is_some());
-    let (scope, reason) = if !counts && (entries != 1 || redirected != 1 && adapts) {
+    let reshaped = plan.functions.iter().find(|function| function.reshaped);
+    let (scope, reason) = if let Some(function) = reshaped.filter(|_| entries != 1) {
+        let reason = format!(
+            "`{}` takes other parameters or gives another result in V2, or that is not known: no call of it may come from \
+             the other edition of a caller",
+            function.name
+        );
+        ("system", reason)
+    } else if !counts && (entries != 1 || redirected != 1 && adapts) {
         let reason = format!(
             "{redirected} functions are replaced, and a call of one edition may meet what another function's other \
              edition has left or expects: none may be running when they change"
@@ -103,6 +111,7 @@ mod tests {
             adapted_by: None,
             works_on: None,
             inner,
+            reshaped: false,
         };
         let functions = vec![function(true), function(false), function(true)];
         let mut plan = Plan { functions, ..Plan::default() };
@@ -112,6 +121,12 @@ mod tests {
             "{reason}"
         );
         assert_eq!(proposed(&plan, 4).0, "system");
+        // A task has one edition of all of them.
+        plan.functions[0].reshaped = true;
+        assert_eq!(proposed(&plan, 3).0, "task");
+        let (scope, reason) = proposed(&plan, 4);
+        assert!(scope == "system" && reason.contains("takes other parameters"), "{reason}");
+        plan.functions[0].reshaped = false;
         plan.functions[1].adapted_by = Some("dynamos_adapt_f".into());
         assert_eq!(proposed(&plan, 3).0, "system");
         plan.functions[1].adapted_by = None;

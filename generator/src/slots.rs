@@ -10,7 +10,7 @@ use dynamos_differ::compare::{Slot, Slots};
 use kernel_trees::{CompileCommand, Kbuild};
 
 use crate::assemble::UnitInput;
-use crate::plan::{Plan, ReaderPlan, SlotsPlan};
+use crate::plan::{Plan, ReaderPlan, Refusal, SlotsPlan};
 use crate::readers::{self, Readers};
 use crate::unit::Unit;
 use crate::verdicts::Judged;
@@ -29,6 +29,12 @@ pub struct Table {
     slots: Slots,
 }
 
+impl Table {
+    fn is_of(&self, refusal: &Refusal) -> bool {
+        refusal.is_about(&self.object, &self.name)
+    }
+}
+
 /// A slot that the update writes.
 #[derive(Clone, Debug)]
 pub struct SlotInput {
@@ -44,7 +50,7 @@ pub struct SlotInput {
 
 /// The tables of an object that are refused although nothing but handlers differs.
 pub fn refused(command: &CompileCommand, comparison: &Comparison, plan: &Plan) -> Vec<Table> {
-    let refused = |name: &str| plan.refusals.iter().any(|refusal| refusal.name == name);
+    let refused = |name: &str| plan.refusals.iter().any(|r| r.is_about(&command.object, name));
     let all = comparison.slots.iter().filter(|(name, _)| refused(name));
     let known = all.filter_map(|(name, slots)| Some((name, slots.as_ref().ok()?)));
     let old_name = |name: &String| {
@@ -64,8 +70,8 @@ pub fn refused(command: &CompileCommand, comparison: &Comparison, plan: &Plan) -
 
 /// Whether there are tables to be judged, and nothing else stands in the way.
 pub fn matter(judged: &Judged, plan: &Plan) -> bool {
-    let told = |name: &String| judged.slots.iter().any(|table| table.name == *name);
-    !judged.slots.is_empty() && plan.refusals.iter().all(|refusal| told(&refusal.name))
+    let told = |refusal: &Refusal| judged.slots.iter().any(|table| table.is_of(refusal));
+    !judged.slots.is_empty() && plan.refusals.iter().all(told)
 }
 
 /// Finds the readers of all handlers that differ. Where none of them forbids it, the update writes the handlers, and what
@@ -77,14 +83,14 @@ pub fn judge(kbuild: &Kbuild, root: &Path, judged: &mut Judged, plan: &mut Plan)
             readers::find(kbuild, root, Path::new(&table.source), &table.slots)?;
         obstacles.extend(unreachable(table, &readers, &judged.units));
         if obstacles.is_empty() {
-            plan.refusals.retain(|refusal| refusal.name != table.name);
+            plan.refusals.retain(|refusal| !table.is_of(refusal));
             add(table, &mut judged.units)?;
             for reader in &readers {
                 watch(reader, &objects, &mut judged.units)?;
             }
         } else {
             let why = obstacles.join("; ");
-            for refusal in plan.refusals.iter_mut().filter(|refusal| refusal.name == table.name) {
+            for refusal in plan.refusals.iter_mut().filter(|refusal| table.is_of(refusal)) {
                 refusal.reason.push_str(&format!("; {why}"));
             }
         }
@@ -177,6 +183,8 @@ fn unchanged(object: &str, bytes: &[u8], owner: &str) -> Result<UnitInput> {
         replaced: BTreeMap::new(),
         along: BTreeSet::new(),
         parameters: BTreeMap::new(),
+        reshaped: BTreeSet::new(),
+        variadic: BTreeMap::new(),
         adaptations: BTreeMap::new(),
         objects: BTreeMap::new(),
         hooks: BTreeMap::new(),

@@ -102,8 +102,8 @@ pub struct Symbol {
 pub enum Place {
     /// This many bytes into a symbol of another object.
     Elsewhere(String, i64),
-    /// This many bytes into a symbol of this object.
-    In(usize, u64),
+    /// This many bytes into a symbol of this object; before it, where an index that is never 0 is added.
+    In(usize, i64),
     /// A place in a section of this object that no symbol covers.
     Raw(usize, u64),
 }
@@ -150,6 +150,12 @@ impl Unit {
             unit.add_symbol(&symbol).with_context(|| name.to_string())?;
         }
         Ok(unit)
+    }
+
+    /// One with these symbols and nothing else.
+    #[cfg(test)]
+    pub(crate) fn with_symbols(symbols: Vec<Symbol>) -> Self {
+        Self { sections: Vec::new(), symbols, starts: BTreeMap::new(), size: 0 }
     }
 
     fn add_section(
@@ -293,15 +299,27 @@ impl Unit {
         // A pointer just past a named variable still means that variable.
         if symbol.named && offset >= symbol.value as i64 {
             let into = offset.wrapping_sub(symbol.value as i64);
-            return Ok(Place::In(relocation.symbol, into as u64));
+            return Ok(Place::In(relocation.symbol, into));
         }
-        let offset = u64::try_from(offset).with_context(|| {
-            format!("a relocation points before {}", self.section(section).map_or("", |s| &s.name))
-        })?;
+        let Ok(offset) = u64::try_from(offset) else {
+            let (index, start) = self.first(section)?;
+            return Ok(Place::In(index, offset.wrapping_sub(start as i64)));
+        };
         Ok(match self.covering(section, offset).or_else(|| self.ending(section, offset)) {
-            Some((index, into)) => Place::In(index, into),
+            Some((index, into)) => Place::In(index, into as i64),
             None => Place::Raw(section, offset),
         })
+    }
+
+    /// The variable that comes first in a section, and where: a place before the section is meant from there. With
+    /// `-fdata-sections` there is no other, and without it what is between them stays as it is.
+    fn first(&self, section: usize) -> Result<(usize, u64)> {
+        let whole = self.section(section)?;
+        let first = self.starts.range((section, 0)..=(section, u64::MAX)).next();
+        let first = first.filter(|_| !whole.is_code());
+        let (&(_, start), &index) =
+            first.with_context(|| format!("a relocation points before {}", whole.name))?;
+        Ok((index, start))
     }
 
     /// The variable that ends where its section ends: a pointer to that place is one past its end, and nothing else
@@ -373,7 +391,7 @@ impl Unit {
                 continue;
             }
             let place = match self.covering(section, target) {
-                Some((index, into)) => Place::In(index, into),
+                Some((index, into)) => Place::In(index, into as i64),
                 None => Place::Raw(section, target),
             };
             fields.push(Field {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use dynamos_differ::layout::{Instance, Retyped};
 use dynamos_differ::load::Elf;
-use dynamos_differ::parameters::signatures;
+use dynamos_differ::parameters::{signatures, variadic};
 use dynamos_differ::verdict::{DataChange, DataKind, DataVerdict, Lifetime, Verdict};
 use dynamos_differ::{Comparison, Object, Pair};
 use kernel_trees::CompileCommand;
@@ -17,6 +17,7 @@ use crate::assemble::UnitInput;
 use crate::build::Built;
 use crate::candidates::{Candidate, Candidates};
 use crate::counting;
+use crate::definitions::{self, Definition};
 use crate::hooks;
 use crate::layouts;
 use crate::plan::{DataPlan, ObjectPlan, Plan, Refusal};
@@ -26,6 +27,8 @@ use crate::unit::Unit;
 use crate::uses::Reader;
 
 mod function_row;
+mod renamed;
+mod reshaped;
 
 pub use function_row::{FunctionRow, function_verdict};
 
@@ -36,6 +39,8 @@ pub struct Judged {
     pub units: Vec<UnitInput>,
     /// Tables of functions that differ in handlers only.
     pub slots: Vec<slots::Table>,
+    /// Global functions that are in one version of an object only.
+    pub definitions: Vec<Definition>,
 }
 
 /// Compares both builds of every candidate and writes the verdicts into the plan. V2's sources are in the tree `v2`.
@@ -56,11 +61,15 @@ pub fn judge(
             Ok((compare(command, [&built.v1, &built.v2], v2)?, v1))
         })
         .collect::<Result<_>>()?;
+    let alone = replace_nothing(compared.iter().map(|(comparison, _)| comparison));
     let mut judged = Judged::default();
     let mut all_hooks = Vec::new();
     for ((command, built), (comparison, v1)) in pairs.into_iter().zip(&compared) {
         let candidate = found.objects.get(&command.object).context("an object nobody asked for")?;
-        let replaced = rows((&command.object, &command.source), candidate, comparison, plan);
+        let names = (command.object.as_str(), command.source.as_str());
+        let replaced = rows(names, candidate, comparison, alone, plan);
+        let owner = &candidate.owner;
+        judged.definitions.extend(definitions::of(&command.object, owner, comparison));
         reporter.detail(&format!("{}: {} functions changed", command.object, replaced.len()));
         let object = &command.object;
         let adaptations =
@@ -91,9 +100,13 @@ pub fn judge(
             object,
         };
         let objects = counting::find(&sides, asked, &mut plan.refusals)?;
+        let elf = Elf::parse(&built.v2, object)?;
+        let reshaped = reshaped::find(&replaced, &signatures, &elf)?;
         let parameters = signatures.into_iter().map(|(name, s)| (name, s.parameters)).collect();
         judged.units.push(UnitInput {
             parameters,
+            reshaped,
+            variadic: variadic(&elf)?,
             adaptations,
             objects,
             hooks,
@@ -115,6 +128,12 @@ pub fn judge(
         });
     }
     hooks::tell(&all_hooks, plan);
+    let named = commands.iter().map(|command| command.object.as_str());
+    let all: Vec<_> = named.zip(compared.iter().map(|(comparison, _)| comparison)).collect();
+    renamed::refuse(&all, plan);
+    let named = commands.iter().map(|command| command.object.as_str());
+    let v1 = named.zip(compared.iter().map(|(_, unit)| unit)).collect();
+    reshaped::settle(&mut judged.units, &v1, plan);
     layouts::settle(plan, commands, v2, reporter)?;
     Ok(judged)
 }
@@ -168,14 +187,24 @@ fn lookup_tables(command: &CompileCommand, v2: &Path, comparison: &mut Compariso
 }
 
 /// Adds everything about one object, compiled from `source`, to the plan; gives the functions to replace, V2's name →
-/// V1's.
+/// V1's. `alone`: nothing is replaced ([`replace_nothing`]).
 pub fn rows(
     (object, source): (&str, &str),
     candidate: &Candidate,
     comparison: &Comparison,
+    alone: bool,
     plan: &mut Plan,
 ) -> BTreeMap<String, String> {
-    Rows { object, plan }.fill(source, candidate, comparison)
+    Rows { object, plan }.fill(source, candidate, comparison, alone)
+}
+
+/// Whether an update with these objects would replace nothing that the kernel runs, neither a function nor a handler. What
+/// V2 does at the start is not missed then.
+pub fn replace_nothing<'a>(all: impl IntoIterator<Item = &'a Comparison>) -> bool {
+    all.into_iter().all(|comparison| {
+        comparison.functions.iter().all(|f| f.verdict != Verdict::Changed)
+            && comparison.slots.values().all(Result::is_err)
+    })
 }
 
 /// V2's symbols that the running kernel has: V2's name → V1's.
@@ -252,9 +281,13 @@ fn is_of_the_replaced(data: &DataVerdict, comparison: &Comparison) -> bool {
         && data.users.iter().all(replaced)
 }
 
+/// The name in the source, without what the compiler adds.
+fn base(name: &str) -> &str {
+    name.split('.').next().unwrap_or_default()
+}
+
 /// Whether nothing runs any more in functions with these names in the source once the update is active.
 fn is_left(homes: &[String], comparison: &Comparison) -> bool {
-    let base = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
     let of_name = |home: &String| {
         let functions = comparison.functions.iter();
         functions
@@ -285,9 +318,9 @@ impl Rows<'_> {
         source: &str,
         candidate: &Candidate,
         comparison: &Comparison,
+        alone: bool,
     ) -> BTreeMap<String, String> {
         let mut replaced = BTreeMap::new();
-        let alone = comparison.functions.iter().all(|f| f.verdict != Verdict::Changed);
         for function in &comparison.functions {
             FunctionRow::of(function).tell(self.object, alone, self.plan);
             if function.verdict == Verdict::Changed && !function.along {
@@ -350,7 +383,9 @@ impl Rows<'_> {
                     "is new in {}, which the kernel reads only when it starts",
                     data.section
                 );
-                self.refuse(&data.name, &reason, "change the fix so that it does without");
+                let remedy = "change the fix so that it does without";
+                let refusal = Refusal::new(&data.name, reason, remedy).within(self.object);
+                self.plan.refusals.push(refusal);
             } else {
                 let mut reason = format!(
                     "{verdict}: {}; the running kernel's copy is not touched yet, and its users are {users}",
@@ -359,7 +394,8 @@ impl Rows<'_> {
                 if let Some(handlers) = handlers {
                     reason.push_str(&format!("; {handlers}"));
                 }
-                self.refuse_state(&data.name, &reason);
+                let refusal = Refusal::of_state(&data.name, reason).within(self.object);
+                self.plan.refusals.push(refusal);
             }
         }
     }
@@ -380,11 +416,14 @@ impl Rows<'_> {
 
     /// A variable of the same size and first value, whose content nevertheless means something else now.
     fn retyped(&mut self, comparison: &Comparison, variable: &Retyped) {
-        let told = |data: &&DataVerdict| {
-            let base = data.name.split('.').next().unwrap_or_default();
-            base == variable.name && data.change != DataChange::Unchanged
+        // Of several with this name in the source it is one; where all of them have been told, it has.
+        let of_name = |data: &&DataVerdict| {
+            let paired = data.v1.is_some() && data.v2.is_some();
+            paired && base(&data.name) == variable.name
         };
-        if comparison.data.iter().any(|data| told(&data)) {
+        let mut of_name = comparison.data.iter().filter(of_name).peekable();
+        let differs = |data: &DataVerdict| data.change != DataChange::Unchanged;
+        if of_name.peek().is_some() && of_name.all(differs) {
             return;
         }
         let within = variable.function.as_ref().map(|f| format!(" of {f}")).unwrap_or_default();

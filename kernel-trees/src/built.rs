@@ -16,7 +16,7 @@ use crate::tree::{self, Transfer};
 use crate::{run, unpack};
 
 /// Goes into the key: raise it when built kernels come out different.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// Where they are in the cache.
 const KIND: &str = "built";
@@ -51,7 +51,7 @@ impl BuiltKernel {
         self.dir.join("vmlinuz")
     }
 
-    /// As `lib/modules/RELEASE`; there are no modules in it, all is built in.
+    /// As `lib/modules/RELEASE`; nearly all is built in.
     pub fn modules(&self) -> PathBuf {
         self.dir.join("modules")
     }
@@ -200,6 +200,13 @@ fn collect(partial: &Path, root: &Path) -> Result<()> {
     let tools = [Path::new("scripts"), Path::new("tools")];
     for file in tree::files(root, tree::everything)? {
         let name = file.to_string_lossy();
+        if name.ends_with(".ko") {
+            let to = modules.join("kernel").join(&file);
+            if let Some(dir) = to.parent() {
+                fs::create_dir_all(dir).at("create", dir)?;
+            }
+            copy(&name, to)?;
+        }
         let used_up = WASTE.iter().any(|end| name.ends_with(end)) || name == "vmlinux";
         if used_up && !tools.iter().any(|dir| file.starts_with(dir)) {
             let path = root.join(&file);

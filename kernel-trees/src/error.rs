@@ -67,8 +67,8 @@ pub enum Error {
     },
     /// The archive does not have the version (any more).
     #[error(
-        "the archive does not have {package} version {version} (any more); it has {}. \
-         If you have the file, put it at {}",
+        "by apt's package lists the archive does not have {package} version {version} (any more); it has {}. \
+         Run `apt-get update` if they may be old; if you have the file, put it at {}",
         if available.is_empty() { "no version of it".to_owned() } else { available.join(", ") },
         place.display()
     )]

@@ -358,8 +358,11 @@ int dynamos_shim_redirect_register(struct ftrace_ops *ops, unsigned long functio
 #else
 	err = register_ftrace_direct(ops, handler);
 #endif
-	if (err)
+	if (err) {
+		/* It may have been in the list of ops for a moment, and another CPU look at it (ftrace_startup). */
+		synchronize_rcu_tasks_rude();
 		return err;
+	}
 	/*
 	 * From now on kernel.ftrace_enabled cannot be set to 0, which would silently undo the
 	 * redirection. The flag cannot be there earlier: registration overwrites the flags. The core

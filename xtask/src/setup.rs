@@ -19,6 +19,8 @@ enum Sign {
     Program(&'static str),
     /// A file or directory.
     File(&'static str),
+    /// A file or directory, and that Debian's Rust compiler is one that can build this workspace.
+    Rust(&'static str),
 }
 
 const fn program(name: &'static str, program: &'static str) -> Package {
@@ -67,9 +69,12 @@ pub const TESTS: &[Package] =
 
 /// A compiler that has the sources of its own library, for where rustup's has not.
 const RUST_WITH_SOURCES: &[Package] = &[
-    file("rustc-web", "/usr/share/doc/rustc-web"),
-    file("rust-web-src", "/usr/share/doc/rust-web-src"),
+    Package { name: "rustc-web", sign: Sign::Rust("/usr/share/doc/rustc-web") },
+    Package { name: "rust-web-src", sign: Sign::Rust("/usr/share/doc/rust-web-src") },
 ];
+
+/// Debian's compiler comes in several versions, and an old one is replaced by installing it again.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 /// What dynamos.ko needs beyond [`KERNEL_BUILD`].
 pub fn rust_sources() -> &'static [Package] {
@@ -123,8 +128,25 @@ impl Package {
         match self.sign {
             Sign::Program(name) => in_path(name),
             Sign::File(path) => Path::new(path).exists(),
+            Sign::Rust(path) => Path::new(path).exists() && is_recent(DEBIAN_RUSTC),
         }
     }
+}
+
+/// Whether a Rust compiler is at least of the version that the workspace says it needs.
+fn is_recent(rustc: &str) -> bool {
+    let said = Command::new(rustc).arg("--version").output();
+    said.is_ok_and(|said| recent(&String::from_utf8_lossy(&said.stdout)))
+}
+
+/// Whether this is what a compiler says that is recent enough: `rustc 1.96.0 (ac68faa20 2026-05-25)`.
+fn recent(said: &str) -> bool {
+    let numbers = |version: &str| {
+        let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
+        Some((parts.next()?, parts.next()?))
+    };
+    let version = said.split_whitespace().nth(1).and_then(numbers);
+    version.is_some() && version >= numbers(env!("CARGO_PKG_RUST_VERSION"))
 }
 
 /// Whether a program is in the path, or where root's programs are, which not everybody's has.
@@ -171,5 +193,14 @@ mod tests {
             file("root", "/"),
         ];
         assert_eq!(missing(&packages), ["a", "z"]);
+    }
+
+    #[test]
+    fn an_old_compiler_counts_as_missing() {
+        assert!(recent("rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)"));
+        assert!(recent("rustc 1.100.0-nightly"));
+        assert!(!recent("rustc 1.85.0 (4d91de4e4 2025-02-17)"));
+        assert!(!recent(""));
+        assert!(!is_recent("/no/such/compiler"));
     }
 }

@@ -37,10 +37,11 @@ pub struct Arguments {
     #[arg(long, value_name = "OPERATION", requires = "faults")]
     stage: Vec<String>,
     /// The update has hooks, or phases, or says which object each call works on; then only load, revert, enable and unload
-    /// are made to fail if no stage is named.
+    /// are made to fail if no stage is named. Or it is of a module, which comes and goes: load, coming, going, revert,
+    /// enable, unload.
     #[arg(
         long,
-        value_name = "hooks|phases|objects",
+        value_name = "hooks|phases|objects|module",
         requires = "faults",
         conflicts_with = "rounds"
     )]
@@ -66,6 +67,7 @@ enum Kind {
     Hooks,
     Phases,
     Objects,
+    Module,
 }
 
 /// Runs what is asked for; it fails if the kernel reports anything, a byte is lost or memory is.
@@ -79,6 +81,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (mut v2, mut bridge) = (stress::patch(), None);
     match arguments.with {
         None | Some(Kind::Objects) => {}
+        Some(Kind::Module) => v2 = stress::module_patch(),
         Some(Kind::Hooks) => {
             v2 = out.join("hooks.patch");
             stress::hooks(&v2)?;
@@ -105,7 +108,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.faults {
         let mut options = String::from(if arguments.own { "--own" } else { "" });
         let mut stages = arguments.stage.clone();
-        if stages.is_empty() && arguments.with.is_some() {
+        let late = matches!(arguments.with, Some(Kind::Module));
+        if stages.is_empty() && arguments.with.is_some() && !late {
             stages = ["load", "revert", "enable", "unload"].map(str::to_owned).to_vec();
         }
         if let Some(scope) = &arguments.scope {
@@ -126,7 +130,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             let count = make_update(build.as_deref(), &what, other)?;
             ensure!(count == functions, "the other update has {count} functions");
         }
-        let vm = stress::faults(&image, &update, other.as_deref(), functions, &options)?;
+        let vm = if late {
+            stress::late_faults(&image, &update, functions, &options)?
+        } else {
+            stress::faults(&image, &update, other.as_deref(), functions, &options)?
+        };
         collect(&mut results, "faults", vec![vm], &out)?;
     }
     let text = serde_json::to_string_pretty(&results)? + "\n";

@@ -291,7 +291,7 @@ fn beside(object: &Object<'_>, section: SectionId, offset: i64) -> (Neighbour, N
     (at(behind.checked_sub(1)), at(Some(behind)))
 }
 
-/// Where unnamed content ends: at its NUL, at the end of its merge entry, or where the next
+/// Where unnamed content ends: at its NUL (which is as wide as its characters are: `L"…"`), at the end of its merge entry, or where the next
 /// thing begins that anything refers to.
 pub(super) fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<Extent> {
     let section = object.elf.sections.get(id.0 as usize)?;
@@ -299,10 +299,15 @@ pub(super) fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<
     if start >= section.size {
         return None;
     }
-    if section.is_strings() && section.entsize <= 1 {
+    if section.is_strings() {
+        let width = section.entsize.max(1);
         let rest = section.bytes(start, section.size - start)?;
-        let nul = rest.iter().position(|b| *b == 0)? as u64;
-        return Some((id, start, start + nul + 1));
+        if start % width != 0 {
+            return None;
+        }
+        let mut characters = rest.chunks_exact(usize::try_from(width).ok()?);
+        let nul = characters.position(|character| character.iter().all(|b| *b == 0))? as u64;
+        return Some((id, start, start + (nul + 1) * width));
     }
     if section.is_merge() && section.entsize > 0 {
         let end = (start - start % section.entsize).saturating_add(section.entsize);
@@ -324,10 +329,13 @@ pub(super) fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<
     Some((id, start, section.size.min(boundary.unwrap_or(u64::MAX)).min(named.unwrap_or(u64::MAX))))
 }
 
-/// The text of a piece of a string section.
+/// The text of a piece of a string section, if its characters are bytes.
 pub(super) fn string(object: &Object<'_>, (id, start, end): Extent) -> Option<String> {
     let section = object.elf.sections.get(id.0 as usize)?;
-    if !section.is_strings() || !section.relocations_in(start, end).is_empty() {
+    if !section.is_strings()
+        || section.entsize > 1
+        || !section.relocations_in(start, end).is_empty()
+    {
         return None;
     }
     let bytes = section.bytes(start, end - start)?;

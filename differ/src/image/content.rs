@@ -5,6 +5,9 @@ use object::elf;
 use super::code::{KERNEL, Pairs};
 use super::names::{Names, Target};
 
+/// No text is longer, in characters.
+const LONGEST: usize = 4096;
+
 /// Tables of pointers to tables go no deeper than this.
 const MAX_DEPTH: usize = 3;
 
@@ -99,14 +102,22 @@ fn same_pointee(a: &Names<'_, '_>, x: u32, b: &Names<'_, '_>, y: u32, depth: usi
                 && same_content(a, s.address, b, t.address, s.size, depth))
 }
 
-/// Whether there is the same text at two addresses.
+/// Whether there is the same text at two addresses. One character may be the first of a string of wider ones (`L"…"`):
+/// then the rest of that has to be the same too.
 fn same_text(a: &Names<'_, '_>, p: u64, b: &Names<'_, '_>, q: u64) -> bool {
-    matches!((string_at(a, p), string_at(b, q)), (Some(x), Some(y)) if x == y)
+    let same = matches!((string_at(a, p), string_at(b, q)), (Some(x), Some(y)) if x == y);
+    same && (string_at(a, p).is_none_or(|text| text.len() != 1) || wide_at(a, p) == wide_at(b, q))
+}
+
+/// What is at an address up to a character of two bytes that is zero.
+fn wide_at<'i>(names: &Names<'i, '_>, address: u64) -> Option<&'i [u8]> {
+    let bytes = names.bytes(address);
+    let end = bytes.as_chunks::<2>().0.iter().take(LONGEST).position(|c| *c == [0; 2])?;
+    bytes.get(..end * 2)
 }
 
 /// The text at an address, if it looks like one.
 pub(super) fn string_at<'i>(names: &Names<'i, '_>, address: u64) -> Option<&'i [u8]> {
-    const LONGEST: usize = 4096;
     let bytes = names.bytes(address);
     let end = bytes.iter().take(LONGEST).position(|b| *b == 0)?;
     let text = bytes.get(..end)?;

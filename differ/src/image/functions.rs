@@ -15,7 +15,7 @@ use crate::lines::Lines;
 use crate::load::Section;
 use crate::model::cold_parent;
 use crate::names::is_padding;
-use crate::verdict::{Lifetime, NO_SITE, Verdict, never_redirected};
+use crate::verdict::{Lifetime, NO_SITE, Verdict, longer_lived, never_redirected};
 
 /// The verdict on one function of an image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -134,12 +134,15 @@ fn verdict(
 ) -> FunctionVerdict {
     let (before, same) = (name(old.0, old.1).0, plain(new));
     let was = (before != same.name).then(|| before.clone());
-    let (verdict, reason) = match result {
-        Ok(()) if was.is_none() => (Verdict::Unchanged, String::new()),
-        Ok(()) => (Verdict::Renamed, format!("was {before}")),
-        Err(reason) => (Verdict::Changed, reason),
+    let outlives = longer_lived(section(old.0, old.1), section(new.0, new.1));
+    let lifetime = Lifetime::of_both(plain(old).lifetime, same.lifetime);
+    let (verdict, reason) = match (outlives, result) {
+        (Some(why), _) => (Verdict::Refused, why),
+        (None, Ok(())) if was.is_none() => (Verdict::Unchanged, String::new()),
+        (None, Ok(())) => (Verdict::Renamed, format!("was {before}")),
+        (None, Err(reason)) => (Verdict::Changed, reason),
     };
-    FunctionVerdict { old_name: was, verdict, reason, lifetime: plain(old).lifetime, ..same }
+    FunctionVerdict { old_name: was, verdict, reason, lifetime, ..same }
 }
 
 /// An unchanged function.

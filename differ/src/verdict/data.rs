@@ -88,7 +88,7 @@ fn data_verdict(
 ) -> DataVerdict {
     let mut users = BTreeSet::new();
     let mut names = [None, None];
-    let mut section_of = None;
+    let (mut section_of, mut size) = (None, 0);
     let (mut shared, mut operations) = (false, false);
     for (object, id, name) in [(comparer.a, x, 0), (comparer.b, y, 1)]
         .into_iter()
@@ -105,6 +105,7 @@ fn data_verdict(
                 *slot = Some(d.name.clone());
             }
             section_of = Some((object, d.section));
+            size = d.end - d.start;
         }
     }
     let [old, new] = names;
@@ -125,6 +126,7 @@ fn data_verdict(
         v2: y,
         kind,
         writable,
+        size,
         change,
         reason,
         users,

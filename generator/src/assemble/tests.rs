@@ -9,9 +9,13 @@ use kernel_trees::CompileCommand;
 use super::*;
 use crate::build;
 use crate::candidates::{Candidate, Candidates};
-use crate::plan::Plan;
+use crate::plan::{Outcome, Plan};
 use crate::report::Reporter;
 use crate::verdicts;
+
+mod addresses;
+mod escapes;
+mod whole_updates;
 
 const FLAGS: &str = "-O2 -g -fno-pie -mcmodel=kernel -mno-red-zone -pg -mrecord-mcount -mfentry \
     -fno-asynchronous-unwind-tables -mno-sse -fno-common -fcf-protection=none -w";
@@ -52,7 +56,7 @@ fn assembled(sources: &[(&str, &str, &str)], more: &str) -> (Assembly, Plan) {
         crate::slots::add(&table, &mut judged.units).unwrap();
     }
     plan.settle();
-    (put_together(&judged, v1.path(), more), plan)
+    (put_together(&judged, v1.path(), more, &Exports::default()), plan)
 }
 
 /// The same of one source with a bridge.
@@ -62,13 +66,17 @@ fn phased(v1: &str, v2: &str, bridge: &str, more: &str) -> (Assembly, Plan) {
     let (editions, other) = judged(&[("a", v1, bridge)], roots[2].path(), roots[3].path());
     crate::phases::join(&mut all, editions, &mut plan, other);
     plan.settle();
-    (put_together(&all, roots[0].path(), more), plan)
+    (put_together(&all, roots[0].path(), more, &Exports::default()), plan)
 }
 
-fn put_together(judged: &verdicts::Judged, scratch: &Path, more: &str) -> Assembly {
-    let exported = BTreeSet::new();
+fn put_together(
+    judged: &verdicts::Judged,
+    scratch: &Path,
+    more: &str,
+    exported: &Exports,
+) -> Assembly {
     let running = running(scratch, more);
-    let kernel = Kernel { exported: &exported, running: &running };
+    let kernel = Kernel { exported, running: &running };
     assemble(&judged.units, kernel, "test", "6.0").unwrap()
 }
 
@@ -134,21 +142,6 @@ fn a_rate_limit_begins_anew() {
     let (old, new) = (old.replace("_rs", "state"), new.replace("_rs", "state"));
     let (_, plan) = assembled(&[("a", &old, &new)], "limited p __fentry__");
     assert!(plan.refusals.iter().any(|refusal| refusal.state_transfer), "{:?}", plan.refusals);
-}
-
-#[test]
-fn a_changed_table_pins_the_update_only_if_its_address_may_be_kept() {
-    let text = |value: &str, body: &str| {
-        format!("static const int table[] = {{ 1, 2, {value}, 4 }}; int p(const int *);\n{body}\n")
-    };
-    let escapes = |body: &str| {
-        let (old, new) = (text("3", body), text("7", body));
-        let (assembly, plan) = assembled(&[("a", &old, &new)], "p __fentry__");
-        assert!(plan.refusals.is_empty() && assembly.refusals.is_empty(), "{:?}", plan.refusals);
-        assembly.escapes.into_iter().map(|escape| escape.function).collect::<Vec<_>>()
-    };
-    assert!(escapes("int f(unsigned a) { return table[a % 4]; }").is_empty());
-    assert_eq!(escapes("int f(int a) { return p(table) + a; }"), ["table"]);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub struct BridgeInput {
     pub along: BTreeSet<String>,
     /// Symbols that the running kernel has: the bridge's name → V1's.
     pub known: BTreeMap<String, String>,
+    /// Functions that take any number of arguments, and how many before those.
+    pub variadic: BTreeMap<String, usize>,
     /// What is called between phases.
     pub hooks: BTreeMap<HookKind, String>,
 }
@@ -39,30 +41,33 @@ pub struct CodePiece {
 
 /// Static variables of functions that mean nothing to another edition: what has been warned of, limits of messages, keys
 /// of locks, names.
-const OF_THEIR_OWN: [&str; 8] = [
-    "__already_done",
-    "__func__",
-    "__key",
-    "___key",
-    "__warned",
-    "_rs",
-    "__print_once",
-    "__UNIQUE_ID_ddebug",
-];
+const OF_THEIR_OWN: [&str; 7] =
+    ["__already_done", "__func__", "__key", "___key", "__warned", "_rs", "__print_once"];
+
+/// So begin the names of messages of dynamic debug, with a number behind; they go with their module.
+const DYNAMIC_DEBUG: &str = "__UNIQUE_ID_ddebug";
+
+/// Whether it is the name of such a variable.
+pub fn is_of_its_own(name: &str) -> bool {
+    let own = |base: &str| OF_THEIR_OWN.contains(&base) || base.starts_with(DYNAMIC_DEBUG);
+    name.split_once('.').is_some_and(|(base, _)| own(base))
+}
 
 /// The context for the bridge's object. What other objects of V2 define is V2's.
 pub(super) fn context<'a>(v2: &Known<'a>, bridge: &'a BridgeInput) -> Known<'a> {
     static NOTHING: BTreeSet<String> = BTreeSet::new();
+    static NOWHERE: BTreeMap<String, bool> = BTreeMap::new();
     static NO_NAMES: BTreeMap<String, String> = BTreeMap::new();
     Known {
         unit: &bridge.unit,
         replaced: &bridge.replaced,
         known: &bridge.known,
+        variadic: &bridge.variadic,
         adaptations: &NO_NAMES,
         along: &bridge.along,
         hooks: &bridge.hooks,
         handlers: &NOTHING,
-        elsewhere: &NOTHING,
+        elsewhere: &NOWHERE,
         wanted: &NOTHING,
         ..*v2
     }
@@ -127,7 +132,7 @@ impl<'a> Builder<'a> {
         if let Some((base, _)) = symbol.name.split_once('.') {
             let twice =
                 self.shared.keys().any(|name| name.split_once('.').is_some_and(|(b, _)| b == base));
-            if section.is_writable() && twice && !OF_THEIR_OWN.contains(&base) {
+            if section.is_writable() && twice && !is_of_its_own(&symbol.name) {
                 self.refuse(
                     base,
                     "is a variable within a function of the bridge and of V2, and each would have one of its own: \

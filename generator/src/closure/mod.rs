@@ -1,24 +1,29 @@
 //! The clone closure: from the functions that changed to everything that must move into the update, and to what
 //! it uses of the running kernel.
 
+mod body;
 mod bridge;
+mod copy;
 mod flow;
+mod keeps;
+mod outside;
 mod replace;
 mod tables;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use dynamos_abi::{HookKind, edition};
-use object::elf;
 
-pub use bridge::{BridgeInput, CodePiece};
-use flow::returns;
+pub use bridge::{BridgeInput, CodePiece, is_of_its_own};
+pub use copy::constant;
 
-use crate::clones::{
-    CloneObject, Piece, PieceId, PieceRelocation, PieceSymbol, Placeholder, PlaceholderKind, Target,
-};
+use body::Body;
+
+use crate::clones::{CloneObject, PieceId, PieceRelocation, PieceSymbol, Target};
 use crate::counting::ObjectOf;
+use crate::exports::Seen;
 use crate::handlers::Redirected;
 use crate::plan::{Escape, Refusal};
 use crate::record::Fixup;
@@ -35,6 +40,8 @@ pub struct Known<'a> {
     pub known: &'a BTreeMap<String, String>,
     /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
     pub adaptations: &'a BTreeMap<String, String>,
+    /// Functions that take any number of arguments, and how many before those.
+    pub variadic: &'a BTreeMap<String, usize>,
     /// How the objects are found that the calls of a function work on, by V2's name of it.
     pub objects: &'a BTreeMap<String, ObjectOf>,
     /// Functions that are called when the update is switched, by V2's name.
@@ -43,10 +50,11 @@ pub struct Known<'a> {
     pub along: &'a BTreeSet<String>,
     /// New functions whose addresses the update writes into tables of operations, by V2's name.
     pub handlers: &'a BTreeSet<String>,
-    /// Symbols exported to all modules.
-    pub exported: &'a BTreeSet<String>,
-    /// Global functions and variables that other objects of this update define anew.
-    pub elsewhere: &'a BTreeSet<String>,
+    /// What the kernel exports, as V1's object sees it.
+    pub exported: &'a Seen<'a>,
+    /// Global functions and variables that other objects of this update define anew, and whether one of them is of the
+    /// same part of the kernel.
+    pub elsewhere: &'a BTreeMap<String, bool>,
     /// Those of them that are defined here and used there: they go along although nothing here may use them.
     pub wanted: &'a BTreeSet<String>,
     /// First index of the handlers' clones: the n-th replaced function's clone is `dynamos_clone_N`.
@@ -229,139 +237,18 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Offset of a symbol in the piece that holds it (call padding comes before a function).
-    fn offset_in_piece(&self, index: usize) -> Result<u64> {
-        let symbol = self.context.unit.symbol(index)?;
-        let section = symbol.section.context("an undefined symbol cannot be copied")?;
-        let (start, _) =
-            self.piece_at(section, symbol.value).context("the symbol was not copied")?;
-        Ok(symbol.value - start)
-    }
-
-    /// The copied range that holds an offset of a section: its start and piece.
-    fn piece_at(&self, section: usize, offset: u64) -> Option<(u64, PieceId)> {
-        let (&(_, start), &(end, piece)) =
-            self.pieces.range((section, 0)..=(section, offset)).next_back()?;
-        (offset < end || offset == start).then_some((start, piece))
-    }
-
-    /// Copies a function.
-    fn code(&mut self, index: usize) -> Result<PieceId> {
-        let unit = self.context.unit;
-        let symbol = unit.symbol(index)?;
-        let section_index = symbol.section.context("an undefined function cannot be cloned")?;
-        if let Some((_, known)) = self.piece_at(section_index, symbol.value) {
-            return Ok(known);
-        }
-        let section = unit.section(section_index)?;
-        // Call padding (-fpatchable-function-entry) lies before the function and belongs to it.
-        let padding = section
-            .bytes
-            .get(..symbol.value as usize)
-            .unwrap_or(&[])
-            .iter()
-            .rev()
-            .take(16)
-            .take_while(|byte| **byte == 0x90)
-            .count() as u64;
-        let start = symbol.value - if padding == 16 { padding } else { 0 };
-        let end = symbol.value + symbol.size;
-        let suffix = if symbol.name.ends_with(".cold") { ".text.unlikely." } else { ".text." };
-        // Sections of one name are put together with zeroes between them, which objtool takes for code.
-        let of = if self.of_bridge { "bridge." } else { "" };
-        self.copy(section_index, start, end, format!("{suffix}{of}{}", symbol.name), index)
-    }
-
-    /// Copies a variable or constant.
-    fn data(&mut self, index: usize) -> Result<PieceId> {
-        let symbol = self.context.unit.symbol(index)?;
-        let section = symbol.section.context("an undefined variable cannot be copied")?;
-        let name = self.context.unit.section(section)?.name.clone();
-        self.copy(section, symbol.value, symbol.value + symbol.size, name, index)
-    }
-
-    fn copy(
-        &mut self,
-        section_index: usize,
-        start: u64,
-        end: u64,
-        output: String,
-        symbol: usize,
-    ) -> Result<PieceId> {
-        if let Some((_, known)) = self.piece_at(section_index, start) {
-            return Ok(known);
-        }
-        let unit = self.context.unit;
-        let symbol = unit.symbol(symbol)?;
-        let named = PieceSymbol {
-            name: self.name_in_update(&symbol.name),
-            offset: symbol.value - start,
-            size: symbol.size,
-            function: symbol.function,
-            global: symbol.global
-                && !self.of_bridge
-                && !self.context.known.contains_key(&symbol.name),
-        };
-        let piece = self.copy_range(section_index, start, end, output)?;
-        if let Some(piece) = self.closure.object.pieces.get_mut(piece) {
-            piece.what.clone_from(&symbol.name);
-            piece.symbols.push(named);
-        }
-        Ok(piece)
-    }
-
-    /// A clone's name differs from edition 0's, so that both can be told apart: `f.clone`, and `f.clone.cold` for
-    /// what objtool finds as the cold part of it by name.
-    fn name_in_update(&self, name: &str) -> String {
-        let (base, part) = name.find(".cold").map_or((name, ""), |at| name.split_at(at));
-        if self.of_bridge {
-            return format!("{base}.bridge{part}");
-        }
-        if self.context.replaced.contains_key(base) {
-            format!("{base}.clone{part}")
-        } else {
-            name.into()
-        }
-    }
-
-    fn copy_range(
-        &mut self,
-        section_index: usize,
-        start: u64,
-        end: u64,
-        output: String,
-    ) -> Result<PieceId> {
-        let section = self.context.unit.section(section_index)?;
-        let bytes = section
-            .bytes
-            .get(start as usize..end as usize)
-            .with_context(|| format!("a copy reaches past the end of {}", section.name))?
-            .to_vec();
-        // What is copied has its own place, so sharing of equal strings is no longer the linker's business.
-        let merge = u64::from(elf::SHF_MERGE | elf::SHF_STRINGS | elf::SHF_GROUP);
-        let piece = self.closure.object.add(Piece {
-            what: "constant data".into(),
-            section: output,
-            flags: section.flags & !merge,
-            kind: section.kind,
-            align: section.align,
-            bytes,
-            relocations: Vec::new(),
-            symbols: Vec::new(),
-        });
-        self.pieces.insert((section_index, start), (end, piece));
-        self.queue.push(Work { piece, section: section_index, start, end });
-        Ok(piece)
-    }
-
     /// Resolves what a copied range refers to.
     fn relocate(&mut self, work: Work) -> Result<()> {
-        for field in self.context.unit.fields(work.section, work.start, work.end)? {
+        let unit = self.context.unit;
+        let fields = unit.fields(work.section, work.start, work.end)?;
+        let body = LazyCell::new(|| Body::new(unit, work.section, work.start, work.end, &fields));
+        for field in &fields {
             let inside = match &field.place {
                 Place::In(index, into) => {
                     let symbol = self.context.unit.symbol(*index)?;
+                    let at = symbol.value.checked_add_signed(*into);
                     symbol.section == Some(work.section)
-                        && (work.start..work.end).contains(&(symbol.value + into))
+                        && at.is_some_and(|at| (work.start..work.end).contains(&at))
                 }
                 Place::Raw(section, at) => {
                     *section == work.section && (work.start..work.end).contains(at)
@@ -372,7 +259,14 @@ impl Builder<'_> {
                 continue;
             }
             let owner = self.owner_name(work.piece);
-            let Some((target, addend)) = self.target(&field, &owner)? else { continue };
+            let Some((target, addend)) = self.target(field, &owner)? else { continue };
+            let code = unit.section(work.section)?.is_code();
+            if matches!(target, Target::Piece(_)) && code && !field.branch {
+                let at = work.start + field.offset;
+                let variadic = self.context.variadic;
+                let may_keep = |name: &str| keeps::may_keep(name, variadic);
+                self.note_kept(field, &owner, |deep| body.keeps(unit, at, deep, &may_keep))?;
+            }
             self.push(work.piece, field.offset, field.kind, target, addend - field.bias);
         }
         Ok(())
@@ -395,22 +289,25 @@ impl Builder<'_> {
         let unit = self.context.unit;
         match &field.place {
             Place::Elsewhere(name, offset) => {
-                let target = self.outside(name, field.branch);
-                Ok(Some((target, *offset)))
+                let target = self.outside(name, field.branch)?;
+                Ok(target.map(|target| (target, *offset)))
             }
             Place::In(index, into) => {
                 let symbol = unit.symbol(*index)?;
                 let section_index = symbol.section.context("a defined symbol has a section")?;
                 let section = unit.section(section_index)?;
-                let at = symbol.value + into;
+                // What is before a variable goes where the variable goes.
+                let at = symbol.value.saturating_add_signed((*into).max(0));
+                let addend = |start: u64| (symbol.value as i64).wrapping_add(*into) - start as i64;
                 if let Some((start, piece)) = self.piece_at(section_index, at)
                     && (!self.context.replaced.contains_key(&symbol.name)
-                        || *into > 0
-                        || owner == symbol.name)
+                        || *into != 0
+                        || owner == symbol.name && field.branch)
                 {
-                    // Its own body, a fragment of it, or something already copied.
+                    // Its own body, a fragment of it, or something already copied. The address of a replaced function
+                    // is edition 0's, also where it hands out its own: that stays when the update goes.
                     self.note_escape(field, &symbol.name, owner, section.is_code());
-                    return Ok(Some((Target::Piece(piece), (at - start) as i64)));
+                    return Ok(Some((Target::Piece(piece), addend(start))));
                 }
                 if section.is_init() {
                     self.refuse(
@@ -424,10 +321,10 @@ impl Builder<'_> {
                 }
                 if let Some(v1_name) = self.context.known.get(&symbol.name) {
                     let target = self.kernel(v1_name, section.is_code(), *index)?;
-                    return Ok(Some((target, *into as i64)));
+                    return Ok(Some((target, *into)));
                 }
                 if let Some(shared) = self.shared(*index)? {
-                    return Ok(shared.map(|(piece, at)| (Target::Piece(piece), at + *into as i64)));
+                    return Ok(shared.map(|(piece, at)| (Target::Piece(piece), at + *into)));
                 }
                 if section.name.contains("percpu") {
                     self.refuse(&symbol.name, "a new per-CPU variable");
@@ -444,7 +341,7 @@ impl Builder<'_> {
                 self.note_escape(field, &symbol.name, owner, section.is_code());
                 let start =
                     self.piece_at(section_index, at).map_or(symbol.value, |(start, _)| start);
-                Ok(Some((Target::Piece(piece), (at - start) as i64)))
+                Ok(Some((Target::Piece(piece), addend(start))))
             }
             Place::Raw(section_index, at) => self.raw(*section_index, *at, owner),
         }
@@ -474,126 +371,11 @@ impl Builder<'_> {
         Ok(Some((Target::Piece(piece), (at - start) as i64)))
     }
 
-    /// Where the out-of-line code of a `static_cpu_has()` ends: with its jump back
-    /// (arch/x86/include/asm/cpufeature.h).
-    fn auxiliary_end(&self, section_index: usize, at: u64) -> Result<u64> {
-        let section = self.context.unit.section(section_index)?;
-        let code = section.bytes.get(at as usize..).unwrap_or(&[]);
-        let mut decoder = iced_x86::Decoder::with_ip(64, code, at, iced_x86::DecoderOptions::NONE);
-        while decoder.can_decode() {
-            let instruction = decoder.decode();
-            if instruction.flow_control() == iced_x86::FlowControl::UnconditionalBranch {
-                return Ok(instruction.next_ip());
-            }
-        }
-        anyhow::bail!("{}+{at:#x} does not jump back", section.name)
-    }
-
-    /// A symbol that the module loader resolves. With an exported static call comes its key, if that is exported as
-    /// well: objtool looks for it by name, and without it the kernel would take the call for one whose key it has to
-    /// look up (`static_call_add_module`, kernel/static_call_inline.c).
-    fn import(&mut self, name: &str) -> Target {
-        let first = self.closure.imports.insert(name.into());
-        let key = name.strip_prefix("__SCT__").map(|base| format!("__SCK__{base}"));
-        if let Some(key) = key.filter(|key| first && self.context.exported.contains(key)) {
-            self.closure.imports.insert(key.clone());
-            let relocation = PieceRelocation {
-                offset: 0,
-                kind: elf::R_X86_64_64,
-                target: Target::Import(key.clone()),
-                addend: 0,
-            };
-            // As `__ADDRESSABLE` has it; the linker drops it.
-            self.closure.object.add(Piece {
-                what: key,
-                section: ".discard.addressable".into(),
-                flags: u64::from(elf::SHF_ALLOC | elf::SHF_WRITE),
-                kind: elf::SHT_PROGBITS,
-                align: 8,
-                bytes: vec![0; 8],
-                relocations: vec![relocation],
-                symbols: Vec::new(),
-            });
-        }
-        Target::Import(name.into())
-    }
-
-    /// A symbol that V2's object does not define.
-    fn outside(&mut self, name: &str, called: bool) -> Target {
-        if self.context.exported.contains(name) || self.context.elsewhere.contains(name) {
-            return self.import(name);
-        }
-        let function = called || name.starts_with("__SCT__");
-        let kind = if function { PlaceholderKind::Function } else { PlaceholderKind::Data };
-        Target::Placeholder(self.edition0(name, kind))
-    }
-
-    /// A symbol of V2's object that the running kernel has under the name `v1_name`.
-    fn kernel(&mut self, v1_name: &str, function: bool, index: usize) -> Result<Target> {
-        if self.context.exported.contains(v1_name) {
-            return Ok(self.import(v1_name));
-        }
-        let kind = if !function {
-            PlaceholderKind::Data
-        } else if returns(self.context.unit, index)? {
-            PlaceholderKind::Function
-        } else {
-            PlaceholderKind::NoReturn
-        };
-        Ok(Target::Placeholder(self.edition0(v1_name, kind)))
-    }
-
-    fn edition0(&mut self, v1_name: &str, kind: PlaceholderKind) -> usize {
-        if let Some(&known) = self.edition0.get(v1_name) {
-            return known;
-        }
-        // Names of the kernel must stay unique: a kprobe asks for a function by name. But objtool knows the parts
-        // of a static call by their names.
-        let by_name = v1_name.starts_with("__SCT__") || v1_name.starts_with("__SCK__");
-        let name = if by_name { v1_name.to_string() } else { format!("edition0.{v1_name}") };
-        let index = self.closure.object.placeholders.len();
-        self.closure.object.placeholders.push(Placeholder { name, kind });
-        self.edition0.insert(v1_name.into(), index);
-        self.names.push((v1_name.into(), kind != PlaceholderKind::Data));
-        if let Some(base) = v1_name.strip_prefix("__SCT__") {
-            // objtool looks for the key of a static call by name.
-            self.edition0(&format!("__SCK__{base}"), PlaceholderKind::Data);
-        }
-        index
-    }
-
-    /// Notes that the address of something in the update is taken.
-    fn note_escape(&mut self, field: &Field, name: &str, owner: &str, code: bool) {
-        if code && !field.branch && name != owner && !name.ends_with(".cold") {
-            self.closure.escapes.push(Escape { function: name.into(), at: owner.into() });
-        }
-        // What is only read in place is not used once the call is over; an address may be kept.
-        if !code && field.address && self.context.along.contains(name) {
-            self.closure.escapes.push(Escape { function: name.into(), at: owner.into() });
-        }
-    }
-
     fn refuse(&mut self, name: &str, reason: &str) {
         self.closure.refusals.push(Refusal::new(
             name,
             reason,
             "change the fix so that it does without, or wait for state transfer to be supported",
         ));
-    }
-}
-
-/// The extent of the nameless constant at `at`: a string with its end, an entry of a mergeable section, or
-/// all of a section that cannot be divided.
-pub fn constant(section: &crate::unit::Section, at: u64) -> (u64, u64) {
-    let len = section.bytes.len() as u64;
-    if section.flags & u64::from(elf::SHF_STRINGS) != 0 {
-        let rest = section.bytes.get(at as usize..).unwrap_or(&[]);
-        let end = rest.iter().position(|byte| *byte == 0).map_or(len, |end| at + end as u64 + 1);
-        (at, end)
-    } else if section.flags & u64::from(elf::SHF_MERGE) != 0 && section.entry_size > 0 {
-        let start = at - at % section.entry_size;
-        (start, (start + section.entry_size).min(len))
-    } else {
-        (0, len)
     }
 }

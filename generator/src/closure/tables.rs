@@ -75,11 +75,11 @@ impl Builder<'_> {
                 }
                 (Place::In(index, into), _) => {
                     let symbol = unit.symbol(*index)?;
-                    let at = symbol.value + into;
-                    symbol
-                        .section
-                        .and_then(|section| self.piece_at(section, at))
-                        .map(|(start, piece)| (piece, at - start))
+                    let at = symbol.value.checked_add_signed(*into);
+                    let found = symbol.section.zip(at);
+                    found
+                        .and_then(|(section, at)| Some((self.piece_at(section, at)?, at)))
+                        .map(|((start, piece), at)| (piece, at - start))
                 }
                 _ => None,
             };

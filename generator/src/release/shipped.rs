@@ -206,7 +206,9 @@ fn module(
         {
             continue;
         }
-        verdicts::rows((&object, &source), candidate.unwrap_or(&&own), &comparison, &mut plan);
+        let alone = verdicts::replace_nothing([&comparison]);
+        let candidate: &Candidate = candidate.map_or(&own, |candidate| candidate);
+        verdicts::rows((&object, &source), candidate, &comparison, alone, &mut plan);
         // What is of no source is no object.
         if source.is_empty() {
             plan.objects.pop();

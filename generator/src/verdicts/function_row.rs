@@ -48,7 +48,7 @@ impl<'a> FunctionRow<'a> {
         }
     }
 
-    /// Adds it to the plan. `alone`: no function of the object is replaced.
+    /// Adds it to the plan. `alone`: nothing else of the update is replaced.
     pub fn tell(self, object: &str, alone: bool, plan: &mut Plan) {
         if self.verdict == Verdict::Unchanged {
             return;
@@ -76,6 +76,7 @@ impl<'a> FunctionRow<'a> {
             adapted_by: None,
             works_on: None,
             inner: self.inner,
+            reshaped: false,
         });
     }
 }

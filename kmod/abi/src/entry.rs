@@ -115,6 +115,9 @@ pub mod function_flags {
     pub const ADAPTS: u32 = 4;
     /// Reads a slot, or is called by one: no task may be in it when slots are written.
     pub const WATCHED: u32 = 8;
+    /// Its parameters or its result are other ones than V1's, or that is not known: no call may come from another edition's
+    /// caller.
+    pub const RESHAPED: u32 = 16;
 }
 
 entry! {

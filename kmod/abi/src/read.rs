@@ -92,6 +92,7 @@ pub struct Record<'a> {
     name: Str,
     release: Str,
     pinned: Str,
+    kept: Str,
     addr_count: u32,
     counters: u32,
     objects: Table<'a, Object>,
@@ -119,7 +120,8 @@ impl<'a> Record<'a> {
         if total as usize != whole.len() {
             return Err(RecordError::Truncated("total length"));
         }
-        let (name, release, pinned) = (
+        let (name, release, pinned, kept) = (
+            take(&mut cursor, "header")?,
             take(&mut cursor, "header")?,
             take(&mut cursor, "header")?,
             take(&mut cursor, "header")?,
@@ -130,6 +132,7 @@ impl<'a> Record<'a> {
             name,
             release,
             pinned,
+            kept,
             addr_count,
             counters,
             strings: core::str::from_utf8(block(whole, &mut cursor, 1, "strings")?)
@@ -158,9 +161,15 @@ impl<'a> Record<'a> {
         self.str(self.release)
     }
 
-    /// Why the update's code must stay mapped once it has run, or empty.
+    /// Why the update must stay as it is once it has run, or empty: something may run its code, or follow its references.
     pub fn pinned(&self) -> &'a str {
         self.str(self.pinned)
+    }
+
+    /// Why its module must stay loaded once it has run, or empty: for that reason, or something may look at its data.
+    pub fn stays(&self) -> &'a str {
+        let pinned = self.pinned();
+        if pinned.is_empty() { self.str(self.kept) } else { pinned }
     }
 
     /// Number of addresses that must accompany the record.
@@ -217,6 +226,11 @@ impl<'a> Record<'a> {
     /// Whether calls go by way of bridge editions, in phases.
     pub fn has_phases(&self) -> bool {
         !self.code.is_empty()
+    }
+
+    /// Whether a function is replaced whose callers in another edition would call it wrongly.
+    pub fn is_reshaped(&self) -> bool {
+        self.replaced().any(|(_, function)| function.flags & function_flags::RESHAPED != 0)
     }
 
     /// Address of the use counters ([`crate::counters`]), if it says which object the calls of each function work on.

@@ -15,6 +15,7 @@ use crate::{
 pub struct RecordWriter {
     strings: String,
     known: BTreeMap<String, Str>,
+    kept: String,
     bytes: Vec<u8>,
     /// The objects touched.
     pub objects: Vec<Object>,
@@ -69,6 +70,11 @@ impl RecordWriter {
         self.bytes(&encoded)
     }
 
+    /// Says why the update's data must stay mapped once it has run.
+    pub fn kept(&mut self, reason: &str) {
+        self.kept = String::from(reason);
+    }
+
     /// Encodes the record and reads it back: what this returns, [`Record::parse`] accepts.
     pub fn finish(
         mut self,
@@ -76,7 +82,8 @@ impl RecordWriter {
         release: &str,
         pinned: &str,
     ) -> Result<Vec<u8>, RecordError> {
-        let fixed = [self.str(name), self.str(release), self.str(pinned)];
+        let kept = core::mem::take(&mut self.kept);
+        let fixed = [name, release, pinned, &kept].map(|text| self.str(text));
         let strings = self.strings.clone().into_bytes();
         let blocks = [
             (strings.len(), strings),

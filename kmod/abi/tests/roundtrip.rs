@@ -268,6 +268,23 @@ fn all_functions_count_or_none_does() {
     assert!(counted(None, 4, 5, 0).is_err());
 }
 
+#[test]
+fn parameters_that_differ_bar_a_choice_by_call() {
+    const RESHAPED: u32 = function_flags::RESHAPED;
+    const REPLACE: u32 = function_flags::REPLACE;
+    let whole = counted(None, NONE, NONE, REPLACE | RESHAPED).unwrap();
+    assert!(Record::parse(&whole).unwrap().is_reshaped());
+    let same = counted(None, NONE, NONE, REPLACE).unwrap();
+    assert!(!Record::parse(&same).unwrap().is_reshaped());
+    let refused = Err(RecordError::Value("parameters that differ"));
+    assert_eq!(counted(Some(6), 4, 5, REPLACE | RESHAPED), refused);
+    let adapts = REPLACE | RESHAPED | function_flags::ADAPTS;
+    assert_eq!(counted(None, NONE, NONE, adapts), refused);
+    assert_eq!(counted(None, NONE, NONE, RESHAPED), refused);
+    let code = Code { start: 0, len: 8, edition: edition::BRIDGE };
+    assert_eq!(phased([0, 1], REPLACE | RESHAPED, &[code], false), refused);
+}
+
 proptest! {
     #[test]
     fn damage_is_refused_or_harmless(at in 0usize..400, value: u8, more in 0usize..400, other: u8) {

@@ -53,7 +53,7 @@ pub enum Error {
     /// No Rust compiler that comes with the sources of its own library.
     #[error(
         "no Rust compiler with the matching sources of `core`: {tried}; \
-         run `rustup component add rust-src`, or `apt-get install rustc-web rust-web-src`"
+         run `rustup component add rust-src`, or `apt-get update` and `apt-get install rustc-web rust-web-src`"
     )]
     NoToolchain {
         /// The compilers that were looked at and what each lacks.

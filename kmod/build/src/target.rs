@@ -47,16 +47,12 @@ fn spec(config: &KernelConfig, version: Version) -> String {
         "max-atomic-width": 64,
         "linker": "ld",
         "linker-flavor": "gnu",
+        "rustc-abi": softfloat,
     });
     if config.is_on("KASAN_GENERIC")
         && let Some(object) = spec.as_object_mut()
     {
         object.insert("supported-sanitizers".to_owned(), json!(["kernel-address"]));
-    }
-    if version.at_least(1, 86)
-        && let Some(object) = spec.as_object_mut()
-    {
-        object.insert("rustc-abi".to_owned(), json!(softfloat));
     }
     format!("{spec:#}\n")
 }

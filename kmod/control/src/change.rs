@@ -81,7 +81,14 @@ pub(crate) fn unload(sysfs: &Sysfs, name: &str, revert_first: bool) -> Result<()
         }
         let before = sysfs.refusals();
         delete(name).map_err(|errno| {
-            let said = sysfs.refusals_since(&before, name);
+            let mut said = sysfs.refusals_since(&before, name);
+            if errno == Errno::AGAIN
+                && let Some(reason) = sysfs.pinned(name)
+            {
+                said.push(format!(
+                    "it must stay mapped once it has run ({reason}): it goes with a reboot"
+                ));
+            }
             refused(name, errno, &said)
         })?;
     }

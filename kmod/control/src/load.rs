@@ -1,7 +1,7 @@
 //! Loading an update.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -45,6 +45,14 @@ pub(crate) fn load(
     if sysfs.has_module(&file.name) {
         return Err(Failure::refused(format!(
             "{} is loaded already; see `dynamos status {0}`, or `dynamos unload {0}` first",
+            file.name
+        )));
+    }
+    // Of two who insert one file the kernel answers both, and has heard the options of the first (idempotent_init_module).
+    if let Err(TryLockError::WouldBlock) = file.file.try_lock() {
+        return Err(Failure::refused(format!(
+            "{} is being loaded by somebody else; see `dynamos status {}` when that is over",
+            path.display(),
             file.name
         )));
     }
@@ -125,6 +133,8 @@ fn load_dynamos(sysfs: &Sysfs, update: &Path) -> Result<(), Failure> {
     }
     match insert(ModuleFile::open(&path)?, "")? {
         Answer::Yes => Ok(()),
+        // Another administrator was faster, or one whose load was interrupted.
+        Answer::No(Errno::EXIST) if sysfs.is_there() => Ok(()),
         Answer::No(errno) => Err(errno::of_insertion(errno, &path.display().to_string(), sysfs)),
     }
 }
@@ -231,6 +241,11 @@ pub(crate) fn insert_stdin(parent: u32, parameters: &str) -> ExitCode {
 /// (`dynamos_shim_sleep_killable`).
 fn die_with(parent: u32) -> rustix::io::Result<()> {
     process::set_parent_process_death_signal(Some(process::Signal::KILL))?;
+    if is_child_of(parent) { Ok(()) } else { Err(Errno::INTR) }
+}
+
+/// Whether `parent`, which started this process, is still there.
+pub(crate) fn is_child_of(parent: u32) -> bool {
     let now = process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
-    if now == Some(parent) { Ok(()) } else { Err(Errno::INTR) }
+    now == Some(parent)
 }

@@ -8,6 +8,7 @@ mod errno;
 mod failure;
 mod load;
 mod policy;
+mod preempt;
 mod show;
 mod sums;
 mod sysfs;
@@ -20,6 +21,7 @@ use dynamos_core::{OnTimeout, Options, Over, Scope};
 
 use failure::Failure;
 use policy::Wanted;
+use preempt::Preemptible;
 use sysfs::Sysfs;
 
 #[derive(Parser)]
@@ -29,6 +31,10 @@ struct Cli {
     /// Where sysfs is mounted.
     #[arg(long, global = true, hide = true, default_value = "/sys")]
     sysfs: PathBuf,
+    /// While the command works, let tasks in the kernel give way to more urgent ones (`preempt=full`), so that a real-time
+    /// task does not wait for ftrace; afterwards it is as before. Needs debugfs.
+    #[arg(long, global = true)]
+    preemptible: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -115,6 +121,17 @@ enum Command {
         #[arg(long)]
         revert: bool,
     },
+    /// Write the model back to the file when the process has ended. The part of `--preemptible` that is left when
+    /// the command is killed.
+    #[command(hide = true)]
+    KeepPreemption {
+        /// The command's process.
+        parent: u32,
+        /// The model of preemption before.
+        model: String,
+        /// Where it is set.
+        file: PathBuf,
+    },
     /// Insert the module on the standard input; the exit status is the system's answer. The part of
     /// `load` that runs in a process of its own.
     #[command(hide = true)]
@@ -171,7 +188,7 @@ impl Wait {
 }
 
 fn scope(text: &str) -> Result<Scope, &'static str> {
-    Scope::parse(text).ok_or("it is `function`, `task` or `system`")
+    Scope::parse(text).ok_or("it is `function`, `task`, `object` or `system`")
 }
 
 fn on_timeout(text: &str) -> Result<OnTimeout, &'static str> {
@@ -193,6 +210,9 @@ fn main() -> ExitCode {
     if let Command::Insert { parent, parameters } = &cli.command {
         return load::insert_stdin(*parent, parameters);
     }
+    if let Command::KeepPreemption { parent, model, file } = &cli.command {
+        return preempt::keep(*parent, model, file);
+    }
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -204,6 +224,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), Failure> {
     let sysfs = Sysfs::at(&cli.sysfs);
+    let _until_the_end = cli.preemptible.then(|| Preemptible::new(&cli.sysfs)).transpose()?;
     match &cli.command {
         Command::Load { update, scope, wait, replace, stack, default } => {
             let options = over(wait.options(scope.scope), *replace, *stack);
@@ -224,6 +245,6 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             policy::policy(&sysfs, name, function.as_deref(), &wanted)
         }
         Command::Unload { name, revert } => change::unload(&sysfs, name, *revert),
-        Command::Insert { .. } => Ok(()), // not here
+        Command::Insert { .. } | Command::KeepPreemption { .. } => Ok(()), // not here
     }
 }

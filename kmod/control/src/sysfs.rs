@@ -231,6 +231,12 @@ impl Sysfs {
         std::fs::read_to_string(self.dynamos().join(name).join("parameters")).unwrap_or_default()
     }
 
+    /// Why the update must stay loaded once it has run, if it must.
+    pub(crate) fn pinned(&self, name: &str) -> Option<String> {
+        let reason = read(&self.dynamos().join(name).join("pinned")).ok()?;
+        Some(reason.trim().to_owned()).filter(|reason| !reason.is_empty())
+    }
+
     /// The refusals so far, to compare with later.
     pub(crate) fn refusals(&self) -> String {
         // Only root may read it, and only root gets as far as being refused.

@@ -135,10 +135,13 @@ impl Manager {
         Ok(())
     }
 
-    /// Has an update wait for a module that is not loaded. Nothing is known yet of what it replaces.
+    /// Has an update wait for a module that is not loaded, or for another one, once the first is there. Nothing is known
+    /// yet of what it replaces.
     pub fn await_target(&mut self, id: UpdateId) -> Result<(), Refusal<'static>> {
         let entry = self.entry(id)?;
-        allowed(entry, State::Waiting)?;
+        if entry.state != State::Waiting {
+            allowed(entry, State::Waiting)?;
+        }
         entry.state = State::Waiting;
         entry.follows = true;
         Ok(())
@@ -216,8 +219,8 @@ impl Manager {
         let entry =
             self.updates.iter().find(|entry| entry.id == id).ok_or(Refusal::NoSuchUpdate)?;
         allowed(entry, State::Gone)?;
-        if entry.has_run && !record.pinned().is_empty() {
-            return Err(Refusal::Pinned { update: entry.name, reason: record.pinned() });
+        if entry.has_run && !record.stays().is_empty() {
+            return Err(Refusal::Pinned { update: entry.name, reason: record.stays() });
         }
         Ok(())
     }
@@ -227,6 +230,11 @@ impl Manager {
         self.may_unload(id, record)?;
         self.updates.retain(|entry| entry.id != id);
         Ok(())
+    }
+
+    /// Forgets an update whose module goes, whatever speaks against it: it is unloaded by force.
+    pub fn lose(&mut self, id: UpdateId) {
+        self.updates.retain(|entry| entry.id != id);
     }
 
     /// The update of this name.
@@ -270,6 +278,10 @@ pub(crate) mod tests {
             build.function(function, function_flags::REPLACE, &[0x90; 8], &[]);
         }
         build.function("anchor", 0, &[0xc3], &[]);
+        if let Some(kept) = pinned.strip_prefix("data: ") {
+            build.0.kept(kept);
+            return build.0.finish(name, "6.1.0-55-amd64", "").unwrap();
+        }
         build.0.finish(name, "6.1.0-55-amd64", pinned).unwrap()
     }
 
@@ -407,7 +419,9 @@ pub(crate) mod tests {
 
     #[test]
     fn beginning_anew() {
-        for (pinned, may) in [("", true), ("a timer calls `clone`", false)] {
+        for (pinned, may) in
+            [("", true), ("data: a list begins in it", true), ("a timer calls `clone`", false)]
+        {
             let mut manager = Manager::new();
             let bytes = update("fix", &["f"], pinned);
             let id = add(&mut manager, &bytes, &[0x100]).unwrap();
@@ -433,7 +447,7 @@ pub(crate) mod tests {
                     .to_string();
                 assert!(text.contains("already replaced by update `other`"), "{text}");
                 manager.give_up(id).unwrap();
-                assert!(manager.forget(id, record).is_ok());
+                assert_eq!(manager.forget(id, record).is_ok(), pinned.is_empty());
             });
         }
     }
@@ -446,6 +460,7 @@ pub(crate) mod tests {
             let id = manager.admit(record, "6.1.0-55-amd64").unwrap();
             manager.await_target(id).unwrap();
             assert_eq!(manager.state(id), Some(Waiting));
+            manager.await_target(id).unwrap(); // The other of two.
             assert!(manager.advance(id, Transitioning).is_err(), "it is not proven to fit");
             // It has no function to itself, until the module is there.
             add(&mut manager, &update("other", &["f"], ""), &[0x100]).unwrap();
@@ -465,7 +480,9 @@ pub(crate) mod tests {
 
     #[test]
     fn unloading() {
-        for (pinned, may) in [("", true), ("a timer calls `clone`", false)] {
+        for (pinned, may) in
+            [("", true), ("data: a list begins in it", false), ("a timer calls `clone`", false)]
+        {
             let mut manager = Manager::new();
             let bytes = update("fix", &["f"], pinned);
             let id = add(&mut manager, &bytes, &[0x100]).unwrap();
@@ -478,10 +495,12 @@ pub(crate) mod tests {
                 let outcome = manager.forget(id, record);
                 assert_eq!(outcome.is_ok(), may);
                 if let Err(refusal) = outcome {
-                    assert!(refusal.to_string().contains("a timer calls `clone`"));
+                    assert!(refusal.to_string().contains(pinned.trim_start_matches("data: ")));
                 }
                 assert_eq!(manager.state(id).is_none(), may);
                 assert!(manager.advance(id, Gone).is_err(), "only `forget` does that");
+                manager.lose(id);
+                assert_eq!(manager.find("fix"), None);
             });
         }
     }

@@ -88,6 +88,8 @@ pub enum Refusal<'a> {
     Sealed { function: &'a str, object: &'a str },
     /// An update that writes handlers can be switched in scope `system` only, and not by force.
     HandlersNeedSystem,
+    /// An update whose functions have other parameters than V1's is not switched call by call.
+    ReshapedNeedsWhole,
     /// An update that has written handlers cannot be replaced by another.
     HasHandlers { update: Name },
     /// Tasks, or objects, cannot move one by one here.
@@ -132,7 +134,7 @@ pub enum Refusal<'a> {
     NoSuchUpdate,
     /// The update is in a state in which this cannot be done.
     WrongState { update: Name, state: State, wanted: State },
-    /// The update's code must stay.
+    /// The update's code, or its data, must stay.
     Pinned { update: Name, reason: &'a str },
     /// The kernel refused a step.
     Failed { step: Step, function: &'a str, errno: Errno, undone: bool },
@@ -175,6 +177,12 @@ impl fmt::Display for Refusal<'_> {
                 "the update writes handlers into tables of operations, which all of its calls share: its scope is \
                  `system`, and it cannot be forced on new calls only"
             ),
+            ReshapedNeedsWhole => write!(
+                f,
+                "a function takes other parameters, or gives another result, than V1's, so a call of it from the other \
+                 edition of its caller would go wrong: its scope is `system` or `task`, and it cannot be forced on new \
+                 calls only"
+            ),
             HasHandlers { update } => write!(
                 f,
                 "update `{update}` has written handlers into tables of operations: revert it, then load the other"
@@ -195,10 +203,9 @@ impl fmt::Display for Refusal<'_> {
                 "update `{update}` is {state}, and cannot become {wanted} from that{}",
                 state.advice()
             ),
-            Pinned { update, reason } => write!(
-                f,
-                "the code of update `{update}` must stay mapped ({reason}): it goes with a reboot"
-            ),
+            Pinned { update, reason } => {
+                write!(f, "update `{update}` must stay mapped ({reason}): it goes with a reboot")
+            }
             TooFar { symbol, kind } => write!(
                 f,
                 "a reference ({kind}) of the update cannot reach `{symbol}`: make the update again"

@@ -52,7 +52,7 @@ impl Directory for UpdateDirectory {
             2 => functions(entry, out),
             3 => target(&entry.record, out),
             4 => blockers(entry, out),
-            5 => writeln!(out, "{}", entry.record.pinned()),
+            5 => writeln!(out, "{}", entry.record.stays()),
             6 => out.write_str(core::str::from_utf8(&entry.policy).unwrap_or_default()),
             7 => parameters(&entry.record, out),
             // What it has, and what the plan proposes.

@@ -5,6 +5,7 @@
 
 use dynamos_core::State;
 
+use crate::ffi::wait;
 use crate::updates::{self, Entry};
 
 /// A module is about to begin. Its code is in place, and none of it has run.
@@ -18,16 +19,29 @@ pub(crate) fn module_comes(name: &str) {
     );
 }
 
-/// A module has ended, or could not begin. An update that was there when it came has no hold on it.
+/// A module has ended, or could not begin. An update that was there when it came has no hold on it; the hold of one that
+/// came later is not asked for where it is unloaded by force.
 pub(crate) fn module_goes(name: &str) {
-    updates::each(
-        |entry| object(entry, name).is_some() && !entry.waits_for.is_empty(),
-        |work, id| match work.update.state() {
-            // It did not fit; the next one may.
-            State::Waiting | State::Reverted | State::Gone => Ok(()),
-            _ => work.module_goes(id),
-        },
-    );
+    loop {
+        let mut all = true;
+        updates::each(
+            |entry| object(entry, name).is_some(),
+            |work, id| {
+                let object = object_of(work.update.record(), name);
+                match (work.update.state(), object) {
+                    // It did not fit; the next one may.
+                    (State::Waiting | State::Reverted | State::Gone, _) | (_, None) => {}
+                    (_, Some(object)) => all &= work.module_goes(id, object)?,
+                }
+                Ok(())
+            },
+        );
+        if all {
+            break;
+        }
+        // Those that others lie over, once these are gone.
+        wait::pause(updates::LOOKS);
+    }
 }
 
 fn object(entry: &Entry, name: &str) -> Option<u32> {

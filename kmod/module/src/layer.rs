@@ -67,8 +67,8 @@ pub(crate) struct KernelLayer {
     stack: StackBuffer,
     /// What relocations have overwritten.
     before: Vec<Written>,
-    /// Whether the editions have run, and the record wants their code kept: nothing it needs is taken away.
-    keep: bool,
+    /// Whether the editions have run, or may have.
+    has_run: bool,
     switch: Switch,
     /// From the beginning of an activation to the switch: busy tasks do not hold it up.
     hurry: Option<wait::Hurry>,
@@ -134,7 +134,7 @@ impl KernelLayer {
             editions: Vec::new(),
             stack: StackBuffer::new()?,
             before: Vec::new(),
-            keep: false,
+            has_run: false,
             switch: Switch::default(),
             hurry: None,
             replacing: Replacing::new(record.functions().len() as usize)?,
@@ -209,9 +209,14 @@ impl KernelLayer {
         sections(&self.ranges)
     }
 
-    /// Whether its code must stay until the machine is booted again.
+    /// Whether its code, and all that it needs, must stay until the machine is booted again.
     pub(crate) fn keeps_code(&self) -> bool {
-        self.keep
+        self.has_run && !self.record.pinned().is_empty()
+    }
+
+    /// Whether its module must, for that or for its data.
+    pub(crate) fn stays(&self) -> bool {
+        self.has_run && !self.record.stays().is_empty()
     }
 
     /// What the last switch took.
@@ -240,6 +245,13 @@ impl KernelLayer {
     /// Says whether a module that it is for has ended.
     pub(crate) fn set_going(&mut self, going: bool) {
         self.going = going;
+    }
+
+    /// Lets go of a module that goes, whatever still refers to it.
+    pub(crate) fn lose_target(&mut self, object: u32) {
+        if let Some(slot) = self.targets.get_mut(object as usize) {
+            *slot = None;
+        }
     }
 
     /// The first object whose module is not loaded.
@@ -284,7 +296,7 @@ impl KernelLayer {
 
     /// Lets the update's module go: its code cannot be reached any more.
     pub(crate) fn release(&mut self) {
-        if !self.keep {
+        if !self.stays() {
             self.own = None;
         }
     }

@@ -41,6 +41,20 @@ impl Refused {
         Vec::try_filled_from(text.as_bytes()).map_or_else(Refused::Kernel, Refused::Policy)
     }
 
+    /// Whether it says nothing of the update, and of this moment only.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Refused::InProgress | Refused::Decision(Refusal::OutOfMemory) => true,
+            Refused::Kernel(errno) => {
+                matches!(*errno, Errno::ENOMEM | Errno::EBUSY | Errno::EINTR)
+            }
+            Refused::Decision(Refusal::Failed { errno, .. }) => {
+                matches!(from_core(*errno), Errno::ENOMEM | Errno::EINTR)
+            }
+            _ => false,
+        }
+    }
+
     /// The caller's error number.
     pub(crate) fn errno(&self) -> Errno {
         use Refusal::*;
@@ -79,6 +93,7 @@ impl Refused {
                 HookRuns { .. } => Errno::ETIMEDOUT,
                 HookRefused { result, .. } => of_hook(*result),
                 HandlersNeedSystem
+                | ReshapedNeedsWhole
                 | PhasesNeedFunction
                 | NoPhases
                 | NoScope { .. }
@@ -141,9 +156,10 @@ pub(crate) fn to_core(errno: Errno) -> dynamos_core::Errno {
     dynamos_core::Errno(errno.negative().saturating_neg())
 }
 
-/// The error number that a hook gives, if it is one that user space knows.
+/// The error number that a hook gives, if it is one that user space knows. `EINTR` would have it called again.
 fn of_hook(result: i32) -> Errno {
     let answer = Errno::check(result).err().filter(|_| result > -512);
+    let answer = answer.filter(|errno| *errno != Errno::EINTR);
     answer.unwrap_or(Errno::ECANCELED)
 }
 

@@ -29,7 +29,7 @@ use crate::module::{Root, STATE, refuse};
 use crate::names;
 use crate::policies::Policies;
 use crate::refused::Refused;
-use crate::work::{CALLS_SHARE_HANDLERS, PHASES_DECIDE, Work};
+use crate::work::{CALLS_DIFFER, CALLS_SHARE_HANDLERS, PHASES_DECIDE, Work};
 
 /// All updates.
 pub(crate) struct Registry {
@@ -131,6 +131,9 @@ pub(crate) fn load(descriptor: &Descriptor<'static>, module: Module) -> Result<(
     if !record.slots().is_empty() && !descriptor.takes_by_default() {
         return Err(Refused::policy(format_args!("{CALLS_SHARE_HANDLERS}")));
     }
+    if record.is_reshaped() && !descriptor.takes_by_default() {
+        return Err(Refused::policy(format_args!("{CALLS_DIFFER}")));
+    }
     if record.has_phases() && !descriptor.takes_by_default() {
         return Err(Refused::policy(format_args!("{PHASES_DECIDE}")));
     }
@@ -211,8 +214,11 @@ fn begin(
     }
     let result = work.start(id, &options);
     if result.is_err() && !work.is_left() {
-        give_back_others(&mut work);
-        return result;
+        if !work.layer.stays() {
+            give_back_others(&mut work);
+            return result;
+        }
+        work.be_reverted(id);
     }
     give_back(id, work);
     if let Err(refused) = result {
@@ -279,7 +285,9 @@ fn operate(id: UpdateId, act: impl FnOnce(&mut Work) -> Result<(), Refused>) -> 
 }
 
 /// How often whoever is held is looked at: as often as a command that waits long does.
-const LOOKS: Duration = Duration::from_millis(500);
+pub(crate) const LOOKS: Duration = Duration::from_millis(500);
+/// When what failed for a reason that passes is tried again.
+const LATER: Duration = Duration::from_secs(10);
 /// How many looks at what does not go pass between two lines in the log: a minute.
 const LOOKS_BETWEEN_LINES: u32 = 120;
 /// How long to wait for a look to end.
@@ -292,8 +300,12 @@ pub(crate) fn look() {
         let waits = work.update.state() == State::Waiting;
         if let Err(refused) = if waits { work.begin_late(id) } else { work.look(id) } {
             log::error(format_args!("{}: {refused}", work.update.name()));
+            let passing = refused.is_passing();
             if let Some(entry) = STATE.lock().registry.entry_mut(id) {
-                entry.unfit = waits;
+                entry.unfit = waits && !passing;
+            }
+            if passing {
+                wait::look_later(LATER);
             }
         }
         // After this nothing of the update is used here: its module may go.
@@ -337,12 +349,12 @@ pub(crate) fn each(
             continue;
         };
         let result = act(&mut work, id);
-        let failed = result.is_err();
+        let unfit = result.as_ref().is_err_and(|refused| !refused.is_passing());
         if let (Err(refused), Ok(name)) = (result, names::c_string(record.name())) {
             refuse(names::as_c_str(&name).unwrap_or_default(), format_args!("{refused}"));
         }
         if let Some(entry) = STATE.lock().registry.entry_mut(id) {
-            entry.unfit = failed;
+            entry.unfit = unfit;
         }
         give_back(id, work);
         after = Some(id);
@@ -383,8 +395,9 @@ pub(crate) fn unregister(handle: Handle) {
 /// Its code goes when this returns. So it does not before nothing leads there, be it never: nobody but the one who
 /// unloads waits for it, and calls take edition 0 from the end of the first wait on. `false`: another update lies over it.
 fn see_off(id: UpdateId, work: &mut Work) -> bool {
-    // Handlers cannot be taken back from some calls only.
-    let all = !work.update.record().slots().is_empty();
+    // Handlers cannot be taken back from some calls only, nor calls between functions of one edition.
+    let record = work.update.record();
+    let all = !record.slots().is_empty() || record.is_reshaped();
     let on_timeout = match (all, work.update.has_phases()) {
         (true, _) => OnTimeout::RollBack,
         (_, true) => OnTimeout::Hold, // One phase after the other, as far as it gets.
@@ -494,6 +507,7 @@ fn forget(id: UpdateId) {
             && let Err(refusal) = registry.manager.forget(id, &entry.record)
         {
             log::error(format_args!("{}: {refusal}", entry.record.name()));
+            registry.manager.lose(id); // Its code goes all the same.
         }
         entry
     };

@@ -20,10 +20,15 @@ use crate::module::STATE;
 use crate::names;
 use crate::policies::Policies;
 use crate::refused::Refused;
+use crate::updates::LOOKS;
 
 /// Why an update that writes handlers has no policies.
 pub(crate) const CALLS_SHARE_HANDLERS: &str =
     "the update writes handlers into tables of operations: all calls share them";
+
+/// Why one whose functions have other parameters has none.
+pub(crate) const CALLS_DIFFER: &str = "a function takes other parameters, or gives another result, than V1's: calls \
+     may not choose their edition one by one";
 
 /// Why an update with phases has none.
 pub(crate) const PHASES_DECIDE: &str =
@@ -283,9 +288,8 @@ impl Work {
     /// Activates once more, after a revert.
     pub(crate) fn again(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
         let record = *self.update.record();
-        let update = Update::new(&record)?;
         STATE.lock().registry.manager.restart(id, &record)?;
-        self.update = update;
+        self.update.begin_anew();
         let ready = self.layer.hold().and_then(|()| self.layer.forget_references());
         if ready.is_err() {
             // Nothing is pinned yet; it must not stay `Loading`, from where nobody could begin again.
@@ -300,14 +304,9 @@ impl Work {
 
     /// Waits for the module of an object; nothing has been touched.
     fn await_target(&mut self, id: UpdateId, object: u32) -> Result<(), Refused> {
-        let record = *self.update.record();
-        let object = record.objects().get(object).ok_or(Errno::EINVAL)?;
         self.update.await_target(&mut self.layer)?;
-        let registry = &mut STATE.lock().registry;
-        registry.manager.await_target(id)?;
-        if let Some(entry) = registry.entry_mut(id) {
-            entry.waits_for = record.str(object.name);
-        }
+        STATE.lock().registry.manager.await_target(id)?;
+        self.waits_for(id, object);
         Ok(())
     }
 
@@ -315,8 +314,15 @@ impl Work {
     pub(crate) fn module_comes(&mut self, id: UpdateId, object: u32) -> Result<(), Refused> {
         let options = self.loaded;
         self.layer.set_coming(Some(object));
-        let result = self.begin_anew(id, &options);
+        let ready = self.are_there(id);
+        let result = match ready {
+            Ok(true) => self.begin_anew(id, &options),
+            _ => ready.map(drop).map_err(Refused::Kernel),
+        };
         self.layer.set_coming(None);
+        if !matches!(ready, Ok(true)) {
+            return result;
+        }
         if result.is_err() && !self.is_left() {
             self.await_again(id)?;
         }
@@ -325,14 +331,8 @@ impl Work {
 
     /// The modules that it waits for are there, and nobody has said so: they came while it was being loaded.
     pub(crate) fn begin_late(&mut self, id: UpdateId) -> Result<(), Refused> {
-        match self.layer.missing_target() {
-            Ok(None) => {}
-            Ok(Some(_)) => return Ok(()),
-            Err(Errno::EBUSY) => {
-                wait::look_later(Duration::from_millis(500));
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
+        if !self.are_there(id)? {
+            return Ok(());
         }
         let options = self.loaded;
         let result = self.begin_anew(id, &options);
@@ -342,16 +342,41 @@ impl Work {
         result
     }
 
-    fn begin_anew(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+    /// Whether all modules are there that it waits for. One that is just coming is looked at once more, soon.
+    fn are_there(&self, id: UpdateId) -> Result<bool, Errno> {
+        match self.layer.missing_target() {
+            Ok(None) => Ok(true),
+            Ok(Some(object)) => {
+                self.waits_for(id, object);
+                Ok(false)
+            }
+            Err(Errno::EBUSY) => {
+                wait::look_later(LOOKS);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says which module it waits for.
+    fn waits_for(&self, id: UpdateId, object: u32) {
         let record = *self.update.record();
-        self.update = Update::new(&record)?;
+        let Some(object) = record.objects().get(object) else { return };
+        if let Some(entry) = STATE.lock().registry.entry_mut(id) {
+            entry.waits_for = record.str(object.name);
+        }
+    }
+
+    fn begin_anew(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
+        self.update.begin_anew();
         self.layer.hold()?;
         self.layer.forget_references()?;
         self.start(id, options)
     }
 
-    /// The module whose functions are replaced has ended: the update goes with it, and waits for it again.
-    pub(crate) fn module_goes(&mut self, id: UpdateId) -> Result<(), Refused> {
+    /// The module of an object has ended: the update goes with it, and waits for it again. `false`: another update lies
+    /// over it, and must go first.
+    pub(crate) fn module_goes(&mut self, id: UpdateId, object: u32) -> Result<bool, Refused> {
         // Whoever were in the update's code would return into code that goes.
         let mut options =
             Options { wait_ms: Some(10_000), on_timeout: OnTimeout::Hold, ..Options::default() };
@@ -366,7 +391,16 @@ impl Work {
                     options.on_timeout = OnTimeout::ForceNewCalls;
                     continue;
                 }
-                Ok(()) => continue,
+                Ok(()) if matches!(self.update.state(), State::Reverted | State::Gone) => break,
+                // A hook that refuses, or whoever is being killed and may not wait here, would have this spin.
+                Ok(()) => {
+                    wait::pause(LOOKS);
+                    continue;
+                }
+                Err(Refused::Decision(Refusal::Covered { .. } | Refusal::LetsThrough { .. })) => {
+                    self.layer.set_going(false);
+                    return Ok(false);
+                }
                 Err(refused) => refused,
             };
             // Whoever unloads the module may be killed, and the kernel may lack memory just now; the module goes all
@@ -381,24 +415,25 @@ impl Work {
             wait::pause(BETWEEN_TRIES);
         }
         self.layer.set_going(false);
+        self.layer.lose_target(object);
         self.must = false;
-        self.await_again(id)
+        self.waits_for(id, object);
+        self.await_again(id).map(|()| true)
     }
 
     /// Waits for a module once more, after all has been taken back.
     fn await_again(&mut self, id: UpdateId) -> Result<(), Refused> {
         self.be_reverted(id);
         let record = *self.update.record();
-        let mut update = Update::new(&record)?;
         STATE.lock().registry.manager.restart(id, &record)?;
-        update.await_target(&mut self.layer)?;
-        self.update = update;
+        self.update.begin_anew();
+        self.update.await_target(&mut self.layer)?;
         STATE.lock().registry.manager.await_target(id)?;
         Ok(())
     }
 
     /// Where an activation that came to nothing leaves an update whose module stays.
-    fn be_reverted(&mut self, id: UpdateId) {
+    pub(crate) fn be_reverted(&mut self, id: UpdateId) {
         self.layer.release();
         let registry = &mut STATE.lock().registry;
         let _ = registry.manager.give_up(id); // It can be: it was not switched.
@@ -424,6 +459,9 @@ impl Work {
         }
         if self.update.has_phases() {
             return Err(Refused::policy(format_args!("{PHASES_DECIDE}")));
+        }
+        if self.update.record().is_reshaped() {
+            return Err(Refused::policy(format_args!("{CALLS_DIFFER}")));
         }
         let request =
             Request::parse(input).map_err(|error| Refused::policy(format_args!("{error}")))?;

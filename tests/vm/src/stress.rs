@@ -19,7 +19,7 @@ pub const OTHER: &str = "stress_other";
 
 /// What the calls of its functions work on, as `dynamos-diff --object` has it.
 pub const OBJECTS: [&str; 7] = [
-    "ext4_file_write_iter=iocb",
+    "ext4_file_read_iter=iocb",
     "pipe_read=iocb",
     "pipe_write=iocb",
     "pipe_fcntl=file",
@@ -45,6 +45,15 @@ const LEAKS: &str = "
 pub fn patch() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("stress/paths.patch")
 }
+
+/// The edits of a module of the name [`MODULE`].
+#[must_use]
+pub fn module_patch() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("stress/module.patch")
+}
+
+/// The module that comes and goes.
+const MODULE: &str = "loop";
 
 /// What an update brings besides the editions of its functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +151,27 @@ pub fn faults(
     );
     let vm = machine(image, update)?.timeout(Duration::from_secs(3 * 3600)).script(script);
     Ok(other.into_iter().fold(vm, |vm, other| vm.file(other, "/other")))
+}
+
+/// The same for an update of [`module_patch`], while its module comes and goes.
+///
+/// # Errors
+/// [`Error::Tool`] where the guest's tool does not build.
+pub fn late_faults(
+    image: &Image,
+    update: &Path,
+    functions: usize,
+    options: &str,
+) -> Result<Vm, Error> {
+    let script = format!(
+        "{SET_UP}
+        guest-tool late-faults /update --name {UPDATE} --functions {functions} --module /modules/{MODULE}.ko \
+            {options} >/run/faults
+        result faults </run/faults
+        {LEAKS}"
+    );
+    let vm = machine(image, update)?.offer(MODULE);
+    Ok(vm.timeout(Duration::from_secs(3 * 3600)).script(script))
 }
 
 fn machine(image: &Image, update: &Path) -> Result<Vm, Error> {

@@ -364,11 +364,11 @@ fn machine_changes(version: &'static str, release: &str) {
             plugger=$!
             for round in 1 2; do
                 scope=$([ $((round % 2)) = 0 ] && echo function || echo system)
-                dynamos load /update/pipe --scope $scope --timeout 60 >/dev/null
+                dynamos load /update/pipe --scope $scope --timeout 240 >/dev/null
                 edition
                 dynamos policy dynamos_pipe --when 'cpu < 2' >/dev/null
                 edition
-                dynamos revert dynamos_pipe --timeout 60 >/dev/null
+                dynamos revert dynamos_pipe --timeout 240 >/dev/null
                 edition
                 dynamos unload dynamos_pipe >/dev/null
             done >/run/rounds

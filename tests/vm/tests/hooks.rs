@@ -153,7 +153,7 @@ fn hooks_refuse_and_do_not_return(version: &str, release: &str) {
             rmmod dynamos
             dmesg | grep dynamos: | result log"#
         ))
-        .timeout(Duration::from_secs(600))
+        .timeout(Duration::from_secs(1200))
         .run()
         .unwrap();
     let results = &outcome.results;
@@ -289,7 +289,7 @@ fn hooks_are_interrupted(version: &str, release: &str) {
             rmmod dynamos
             dmesg | grep dynamos: | result log"#
         ))
-        .timeout(Duration::from_secs(600))
+        .timeout(Duration::from_secs(1200))
         .run()
         .unwrap();
     let results = &outcome.results;
@@ -375,7 +375,7 @@ fn hooks_are_for_a_switch_of_their_own(version: &str, release: &str) {
             for name in dynamos_pipe other; do dynamos unload $name --revert; done
             rmmod dynamos"#
         ))
-        .timeout(Duration::from_secs(600))
+        .timeout(Duration::from_secs(1200))
         .run()
         .unwrap();
     let results = &outcome.results;

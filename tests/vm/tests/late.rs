@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{SAYS, asked, check, compared_byte, damaged, diff, edit, machine, record_at, request};
+use common::{
+    SAYS, asked, check, compared_byte, damaged, diff, edit, machine, named, record_at, request,
+};
 use dynamos_generator::{Request, Spec};
 
 /// `disks`: how many disks the module has made that have the new name, and the old one.
@@ -76,6 +78,18 @@ fn follows_its_module(version: &str, release: &str) {
             load-module loop
             says unfit_reverted state
             dynamos unload dynamos_loop
+
+            # One that never had to wait for it.
+            rmmod loop
+            load-module loop
+            says there dynamos load /update/loop
+            says there_disks disks
+            says there_forced rmmod -f loop
+            says there_state state
+            load-module loop
+            says there_again disks
+            says there_revert dynamos revert dynamos_loop
+            dynamos unload dynamos_loop
             rmmod dynamos
             rmmod loop
             load-module loop
@@ -110,6 +124,11 @@ fn follows_its_module(version: &str, release: &str) {
         ("unfit_why", "`loop_add` of `loop` is not the one compared"),
         ("unfit_gone", "status 0\nwaiting for module loop"),
         ("unfit_reverted", "status 0\nreverted"),
+        ("there_disks", "8 loop"),
+        ("there_forced", "status 0"),
+        ("there_state", "status 0\nwaiting for module loop"),
+        ("there_again", "8 late"),
+        ("there_revert", "status 0\ndynamos_loop is reverted"),
         ("last", "8 loop"),
         ("left", "0"),
     ] {
@@ -117,6 +136,7 @@ fn follows_its_module(version: &str, release: &str) {
         assert!(said.contains(says), "{name} should say {says:?}: {said}");
     }
     assert_eq!(outcome.results["unfit_gone"], "status 0\nwaiting for module loop");
+    assert_eq!(outcome.results["there"], "status 0\ndynamos_loop is loaded");
 }
 
 /// The update with a byte that no running kernel has.
@@ -136,6 +156,84 @@ fn follows_its_module_on_6_1() {
 #[test]
 fn follows_its_module_on_6_12() {
     follows_its_module("6.12.107", "6.12.107+deb12-amd64");
+}
+
+/// An update of two modules waits for both, whichever comes first.
+fn waits_for_both(version: &str, release: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let one = |file: &str, old: &str, new: &str| {
+        let patch = scratch.path().join("one.patch");
+        edit(version, file, |text| text.replacen(old, new, 1), &patch);
+        std::fs::read_to_string(patch).unwrap()
+    };
+    let loops = one("drivers/block/loop.c", r#""loop%d", i)"#, r#""late%d", i)"#);
+    let rams = one("drivers/block/brd.c", r#""ram%d", i)"#, r#""rom%d", i)"#);
+    let (patch, update) = (scratch.path().join("both.patch"), scratch.path().join("both"));
+    std::fs::write(&patch, loops + &rams).unwrap();
+    let plan = named("dynamos_both", version, &patch, &update);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let outcome = machine(release, &[&update])
+        .offer("loop")
+        .offer("brd")
+        .script(format!(
+            r#"{SAYS}
+            disks() {{ ls /sys/block | sed -n 's/[0-9]*$//p' | grep -E 'late|loop|ram|rom' | uniq -c; }}
+            state() {{ cat /sys/kernel/dynamos/dynamos_both/state; }}
+            says load dynamos load /update/both
+            load-module loop
+            says one state
+            load-module brd
+            says both state
+            says both_disks disks
+            says held rmmod loop
+            rmmod brd
+            says without state
+            rmmod loop
+            load-module brd
+            says other state
+            load-module loop
+            says all state
+            says all_disks disks
+            rmmod loop
+            says gone state
+            says refusals cat /sys/kernel/dynamos/refusals
+            dynamos revert dynamos_both
+            dynamos unload dynamos_both
+            rmmod dynamos"#
+        ))
+        .timeout(Duration::from_secs(600))
+        .run()
+        .unwrap();
+    check(
+        &outcome.results,
+        &[
+            ("load", "status 0\ndynamos_both is loaded, and is waiting for module "),
+            ("both", "status 0\nactive"),
+            ("both_disks", "8 loop\n"),
+            ("both_disks", "16 rom"),
+            ("held", "status 1"),
+            ("all", "status 0\nactive"),
+            ("all_disks", "8 late\n"),
+            ("all_disks", "16 ram"),
+        ],
+    );
+    // And none that does not fit.
+    for (name, module) in [("one", "brd"), ("without", "brd"), ("other", "loop"), ("gone", "loop")]
+    {
+        let says = format!("status 0\nwaiting for module {module}");
+        assert_eq!(outcome.results[name], says, "{name}");
+    }
+    assert_eq!(outcome.results["refusals"].trim_end(), "status 0");
+}
+
+#[test]
+fn waits_for_both_on_6_1() {
+    waits_for_both("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn waits_for_both_on_6_12() {
+    waits_for_both("6.12.107", "6.12.107+deb12-amd64");
 }
 
 /// Which edition showed it: the first number is the offset, the second the size limit.

@@ -174,17 +174,15 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
         .script(format!(
             r#"{SAYS}{SLEEPERS}{SHELL}
             serve --count 5 --busy 2
-            says interrupted timeout -s INT 3 dynamos load /update/pair --timeout 300
+            ends INT dynamos_pair loading &
+            says interrupted dynamos load /update/pair --timeout 300
             disappears dynamos_pair
             says interrupted_left ls /sys/kernel/dynamos
-            says signal dynamos load /update/pair --timeout 60 --signal
+            says signal dynamos load /update/pair --timeout 240 --signal
             says signal_edition ask edition
             says fed_1 ask feed
-            dynamos revert dynamos_pair --timeout 300 &
-            pid=$!
-            usleep 3000000
-            kill -9 $pid
-            wait $pid || true
+            ends KILL dynamos_pair reverting &
+            says killed dynamos revert dynamos_pair --timeout 300
             becomes dynamos_pair active
             says killed_edition ask edition
             says fed_2 ask feed
@@ -193,7 +191,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             says policy dynamos policy dynamos_pair --when 'pid == 1'
             says policy_status dynamos status
             dynamos policy dynamos_pair --default 1
-            says revert dynamos revert dynamos_pair --signal --timeout 60
+            says revert dynamos revert dynamos_pair --signal --timeout 240
             dynamos policy dynamos_pair --default 0
             says by_policy dynamos enable dynamos_pair --scope object
             dynamos policy dynamos_pair --default 1
@@ -204,14 +202,14 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             says forced dynamos enable dynamos_pair --timeout 1 --on-timeout force-new-calls
             says forced_status dynamos status
             says forced_edition ask edition
-            dynamos revert dynamos_pair --signal --timeout 60
+            dynamos revert dynamos_pair --signal --timeout 240
             fed_until dynamos_pair reverted
 
             # The same update in other scopes, which do not count.
-            says task dynamos enable dynamos_pair --scope task --timeout 60 --signal
+            says task dynamos enable dynamos_pair --scope task --timeout 240 --signal
             says task_status dynamos status
-            dynamos revert dynamos_pair --signal --timeout 60
-            dynamos enable dynamos_pair --scope object --timeout 60 --signal
+            dynamos revert dynamos_pair --signal --timeout 240
+            dynamos enable dynamos_pair --scope object --timeout 240 --signal
             says last_edition ask edition
             # Editions meet where new calls were forced.
             dmesg -c >/dev/null
@@ -235,6 +233,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             ("signal", "status 0\ndynamos_pair is loaded"),
             ("signal_edition", "status 0\n1"),
             ("fed_1", "5 intact, 0 damaged"),
+            ("killed", "status 137"),
             ("killed_edition", "status 0\n1"),
             ("fed_2", "10 intact, 0 damaged"),
             ("policy", "status 0\n"),

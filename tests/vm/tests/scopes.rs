@@ -13,7 +13,7 @@ use common::{SAYS, SLEEPERS, check, diff, edit, machine, refusing_pipe_read};
 /// `becomes STATE`: waits for it.
 const SHELL: &str = r#"
 becomes() {
-    for try in $(seq 600); do
+    for try in $(seq 2400); do
         read -r state </sys/kernel/dynamos/dynamos_pipe/state
         if [ "$state" = "$1" ]; then return; fi
         usleep 50000
@@ -131,8 +131,8 @@ fn sleepers_hold_up_nothing(version: &'static str, release: &str) {
         "{release}: {count} sleepers, 2 busy threads: first call on edition 1 {began:?} after the beginning of \
          the activation, {switched:?} after the switch"
     );
-    // An emulated machine on a busy host is no place for the 10 ms that are the goal.
-    assert!(began < Duration::from_secs(2), "{began:?}");
+    // That it is 10 ms at most is for `cargo xtask bench effect`: an emulated machine on a busy host is no place for it.
+    assert!(switched <= began);
 }
 
 /// From the beginning of the activation, which registers the redirections, and from the switch to the first call on
@@ -173,7 +173,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             dynamos load /update/pipe
             says woken ask feed
             says not_woken dynamos revert dynamos_pipe --timeout 1
-            says revert dynamos revert dynamos_pipe --signal --timeout 60
+            says revert dynamos revert dynamos_pipe --signal --timeout 240
             says revert_edition ask edition
             says revert_fed ask feed
             dynamos unload dynamos_pipe
@@ -257,7 +257,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             ("held_4", "dynamos_pipe is reverting (held): task "),
             ("held_4_status", "reverting (held), enabled"),
             ("held_4_edition", "status 0\n1"),
-            ("bad_scope", "it is `function`, `task` or `system`"),
+            ("bad_scope", "it is `function`, `task`, `object` or `system`"),
             ("bad_raw", "nvalid argument"),
             ("left", "0"),
         ],
@@ -286,7 +286,7 @@ fn back_and_forth(version: &'static str, release: &str) {
             for round in $(seq {ROUNDS}); do
                 dynamos load /update/pipe >/dev/null
                 ask feed >/dev/null
-                dynamos revert dynamos_pipe --signal --timeout 60 >/dev/null
+                dynamos revert dynamos_pipe --signal --timeout 240 >/dev/null
                 ask asleep >/dev/null
                 dynamos enable dynamos_pipe >/dev/null
                 dynamos revert dynamos_pipe --timeout 0 --on-timeout hold >/dev/null
@@ -327,7 +327,7 @@ fn forced_to_go(version: &'static str, release: &str) {
             ask asleep
             says before ask edition
             rmmod -f dynamos_pipe &
-            for try in $(seq 600); do
+            for try in $(seq 2400); do
                 says during ask edition
                 case $(cat /run/said) in 0) break ;; esac
                 usleep 50000

@@ -77,7 +77,7 @@ fn each_task_in_its_time(version: &'static str, release: &str) {
             says mixed_2 mixed
 
             says again dynamos enable dynamos_pair --scope task --timeout 1 --on-timeout hold
-            says given_up dynamos revert dynamos_pair --timeout 60
+            says given_up dynamos revert dynamos_pair --timeout 240
             says given_up_edition ask edition
             says gone dynamos unload dynamos_pair
             says end ask end
@@ -148,22 +148,20 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             dynamos load /update/pair --scope function
             says control_fed ask feed
             says control mixed
-            dynamos revert dynamos_pair --signal --timeout 60
+            dynamos revert dynamos_pair --signal --timeout 240
             dynamos unload dynamos_pair
             dmesg -c >/dev/null
 
-            says interrupted timeout -s INT 3 dynamos load /update/trio --scope task --timeout 300
+            ends INT dynamos_trio loading &
+            says interrupted dynamos load /update/trio --scope task --timeout 300
             disappears dynamos_trio
             says interrupted_left ls /sys/kernel/dynamos
-            says signal dynamos load /update/trio --scope task --timeout 60 --signal
+            says signal dynamos load /update/trio --scope task --timeout 240 --signal
             says signal_edition ask edition
             says fed_1 ask feed
             says killed_before dynamos status
-            dynamos revert dynamos_trio --timeout 300 &
-            pid=$!
-            usleep 3000000
-            kill -9 $pid
-            wait $pid || true
+            ends KILL dynamos_trio reverting &
+            says killed dynamos revert dynamos_trio --timeout 300
             becomes dynamos_trio active
             says killed_edition ask edition
             says fed_2 ask feed
@@ -172,7 +170,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             says policy dynamos policy dynamos_trio --when 'pid == 1'
             says policy_status dynamos status
             dynamos policy dynamos_trio --default 1
-            says revert dynamos revert dynamos_trio --signal --timeout 60
+            says revert dynamos revert dynamos_trio --signal --timeout 240
             dynamos policy dynamos_trio --default 0
             says by_policy dynamos enable dynamos_trio --scope task
             dynamos policy dynamos_trio --default 1
@@ -185,7 +183,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             says stack dynamos load /update/pair --scope task --stack
             says still dynamos status
             says fed_4 ask feed
-            dynamos revert dynamos_trio --signal --timeout 60
+            dynamos revert dynamos_trio --signal --timeout 240
             dynamos unload dynamos_trio
 
             says held dynamos load /update/trio --scope task --timeout 0 --on-timeout hold
@@ -213,6 +211,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             ("signal_edition", "status 0\n1"),
             ("fed_1", "10 intact, 0 damaged"),
             ("killed_before", "active, enabled\n  scope: task"),
+            ("killed", "status 137"),
             ("killed_edition", "status 0\n1"),
             ("fed_2", "15 intact, 0 damaged"),
             ("mixed_1", "status 0\n0"),
@@ -295,17 +294,17 @@ fn functions_behind_one_are_as_one(version: &str, release: &str) {
             r#"{SAYS}{SLEEPERS}{SHELL}
             mkfifo /run/a /run/b /run/c
             cat /run/a >/run/from_a 2>&1 &
-            usleep 1000000
+            sleeps_in wait_for_partner $!
             says load dynamos load /update/fifo --timeout 1 --on-timeout hold
             says held dynamos status
             cat /run/b >/run/from_b 2>&1 &
-            usleep 1000000
+            sleeps_in wait_for_partner $!
             echo by edition 0 >/run/a
             echo by edition 1 >/run/b
             becomes dynamos_fifo active
             says active dynamos status
             cat /run/c >/run/from_c 2>&1 &
-            usleep 1000000
+            sleeps_in wait_for_partner $!
             says revert dynamos revert dynamos_fifo --timeout 1 --on-timeout hold
             says reverting dynamos status
             echo by edition 1 too >/run/c

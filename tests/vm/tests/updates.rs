@@ -126,7 +126,19 @@ fn two_updates_at_once() {
             guest-tool seccomp-race | result race
             dynamos unload fix_seccomp
             dynamos unload fix_prctl --revert
-            rmmod dynamos",
+            rmmod dynamos
+            # Whoever loads at the same time finds dynamos.ko missing too.
+            for round in 1 2 3; do
+                dynamos load /update/fix_seccomp &
+                code=0; dynamos load /update/fix_prctl || code=$?
+                wait $! || code=$?
+                echo $code >>/run/raced
+                dynamos list >>/run/raced
+                dynamos unload fix_seccomp --revert
+                dynamos unload fix_prctl --revert
+                rmmod dynamos
+            done
+            result raced </run/raced",
         )
         .run()
         .unwrap();
@@ -139,4 +151,7 @@ fn two_updates_at_once() {
     one.sort();
     assert_eq!(one, ["active", "reverted"]);
     assert_eq!(outcome.results["race"], "bypassed");
+    let raced = &outcome.results["raced"];
+    assert_eq!(raced.lines().filter(|line| *line == "0").count(), 3, "{raced}");
+    assert_eq!(raced.matches(" active").count(), 6, "{raced}");
 }

@@ -26,19 +26,26 @@ pub fn run() -> Result<Value> {
         "", "dynamos", "livepatch"
     );
     for version in VERSIONS {
-        let (release, told) = measure(version, "")?;
+        let (release, told) = measure(version, "", "")?;
         let mut figures = figures(&told)?;
-        // Where a task in the kernel gives the CPU away when another is to run: what is left is what nothing can come
-        // between.
-        let (_, told) = measure(version, "preempt=full")?;
-        for (who, late) in [("dynamos", "dynamos_late"), ("livepatch", "livepatch_late")] {
-            let key = format!("{who}_longest_delay_preemptible_ms");
-            figures.insert(key, milliseconds(&told, late)?);
+        // Where a task in the kernel gives the CPU away when another is to run, what is left is what nothing can come
+        // between: while the command works, or always.
+        for (command, cmdline, what) in
+            [("--preemptible", "", "asked"), ("", "preempt=full", "preemptible")]
+        {
+            let (_, told) = measure(version, command, cmdline)?;
+            for (who, late) in [("dynamos", "dynamos_late"), ("livepatch", "livepatch_late")] {
+                if who == "dynamos" || command.is_empty() {
+                    let key = format!("{who}_longest_delay_{what}_ms");
+                    figures.insert(key, milliseconds(&told, late)?);
+                }
+            }
         }
         println!("{release}");
         for (what, name) in [
             ("first_call_ms", "first call on the new edition"),
             ("longest_delay_ms", "longest delay of another task meanwhile"),
+            ("longest_delay_asked_ms", "the same with --preemptible"),
             ("longest_delay_preemptible_ms", "the same with preempt=full"),
         ] {
             let show = |who: &str| match figures.get(&format!("{who}_{what}")) {
@@ -62,7 +69,13 @@ pub fn run() -> Result<Value> {
 }
 
 /// The release, and what the guest told.
-fn measure(version: &str, cmdline: &str) -> Result<(String, BTreeMap<String, String>)> {
+///
+/// `command`: options of `dynamos load`. `cmdline`: the kernel's.
+fn measure(
+    version: &str,
+    command: &str,
+    cmdline: &str,
+) -> Result<(String, BTreeMap<String, String>)> {
     let guest = Guest::new(version, "effect")?;
     // A read of nothing is an error: so a call tells which edition it took.
     let change = |text: &str| match text.split_once("\npipe_read(struct kiocb") {
@@ -98,7 +111,7 @@ fn measure(version: &str, cmdline: &str) -> Result<(String, BTreeMap<String, Str
         insmod /update/dynamos.ko
         late quiet sleep 1
         ask watch
-        late dynamos dynamos load /update
+        late dynamos dynamos load /update {command}
         ask first | result dynamos_first
         sleep 4
         cat /sys/kernel/dynamos/dynamos_pipe/state | result dynamos_state

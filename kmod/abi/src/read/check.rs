@@ -16,6 +16,7 @@ impl Record<'_> {
             (self.name, "update name"),
             (self.release, "kernel release"),
             (self.pinned, "pin reason"),
+            (self.kept, "reason for keeping data"),
         ] {
             self.check_str(string, what)?;
         }
@@ -172,6 +173,12 @@ impl Record<'_> {
         }
         if !replaced && function.flags & function_flags::ADAPTS != 0 {
             return Err(RecordError::Value("adaptation of a function that is not replaced"));
+        }
+        let by_call = function.counting != NONE
+            || function.bridge != NONE
+            || function.flags & function_flags::ADAPTS != 0;
+        if function.flags & function_flags::RESHAPED != 0 && (!replaced || by_call) {
+            return Err(RecordError::Value("parameters that differ"));
         }
         if replaced && function.fentry == NONE {
             return Err(RecordError::Value("fentry of a replaced function"));

@@ -51,9 +51,23 @@ impl<'a> Update<'a> {
     /// An update that has done nothing yet.
     pub fn new(record: &Record<'a>) -> Result<Self, Refusal<'a>> {
         let name = record.name();
-        Ok(Update {
-            name: Name::new(name).ok_or(Refusal::BadName { name })?,
-            steps: Steps::with_room(record.functions().len(), record.objects().len())?,
+        let name = Name::new(name).ok_or(Refusal::BadName { name })?;
+        let steps = Steps::with_room(record.functions().len(), record.objects().len())?;
+        Ok(Self::with(name, record, steps))
+    }
+
+    /// Is as [`Update::new`] makes it, and needs no memory for that. All steps must have been undone.
+    pub fn begin_anew(&mut self) {
+        let mut steps = core::mem::take(&mut self.steps);
+        debug_assert!(steps.done.is_empty(), "{:?} are done", steps.done);
+        steps.done.clear();
+        *self = Self::with(self.name, &self.record, steps);
+    }
+
+    fn with(name: Name, record: &Record<'a>, steps: Steps) -> Self {
+        Update {
+            name,
+            steps,
             record: *record,
             state: State::Loading,
             scope: Scope::System,
@@ -68,7 +82,7 @@ impl<'a> Update<'a> {
             on: false,
             must: false,
             has_run: false,
-        })
+        }
     }
 
     /// Where it is.
@@ -202,6 +216,11 @@ impl<'a> Update<'a> {
         }
         if how.phase_ms > 0 {
             return Err(Refusal::NoPhases);
+        }
+        if self.record.is_reshaped()
+            && (how.scope == Scope::Function || how.on_timeout == OnTimeout::ForceNewCalls)
+        {
+            return Err(Refusal::ReshapedNeedsWhole);
         }
         let all = how.scope == Scope::System && how.on_timeout != OnTimeout::ForceNewCalls;
         if self.record.slots().is_empty() || all {

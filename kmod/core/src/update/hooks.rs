@@ -70,7 +70,8 @@ impl<'a> Update<'a> {
         self.must = true;
         self.enter(layer, State::Reverting);
         // Who is still in its way would be so if it were waited for. Handlers can only be taken from all calls.
-        let forced = self.record.slots().is_empty() && !self.has_phases();
+        let forced =
+            self.record.slots().is_empty() && !self.has_phases() && !self.record.is_reshaped();
         let on_timeout = if forced { OnTimeout::ForceNewCalls } else { OnTimeout::Hold };
         let mut limits = how.limits;
         if self.running.is_some() {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dynamos_abi::{Hook, HookKind, HookKind::*};
+use dynamos_abi::{Hook, HookKind, HookKind::*, function_flags::RESHAPED};
 use proptest::prelude::*;
 
 use super::sim::{ADDRESSES, FUNCTIONS, HOW, Sim, WRITABLE, builder, kernel, sim, sim_of};
@@ -44,6 +44,12 @@ impl Hooks {
     /// None of them holds anything up or refuses any more.
     pub(super) fn relent(&mut self) {
         (self.answers, self.slow) = Default::default();
+    }
+
+    /// The update is gone: one that had to go may have been refused that, and nothing is to follow any more.
+    pub(super) fn begin_anew(&mut self) {
+        assert!(self.are_even());
+        (self.owed, self.refused) = Default::default();
     }
 
     fn has(&self, pair: [HookKind; 2]) -> bool {
@@ -340,6 +346,28 @@ fn an_interrupted_hook_is_given_up_whatever_was_to_be() {
     });
 }
 
+/// Its calls would come from callers of the other edition, which give them other parameters.
+#[test]
+fn one_whose_parameters_differ_is_not_forced_off_when_after_on_is_late() {
+    for (reshaped, state) in [(0, State::Draining), (RESHAPED, State::Reverting)] {
+        let hooks = Hooks { slow: BTreeMap::from([(AfterOn, 1000)]), ..Hooks::all() };
+        let mut build = builder(FUNCTIONS);
+        hooks.add_to(&mut build);
+        build.0.functions[1].flags |= reshaped;
+        with_record(&build.finish("pipe_fix"), |record| {
+            let mut sim = Sim { hooks, ..sim() };
+            let mut update = Update::new(record).unwrap();
+            update.pin(&mut sim).unwrap();
+            update.prepare(&mut sim, &kernel(), &mut Budget::new(10_000)).unwrap();
+            on(&mut sim, &mut update, HOW).unwrap_err();
+            assert_eq!((update.state(), sim.active), (state, reshaped != 0));
+            sim.hooks.relent();
+            update.revert(&mut sim, HOW).unwrap();
+            assert_eq!(update.state(), State::Reverted);
+        });
+    }
+}
+
 #[test]
 fn an_update_without_hooks_begins_no_thread() {
     let mut sim = sim();
@@ -372,6 +400,33 @@ fn every_operation_may_fail_beside_every_hook() {
                 for fail in 1..=whole.operations + 4 {
                     live(&mut Sim { fail: BTreeSet::from([fail]), ..kernel() }, how);
                 }
+            }
+        }
+    }
+}
+
+/// What was found by chance: `after_on` comes late, so the update goes, whatever `before_off` says; then it is on again.
+#[test]
+fn one_that_had_to_go_comes_back() {
+    for how in ways() {
+        let are = BTreeSet::from([AfterOn, BeforeOff]);
+        let (answers, slow) = (BTreeMap::from([(BeforeOff, -16)]), BTreeMap::from([(AfterOn, 1)]));
+        live(
+            &mut Sim { hooks: Hooks { are, answers, slow, ..Hooks::default() }, ..sim_of(1) },
+            how,
+        );
+    }
+}
+
+/// What was found by chance: tasks do not move, and when the activation is taken back, `after_off` cannot begin.
+#[test]
+fn after_off_fails_where_tasks_move_back() {
+    for how in ways() {
+        for fail in 1..40 {
+            for blocked in [1, 5, 1000] {
+                let (are, fail) = (BTreeSet::from([AfterOff]), BTreeSet::from([fail]));
+                let hooks = Hooks { are, ..Hooks::default() };
+                live(&mut Sim { fail, blocked, hooks, ..sim() }, how);
             }
         }
     }

@@ -207,6 +207,7 @@ impl<'a> Update<'a> {
             return Ok(());
         };
         let came_by = matches!(refusal, Refusal::Failed { errno: Errno::AGAIN, .. });
+        self.has_run |= came_by;
         let left = match layer.flip_now(false) {
             Ok(())
                 if !came_by || matches!(self.wait(layer, Until::Drained, &how), Waited::Quiet) =>

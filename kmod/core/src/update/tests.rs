@@ -53,6 +53,17 @@ pub(super) fn live(sim: &mut Sim, how: Switching) {
         }
         update.discard(sim).unwrap();
         assert!(sim.is_pristine() && update.steps().done().is_empty());
+        // And whatever happened, it can begin once more, without a failure.
+        update.begin_anew();
+        sim.hooks.begin_anew();
+        sim.states.clear();
+        update.pin(sim).unwrap();
+        update.prepare(sim, &names, &mut Budget::new(10_000)).unwrap();
+        update.activate(sim, &ADDRESSES, &WRITABLE, HOW).unwrap();
+        assert_eq!(update.state(), State::Active);
+        update.revert(sim, HOW).unwrap();
+        update.discard(sim).unwrap();
+        assert!(sim.is_pristine() && update.steps().done().is_empty());
     });
     assert_eq!(sim.wrong, None);
 }
@@ -87,6 +98,10 @@ fn check_end(sim: &Sim, update: &Update<'_>, outcome: Result<(), Refusal<'_>>) {
         // `after_off` did not begin, or another failure came on top of a refusal.
         State::Reverting if by_hook => {
             assert!(sim.late && (update.is_held() || !sim.active && !sim.inside));
+        }
+        // `after_off` did not begin where an activation was taken back, which is refused for what was first.
+        State::Reverting if matches!(update.steps().last(), Some(Step::Hook(_))) => {
+            assert!(outcome.is_err() && sim.late && !sim.active && !sim.inside);
         }
         State::Reverting if update.is_held() && sim.redirects == [None] => {
             assert!(outcome.is_err() && sim.active);

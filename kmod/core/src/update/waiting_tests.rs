@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use dynamos_abi::function_flags::RESHAPED;
 use dynamos_abi::{NONE, Slot};
 
 use super::sim::{
@@ -172,30 +173,54 @@ fn sleepers_are_woken_at_every_try_but_only_if_asked() {
     }
 }
 
+/// Each of these ways is refused before anything is touched, and so is a revert by force; the whole is switched.
+fn is_switched_whole(
+    record: &dynamos_abi::Record<'_>,
+    refused: &[Switching],
+    fits: impl Fn(&Refusal<'_>) -> bool,
+) {
+    let mut sim = sim();
+    let mut update = ready(&mut sim, record);
+    let before = sim.operations;
+    for how in refused {
+        let outcome = update.activate(&mut sim, &ADDRESSES, &WRITABLE, *how);
+        assert!(outcome.is_err_and(|refusal| fits(&refusal)), "{how:?}");
+        assert_eq!((update.state(), sim.operations), (State::Registered, before));
+    }
+    update.activate(&mut sim, &ADDRESSES, &WRITABLE, HOW).unwrap();
+    let force = Switching { on_timeout: OnTimeout::ForceNewCalls, ..HOW };
+    assert!(update.revert(&mut sim, force).is_err_and(|refusal| fits(&refusal)));
+    assert!(sim.is_fully_active());
+    update.revert(&mut sim, HOW).unwrap();
+    assert_eq!(update.state(), State::Reverted);
+}
+
 #[test]
 fn an_update_that_writes_handlers_is_switched_as_a_whole_or_not_at_all() {
     let mut build = builder(FUNCTIONS);
     let slot = Slot { symbol: 0, offset: 0, before: 0, after: NONE, clone: NONE };
     build.0.slots.push(slot);
     with_record(&build.finish("update"), |record| {
-        let mut sim = sim();
-        let mut update = ready(&mut sim, record);
-        let before = sim.operations;
-        for how in [
+        let ways = [
             Switching { scope: Scope::Function, ..HOW },
             Switching { scope: Scope::Function, fresh: true, ..HOW },
             Switching { on_timeout: OnTimeout::ForceNewCalls, ..HOW },
-        ] {
-            let outcome = update.activate(&mut sim, &ADDRESSES, &WRITABLE, how);
-            assert!(matches!(outcome, Err(Refusal::HandlersNeedSystem)), "{how:?}");
-            assert_eq!((update.state(), sim.operations), (State::Registered, before));
-        }
-        update.activate(&mut sim, &ADDRESSES, &WRITABLE, HOW).unwrap();
-        let force = Switching { on_timeout: OnTimeout::ForceNewCalls, ..HOW };
-        assert!(matches!(update.revert(&mut sim, force), Err(Refusal::HandlersNeedSystem)));
-        assert!(sim.is_fully_active());
-        update.revert(&mut sim, HOW).unwrap();
-        assert_eq!(update.state(), State::Reverted);
+        ];
+        is_switched_whole(record, &ways, |refusal| matches!(refusal, Refusal::HandlersNeedSystem));
+    });
+}
+
+#[test]
+fn an_update_whose_parameters_differ_is_not_switched_call_by_call() {
+    let mut build = builder(FUNCTIONS);
+    build.0.functions[1].flags |= RESHAPED;
+    with_record(&build.finish("update"), |record| {
+        let ways = [
+            Switching { scope: Scope::Function, ..HOW },
+            Switching { on_timeout: OnTimeout::ForceNewCalls, ..HOW },
+            Switching { scope: Scope::Task, on_timeout: OnTimeout::ForceNewCalls, ..HOW },
+        ];
+        is_switched_whole(record, &ways, |refusal| matches!(refusal, Refusal::ReshapedNeedsWhole));
     });
 }
 

@@ -54,11 +54,14 @@ impl Redirection {
         let redirection = Self { ops: Some(ops), handler };
         // Checked after registration, which pins it: before, it could change in between.
         // SAFETY: reads a variable.
-        if unsafe { dynamos_shim_ftrace_enabled() } == 0 {
-            redirection.remove().map_err(|(_, error)| error)?;
-            return Err(Errno::EAGAIN);
+        if unsafe { dynamos_shim_ftrace_enabled() } != 0 {
+            return Ok(redirection);
         }
-        Ok(redirection)
+        match redirection.remove() {
+            Ok(()) => Err(Errno::EAGAIN),
+            // The kernel has given ftrace up, and calls go there for good.
+            Err((redirection, _)) => Ok(redirection),
+        }
     }
 
     /// Sends the calls to another handler. For a moment calls may go through the tracer's slow path,

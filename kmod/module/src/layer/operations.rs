@@ -43,9 +43,10 @@ impl Layer for KernelLayer {
     }
 
     fn unpin_target(&mut self, object: u32) {
-        if let Some(slot) = self.targets.get_mut(object as usize)
-            && !self.keep
-        {
+        if self.keeps_code() {
+            return;
+        }
+        if let Some(slot) = self.targets.get_mut(object as usize) {
             *slot = None;
         }
     }
@@ -66,7 +67,7 @@ impl Layer for KernelLayer {
     }
 
     fn undo_late_sections(&mut self) {
-        if self.keep {
+        if self.keeps_code() {
             return;
         }
         match &self.own {
@@ -84,6 +85,7 @@ impl Layer for KernelLayer {
             return Err(INVALID);
         }
         if self.take_redirection(function)? {
+            self.has_run |= self.active.edition() != 0;
             return Ok(());
         }
         let rule = self.policies.rule(function);
@@ -98,8 +100,11 @@ impl Layer for KernelLayer {
         }
         // SAFETY: the update made the handler for this function, whose code was matched. The update holds its
         // own module until the redirection is removed and nobody is in a handler.
-        let redirection = unsafe { Redirection::install(address, handler) }.map_err(to_core)?;
-        *slot = Some(redirection);
+        let installed = unsafe { Redirection::install(address, handler) };
+        // Also where it is taken back again at once, calls may have come by.
+        let seen = matches!(installed, Ok(_) | Err(KernelErrno::EAGAIN));
+        self.has_run |= seen && self.active.edition() != 0;
+        *slot = Some(installed.map_err(to_core)?);
         Ok(())
     }
 
@@ -191,7 +196,7 @@ impl Layer for KernelLayer {
         .map_err(to_core)?;
         self.switch = switch;
         let flipped = flipped.ok_or(to_core(KernelErrno::EBUSY))?;
-        self.keep |= flipped && active && !self.record.pinned().is_empty();
+        self.has_run |= flipped && active;
         self.be_calm();
         Ok(flipped)
     }
@@ -218,7 +223,9 @@ impl Layer for KernelLayer {
             self.replacing.clear_flags();
         }
         self.switch = Switch { at: wait::now(), ..Switch::default() };
-        self.keep |= active && !self.record.pinned().is_empty();
+        // Before anything leads there it has not.
+        let leads = self.redirects.iter().any(Option::is_some) || !self.words.is_empty();
+        self.has_run |= active && leads;
         Ok(())
     }
 
@@ -246,7 +253,7 @@ impl Layer for KernelLayer {
             false => self.turn_tasks(active).map_err(to_core)?,
         }
         self.switch = Switch { at: wait::now(), ..Switch::default() };
-        self.keep |= active && !self.record.pinned().is_empty();
+        self.has_run |= active;
         self.be_calm();
         Ok(())
     }
@@ -277,7 +284,7 @@ impl Layer for KernelLayer {
         // Before whatever the look at a stack reads, as in `flip_now`.
         self.active.take(byte);
         self.switch = Switch { at: wait::now(), ..Switch::default() };
-        self.keep |= edition != ORIGINAL && !self.record.pinned().is_empty();
+        self.has_run |= edition != ORIGINAL;
         self.be_calm();
         Ok(())
     }
@@ -285,7 +292,12 @@ impl Layer for KernelLayer {
     fn has_left(&mut self, edition: u32, blockers: &mut Blockers) -> Result<bool, Errno> {
         let watched = self.editions.get(edition as usize).ok_or(INVALID)?;
         look_at_all(&mut self.stack, blockers, |task| watched.blocks(task));
-        Ok(blockers.count() == 0)
+        if blockers.count() != 0 {
+            return Ok(false);
+        }
+        // Nobody comes there any more; a task that ends, and is in no list, may still be there.
+        wait::synchronize_rcu_tasks();
+        Ok(true)
     }
 
     fn wake_in(&mut self, edition: u32) {

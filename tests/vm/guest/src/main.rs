@@ -129,6 +129,20 @@ enum Command {
         #[arg(long)]
         own: bool,
     },
+    /// The same for an update of a module that comes and goes.
+    LateFaults {
+        #[command(flatten)]
+        what: stress::What,
+        /// The module's file.
+        #[arg(long)]
+        module: PathBuf,
+        /// Which operations; all of them if absent.
+        #[arg(long = "stage", value_enum)]
+        stages: Vec<stress::LateStage>,
+        /// Only the points below a function of dynamos.ko.
+        #[arg(long)]
+        own: bool,
+    },
     /// Scan for leaked memory and print how many objects there are.
     Leaks,
     /// Tasks asleep in reads of empty pipes, for ever.
@@ -244,6 +258,11 @@ fn main() -> anyhow::Result<()> {
                 scope: what.scope.clone(),
             });
             stress::faults(&what, other.as_ref(), &stages, own)?;
+        }
+        Command::LateFaults { what, module, stages, own } => {
+            let all = <stress::LateStage as clap::ValueEnum>::value_variants();
+            let stages = if stages.is_empty() { all } else { &stages };
+            stress::late_faults(&what, &module, stages, own)?;
         }
         Command::Sleepers { socket, what: Sleepers::Serve { count, busy, patience } } => {
             sleepers::serve(count, busy, &socket, Duration::from_secs(patience))?;

@@ -14,7 +14,7 @@ use dynamos_vm::{Image, Vm, static_binary};
 use kernel_trees::{Cache, Kernel, Manifest};
 
 /// For guest scripts. `says NAME COMMAND…`: hands the exit code and what it said to the test, without a pipe, whose
-/// reader may be in the function that is switched.
+/// reader may be in the function that is switched. `sleeps_in FUNCTION PID`: waits until it does.
 pub const SAYS: &str = r#"
 says() {
     name=$1; shift; code=0
@@ -22,6 +22,7 @@ says() {
     { echo "status $code"; cat /run/said; } >/run/says
     result "$name" </run/says
 }
+sleeps_in() { for try in $(seq 1200); do ! grep -q " $1[.+]" /proc/$2/stack || return 0; usleep 50000; done; return 1; }
 "#;
 
 /// For guest scripts. `serve OPTION…`: tasks that sleep in a pipe, and others; goes on when they sleep. `ask QUESTION`: asks them.

@@ -31,6 +31,14 @@ until_edition() {
         usleep 50000
     done
 }
+# `ends SIGNAL NAME STATE &`: ends the command that brings the update there, once it waits.
+ends() {
+    for try in $(seq 2400); do
+        state=; [ -e /sys/kernel/dynamos/$2/state ] && read -r state </sys/kernel/dynamos/$2/state || true
+        if [ "$state" = "$3" ]; then usleep 500000; kill -$1 $(pidof dynamos); return; fi
+        usleep 50000
+    done
+}
 # Whoever is killed is gone before what it did is taken back.
 disappears() { for try in $(seq 600); do [ -e /sys/kernel/dynamos/$1 ] || return 0; usleep 50000; done; }
 mixed() { dmesg | grep -c MIXED || true; }
@@ -64,13 +72,13 @@ pub fn turns_under_load(image: &Image, update: &Path, scope: &str) {
                 dynamos enable dynamos_pair --scope {scope} --timeout 1 --on-timeout roll-back || true
                 dynamos revert dynamos_pair --timeout 0 --on-timeout hold
                 fed_until dynamos_pair reverted
-                dynamos enable dynamos_pair --scope {scope} --timeout 60 --signal
-                dynamos revert dynamos_pair --timeout 60 --signal
+                dynamos enable dynamos_pair --scope {scope} --timeout 240 --signal
+                dynamos revert dynamos_pair --timeout 240 --signal
                 fed_until dynamos_pair reverted
                 dynamos enable dynamos_pair --scope {scope} --timeout 0 --on-timeout hold
             done >/run/rounds 2>&1 || cat /run/rounds
             touch /run/stop
-            dynamos revert dynamos_pair --signal --timeout 60
+            dynamos revert dynamos_pair --signal --timeout 240
             says end ask end
             becomes dynamos_pair reverted
             says mixed mixed

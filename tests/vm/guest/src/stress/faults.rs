@@ -4,10 +4,8 @@
 //! allocation, and every call of a function of dynamos.ko that is marked `ALLOW_ERROR_INJECTION` (registrations
 //! and waits). N goes up until nothing failed any more.
 
-use std::fs::File;
+use std::cell::RefCell;
 use std::io::{Read, Write};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,12 +13,11 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use super::What;
+use super::inject::{self, Nth, mark, only_below_dynamos, prepare};
 use super::kernel::{self, At, Subject};
 
 /// How many points pass between two lines on the console.
 const SHOWN: u32 = 20;
-
-const DEBUG: &str = "/sys/kernel/debug";
 
 /// The operation that is made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,15 +46,15 @@ pub enum Stage {
 
 /// What came of a stage.
 #[derive(Debug, Default)]
-struct Outcome {
-    points: u32,
+pub struct Outcome {
+    pub points: u32,
     /// How often the operation failed, and all was as before.
-    refused: u32,
+    pub refused: u32,
     /// How often it did its work all the same.
-    done: u32,
+    pub done: u32,
     /// How often the kernel did not let go of a redirection, and the next try put it right.
-    kept: u32,
-    failures: Vec<String>,
+    pub kept: u32,
+    pub failures: Vec<String>,
 }
 
 /// Goes through the stages and prints a JSON object. With `own` only the points below a function of dynamos.ko
@@ -66,61 +63,74 @@ pub fn faults(what: &What, other: Option<&What>, stages: &[Stage], own: bool) ->
     let subject = what.subject()?;
     let other = other.map(What::subject).transpose()?;
     prepare()?;
-    let mut shown = Vec::new();
-    let (mut points, mut failures) = (0, 0);
+    let mut figures = Figures::default();
     for stage in stages {
         let outcome = go_through(&subject, other.as_ref(), *stage, own)?;
-        for failure in &outcome.failures {
-            eprintln!("{stage:?}: {failure}");
-        }
-        points += outcome.points;
-        failures += outcome.failures.len();
+        figures.add(&format!("{stage:?}"), &outcome);
+    }
+    figures.print();
+    Ok(())
+}
+
+/// What came of all stages.
+#[derive(Default)]
+pub struct Figures {
+    points: u32,
+    failures: usize,
+    stages: Vec<String>,
+}
+
+impl Figures {
+    /// Adds a stage, and tells of it on the console.
+    pub fn add(&mut self, stage: &str, outcome: &Outcome) {
         let Outcome { points, refused, done, kept, failures } = outcome;
-        eprintln!("{stage:?}: {points} points, {refused} refused, {done} done, {kept} kept");
-        shown.push(format!(
-            r#"{{"stage":"{stage:?}","points":{points},"refused":{refused},"done":{done},"kept":{kept},"failures":{}}}"#,
+        for failure in failures {
+            eprintln!("{stage}: {failure}");
+        }
+        eprintln!("{stage}: {points} points, {refused} refused, {done} done, {kept} kept");
+        self.points += points;
+        self.failures += failures.len();
+        self.stages.push(format!(
+            r#"{{"stage":"{stage}","points":{points},"refused":{refused},"done":{done},"kept":{kept},"failures":{}}}"#,
             failures.len()
         ));
     }
-    let shown = shown.join(",");
-    println!(r#"{{"fault_points":{points},"fault_failures":{failures},"stages":[{shown}]}}"#);
-    Ok(())
-}
 
-/// Sleeping allocations shall fail too, of any size, and without a word.
-fn prepare() -> Result<()> {
-    for (file, value) in [
-        ("failslab/ignore-gfp-wait", "N"),
-        ("failslab/verbose", "0"),
-        ("fail_page_alloc/ignore-gfp-wait", "N"),
-        ("fail_page_alloc/ignore-gfp-highmem", "N"),
-        ("fail_page_alloc/min-order", "0"),
-        ("fail_page_alloc/verbose", "0"),
-        ("fail_function/verbose", "0"),
-    ] {
-        set(file, value)?;
+    /// As a JSON object.
+    pub fn print(&self) {
+        let Figures { points, failures, stages } = self;
+        let stages = stages.join(",");
+        println!(r#"{{"fault_points":{points},"fault_failures":{failures},"stages":[{stages}]}}"#);
     }
-    // What kmemleak allocates for itself, at every allocation, is no point of the operation.
-    let (start, end) = (address("kmemleak_open")?, address("kmemleak_write")?);
-    for attribute in ["failslab", "fail_page_alloc"] {
-        set(&format!("{attribute}/reject-end"), &format!("{end:#x}"))?;
-        set(&format!("{attribute}/reject-start"), &format!("{start:#x}"))?;
+}
+
+/// Makes one point after the other of an operation fail: `before` brings the kernel to where it begins, and `judge` looks
+/// at what it has led to.
+pub fn each_point(
+    stage: &str,
+    before: impl Fn() -> Result<()>,
+    operate: impl Fn() -> nix::Result<()>,
+    mut judge: impl FnMut(nix::Result<()>, &mut Outcome) -> Result<()>,
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let start = Instant::now();
+    for number in 1.. {
+        before().with_context(|| format!("{stage}: before point {number}"))?;
+        let nth = Nth::arm(number)?;
+        let result = operate();
+        if !nth.disarm()? {
+            ensure!(result.is_ok(), "{stage} fails without a fault: {result:?}");
+            break;
+        }
+        outcome.points += 1;
+        if outcome.points.is_multiple_of(SHOWN) {
+            eprintln!("{stage}: {} points, {} s", outcome.points, start.elapsed().as_secs());
+        }
+        if let Err(error) = judge(result, &mut outcome) {
+            outcome.failures.push(format!("point {number}: {result:?}, {error:#}"));
+        }
     }
-    Ok(())
-}
-
-/// Where a function of the kernel is. The static functions of one source file lie side by side.
-fn address(name: &str) -> Result<u64> {
-    let symbols = std::fs::read_to_string("/proc/kallsyms").context("no kallsyms")?;
-    let line = symbols.lines().find(|line| line.split_whitespace().nth(2) == Some(name));
-    let address = line.and_then(|line| line.split_whitespace().next());
-    let address = address.with_context(|| format!("the kernel has no {name}"))?;
-    u64::from_str_radix(address, 16).with_context(|| format!("an address: {address:?}"))
-}
-
-fn set(file: &str, value: &str) -> Result<()> {
-    let path = Path::new(DEBUG).join(file);
-    std::fs::write(&path, value).with_context(|| format!("cannot set {}", path.display()))
+    Ok(outcome)
 }
 
 fn go_through(
@@ -156,39 +166,33 @@ fn go_through(
         _ => None,
     };
     only_below_dynamos(own && !about_dynamos)?;
-    let mut outcome = Outcome::default();
-    let start = Instant::now();
-    for number in 1.. {
-        match other {
-            None => before(subject, stage),
-            Some(other) => take_back(subject, other),
-        }
-        .with_context(|| format!("{stage:?}: before point {number}"))?;
-        let was = matches!(stage, Stage::Policy).then(|| subject.policy()).transpose()?;
-        let nth = Nth::arm(number)?;
-        let result = match other {
+    let was = RefCell::new(String::new());
+    let outcome = each_point(
+        &format!("{stage:?}"),
+        || {
+            match other {
+                None => before(subject, stage),
+                Some(other) => take_back(subject, other),
+            }?;
+            if stage == Stage::Policy {
+                was.replace(subject.policy()?);
+            }
+            Ok(())
+        },
+        || match other {
             None => operate(subject, stage, &policies),
             Some(other) => other.switch("1 scope=function,replace"),
-        };
-        if !nth.disarm()? {
-            ensure!(result.is_ok(), "{stage:?} fails without a fault: {result:?}");
-            break;
-        }
-        outcome.points += 1;
-        if outcome.points.is_multiple_of(SHOWN) {
-            eprintln!("{stage:?}: {} points, {} s", outcome.points, start.elapsed().as_secs());
-        }
-        let judged = match (&was, other) {
-            (Some(was), _) => judge_policy(subject, &policies, was, result, &mut outcome),
-            (_, Some(other)) => judge_replaced(subject, other, result, &mut outcome),
-            _ => judge(subject, stage, result, &mut outcome),
-        };
-        if let Err(error) = judged {
-            outcome.failures.push(format!("point {number}: {result:?}, {error:#}"));
-        }
-    }
+        },
+        |result, outcome| match other {
+            _ if stage == Stage::Policy => {
+                judge_policy(subject, &policies, &was.borrow(), result, outcome)
+            }
+            Some(other) => judge_replaced(subject, other, result, outcome),
+            None => judge(subject, stage, result, outcome),
+        },
+    )?;
     only_below_dynamos(false)?;
-    set("fail_function/inject", "\n")?;
+    inject::unmark()?;
     if let Some(sleeper) = sleeper {
         sleeper.end()?;
         // What has drained goes on by itself.
@@ -204,39 +208,6 @@ fn go_through(
     }
     reach(subject, None)?;
     Ok(outcome)
-}
-
-/// Every function of dynamos.ko that may be made to fail, shall be.
-fn mark() -> Result<()> {
-    let list = std::fs::read_to_string(Path::new(DEBUG).join("error_injection/list"))
-        .context("cannot read which functions may fail")?;
-    let names = list.lines().filter_map(|line| line.split_whitespace().next());
-    let mut ours = 0;
-    for name in names.filter(|name| name.starts_with("dynamos_shim_")) {
-        set("fail_function/inject", name)?;
-        ours += 1;
-    }
-    ensure!(ours > 0, "no function of dynamos.ko may be made to fail");
-    Ok(())
-}
-
-/// Only what has dynamos.ko on the stack, or everything.
-fn only_below_dynamos(only: bool) -> Result<()> {
-    let (mut start, mut end) = (0, u64::MAX);
-    if only {
-        let text = std::fs::read_to_string("/sys/module/dynamos/sections/.text")
-            .context("where is dynamos.ko?")?;
-        start = u64::from_str_radix(text.trim().trim_start_matches("0x"), 16)
-            .with_context(|| format!("an address: {text:?}"))?;
-        let size = std::fs::read_to_string("/sys/module/dynamos/coresize")
-            .context("how large is dynamos.ko?")?;
-        end = start + size.trim().parse::<u64>().context("the size of dynamos.ko")?;
-    }
-    for attribute in ["failslab", "fail_page_alloc", "fail_function"] {
-        set(&format!("{attribute}/require-end"), &format!("{end:#x}"))?;
-        set(&format!("{attribute}/require-start"), &format!("{start:#x}"))?;
-    }
-    Ok(())
 }
 
 /// Brings the kernel to where the stage begins.
@@ -426,27 +397,5 @@ impl Sleeper {
         let read = self.thread.join().map_err(|_| anyhow::anyhow!("the sleeper panicked"))?;
         ensure!(read.context("the sleeper cannot read")? == 1, "the sleeper read nothing");
         Ok(())
-    }
-}
-
-/// Makes the N-th point of this task fail.
-struct Nth(File);
-
-impl Nth {
-    fn arm(number: u32) -> Result<Nth> {
-        let path = format!("/proc/self/task/{}/fail-nth", nix::unistd::gettid());
-        let mut file = File::options().read(true).write(true).open(path).context("no fail-nth")?;
-        file.write_all(number.to_string().as_bytes()).context("cannot arm fail-nth")?;
-        Ok(Nth(file))
-    }
-
-    /// Whether something failed. The file is open already: nothing is allocated before it is read.
-    fn disarm(self) -> Result<bool> {
-        let mut left = [0; 16];
-        let length = self.0.read_at(&mut left, 0).context("cannot read fail-nth")?;
-        self.0.write_all_at(b"0", 0).context("cannot disarm fail-nth")?;
-        let left = String::from_utf8_lossy(left.get(..length).unwrap_or_default()).into_owned();
-        let left = left.trim().parse::<u32>().with_context(|| format!("fail-nth is {left:?}"))?;
-        Ok(left == 0)
     }
 }

@@ -122,8 +122,7 @@ impl Subject {
     /// Waits for a state, for half a minute.
     pub fn becomes(&self, wanted: &str) -> Result<bool> {
         for _ in 0..600 {
-            let state = std::fs::read_to_string(self.file("state")).context("no state")?;
-            if state.trim() == wanted {
+            if self.state().context("no state")? == wanted {
                 return Ok(true);
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -141,6 +140,26 @@ impl Subject {
     }
 
     /// How many functions are redirected that were not before.
+    pub fn redirections(&self) -> Result<usize> {
+        Ok(self.ours(&redirected()?))
+    }
+
+    /// How many functions the update replaces.
+    pub fn functions(&self) -> usize {
+        self.functions
+    }
+
+    /// Whether its module is there.
+    pub fn is_there(&self) -> bool {
+        Path::new("/sys/module").join(&self.name).is_dir()
+    }
+
+    /// What it says that its state is.
+    pub fn state(&self) -> Option<String> {
+        let said = std::fs::read_to_string(self.file("state")).ok();
+        said.map(|said| said.trim().to_owned())
+    }
+
     fn ours(&self, now: &str) -> usize {
         // Below a function's own line, indented, may be where it goes to.
         let functions = now.lines().filter(|line| !line.starts_with(char::is_whitespace));
@@ -150,10 +169,10 @@ impl Subject {
     /// Which of the two runs, this one or one of the same functions: `true` if it is the other. The one that does not is
     /// `reverted`, and all functions go to the one that does.
     pub fn is_replaced_by(&self, other: &Subject) -> Result<bool> {
-        let state = |of: &Subject| std::fs::read_to_string(of.file("state")).context("no state");
+        let state = |of: &Subject| of.state().context("no state");
         let (ours, size) = (self.ours(&redirected()?), pipe_size()?);
         let (state, others) = (state(self)?, state(other)?);
-        match (state.trim(), others.trim(), size) {
+        match (state.as_str(), others.as_str(), size) {
             ("active", "reverted", 65_537) if ours == self.functions => Ok(false),
             ("reverted", "active", 65_538) if ours == self.functions => Ok(true),
             shown => bail!("neither of the two runs alone: {shown:?}, {ours} redirected"),
@@ -165,10 +184,8 @@ impl Subject {
         let now = redirected()?;
         let ours = self.ours(&now);
         let new_behaviour = behaves_as_updated()?;
-        let there = Path::new("/sys/module").join(&self.name).is_dir();
-        let said = std::fs::read_to_string(self.file("state")).ok();
-        let said = said.as_deref().map(str::trim);
-        let shown = (there, said, ours, new_behaviour);
+        let said = self.state();
+        let shown = (self.is_there(), said.as_deref(), ours, new_behaviour);
         match shown {
             (false, None, 0, false) => {
                 ensure!(now == self.before, "ftrace shows {now:?} instead of {:?}", self.before);
@@ -233,7 +250,7 @@ fn redirected() -> Result<String> {
 }
 
 /// Tries for a while: a reader of a module's files keeps it in use for a moment.
-fn remove(name: &str) -> nix::Result<()> {
+pub fn remove(name: &str) -> nix::Result<()> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
     let start = Instant::now();
     loop {

@@ -28,7 +28,7 @@ const EACH: usize = 1 << 20;
 
 /// A load rests for this many times what its last burst took: where a kernel watches itself in an emulator, a machine
 /// with all the work it can take has no time left for the grace periods that every switch waits for.
-const REST: u32 = 8;
+const REST: u32 = 24;
 
 /// What one load did.
 #[derive(Debug, Default, Clone)]

@@ -1,7 +1,9 @@
 //! `stress` and `faults`: many rounds of an update's life under load, and a failure at every point of one.
 
 mod faults;
+mod inject;
 mod kernel;
+mod late;
 mod loads;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use kernel::{At, Subject};
 use loads::Loads;
 
 pub use faults::{Stage, faults};
+pub use late::{Stage as LateStage, faults as late_faults};
 
 /// What is loaded.
 #[derive(Debug, Args)]
@@ -53,7 +56,7 @@ pub fn stress(what: &What, rounds: u32, dir: &Path) -> Result<()> {
     let mut done = Ok(());
     let mut completed = 0;
     for number in 1..=rounds {
-        done = round(&subject, &mut tally).with_context(|| format!("round {number}"));
+        done = round(&subject, number, &mut tally).with_context(|| format!("round {number}"));
         if done.is_err() {
             break;
         }
@@ -117,7 +120,7 @@ impl Tally {
 }
 
 /// One life of dynamos.ko and of the update.
-fn round(subject: &Subject, tally: &mut Tally) -> Result<()> {
+fn round(subject: &Subject, number: u32, tally: &mut Tally) -> Result<()> {
     let is = |wanted: At, after: &str| -> Result<()> {
         let at = subject.at().with_context(|| format!("after {after}"))?;
         ensure!(at == wanted, "{at:?} instead of {wanted:?} after {after}");
@@ -126,7 +129,7 @@ fn round(subject: &Subject, tally: &mut Tally) -> Result<()> {
     tally.step("dynamos.ko", |_| subject.insert_dynamos())?;
     tally.step("load", |held_up| patiently(held_up, || subject.insert()))?;
     is(At::Active, "load")?;
-    tally.step("policies", |_| policies(subject))?;
+    tally.step("policies", |_| policies(subject, number))?;
     tally.step("revert", |held_up| patiently(held_up, || subject.enable(false)))?;
     is(At::Reverted, "revert")?;
     tally.step("enable", |held_up| patiently(held_up, || subject.enable(true)))?;
@@ -137,16 +140,19 @@ fn round(subject: &Subject, tally: &mut Tally) -> Result<()> {
     tally.step("unload of dynamos.ko", |_| subject.remove_dynamos())
 }
 
-/// Sets one policy after the other while the loads run; each must hold for the next call.
-fn policies(subject: &Subject) -> Result<()> {
+/// Sets two policies, one after the other, while the loads run: the next of four, and the one that leaves the update as it
+/// was. Each must hold for the next call.
+fn policies(subject: &Subject, round: u32) -> Result<()> {
     let own = std::process::id();
-    for (text, takes) in [
+    let mut all = [
         (format!("tgid == {own}"), true),
         (format!("tgid != {own} and percent(50)"), false),
         ("false".to_owned(), false),
         ("percent(30) or cpu < 64".to_owned(), true),
-        ("true".to_owned(), true),
-    ] {
+    ];
+    all.rotate_left(round as usize % 4);
+    let [next, ..] = all;
+    for (text, takes) in [next, ("true".to_owned(), true)] {
         subject.set_policy(&text)?;
         let took = kernel::behaves_as_updated()?;
         ensure!(took == takes, "a call takes edition {} under `{text}`", u8::from(took));

@@ -1,0 +1,103 @@
+//! A function that takes other parameters in V2: V1's callers must never reach it, so nothing chooses call by call.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::{SAYS, check, diff, edit, machine};
+
+/// `create_pipe_files` gets one more parameter. What the header says of it is about another name meanwhile.
+fn one_more(text: &str) -> String {
+    const NAME: &str = "create_pipe_files";
+    let (first, last) = ("#include <linux/mm.h>\n", "#include \"internal.h\"\n");
+    assert!(text.contains(first) && text.contains(last));
+    let definition = format!("int {NAME}(struct file **res, int flags)\n{{\n");
+    let more = format!(
+        "int {NAME}(struct file **res, int flags, int more);\nint {NAME}(struct file **res, int flags, int more)\n{{\n\
+         \tif (more != 7)\n\t\tpr_err(\"MIXED: %d\\n\", more);\n"
+    );
+    assert!(text.contains(&definition));
+    // The definition comes before those who call it.
+    let text = text.replacen(&definition, &more, 1);
+    let text = text.replace(&format!("{NAME}(files, flags)"), &format!("{NAME}(files, flags, 7)"));
+    let text = text.replacen(first, &format!("#define {NAME} of_the_header\n{first}"), 1);
+    text.replacen(last, &format!("{last}#undef {NAME}\n"), 1)
+}
+
+fn callers_give_what_is_taken(version: &str, release: &str) {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("parameters").join(version);
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let patch = directory.join("pipe.patch");
+    edit(version, "fs/pipe.c", one_more, &patch);
+    let update = directory.join("pipe");
+    let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let reshaped = plan.functions.iter().filter(|row| row.reshaped).map(|row| row.name.as_str());
+    let reshaped: Vec<&str> = reshaped.collect();
+    assert_eq!(reshaped, ["create_pipe_files"]);
+    let proposed = plan.scope.unwrap();
+    assert_eq!(proposed.scope, "system", "{}", proposed.reason);
+    let review = std::fs::read_to_string(update.join("review.md")).unwrap();
+    assert!(review.contains("no choice by call"), "{review}");
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SAYS}
+            load() {{ dynamos load /update/pipe "$@"; }}
+            says function load --scope function
+            says forced load --on-timeout force-new-calls
+            says default load --default 0
+            says nothing ls /sys/kernel/dynamos
+            says load load
+            says policy dynamos policy dynamos_pipe --when 'uid == 0'
+            says forced_back dynamos revert dynamos_pipe --on-timeout force-new-calls
+            says status dynamos status
+            echo text | cat | result through
+            dmesg | grep -c MIXED | result mixed || true
+            says revert dynamos revert dynamos_pipe
+            says enable_function dynamos enable dynamos_pipe --scope function
+            says enable dynamos enable dynamos_pipe
+            says off dynamos revert dynamos_pipe"#
+        ))
+        .timeout(Duration::from_secs(900))
+        .run()
+        .unwrap();
+    let differ = "a function takes other parameters, or gives another result, than V1's";
+    check(
+        &outcome.results,
+        &[
+            ("function", "status 3\n"),
+            ("function", differ),
+            ("forced", "status 3\n"),
+            ("forced", differ),
+            ("default", "status 3\n"),
+            ("default", differ),
+            ("nothing", "status 0\nabi\nrefusals\nversion"),
+            ("load", "status 0\n"),
+            ("policy", "status 3\n"),
+            ("policy", differ),
+            ("forced_back", "status 3\n"),
+            ("forced_back", differ),
+            ("status", "active, enabled\n  scope: system\n"),
+            ("through", "text"),
+            ("mixed", "0"),
+            ("revert", "status 0\n"),
+            ("enable_function", "status 3\n"),
+            ("enable_function", differ),
+            ("enable", "status 0\n"),
+            ("off", "status 0\n"),
+        ],
+    );
+}
+
+#[test]
+fn callers_give_what_is_taken_on_6_1() {
+    callers_give_what_is_taken("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn callers_give_what_is_taken_on_6_12() {
+    callers_give_what_is_taken("6.12.107", "6.12.107+deb12-amd64");
+}
