@@ -7,7 +7,7 @@ use crate::report::Report;
 use crate::vm::Outcome;
 
 /// Why a run gave no usable outcome.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     /// A file could not be read or written.
     #[error("cannot {action} {path}: {source}")]
@@ -132,6 +132,13 @@ pub enum Error {
     /// Stopped by a signal, or by [`crate::stop_all`].
     #[error("interrupted")]
     Interrupted,
+}
+
+/// As [`std::fmt::Display`] has it: `unwrap` in a test prints this, and a whole console would bury the reason.
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 impl Error {

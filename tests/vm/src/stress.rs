@@ -179,8 +179,6 @@ fn machine(image: &Image, update: &Path) -> Result<Vm, Error> {
         .memory(1536)
         // Every report, not the first one only.
         .append("kasan_multi_shot")
-        // On a busy host the timer is late, which the kernel takes for a broken one, or for a CPU that is stuck.
-        .append("no_timer_check watchdog_thresh=60")
         // A switch of seven functions is some thirty grace periods, and most of a round would be waiting for them.
         .append("rcupdate.rcu_expedited=1")
         // The update changes it, so it must be there; in the debug kernel it is built in.

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -124,25 +125,33 @@ impl Pair {
         }
     }
 
-    /// Removes a module that the update has passed. It may be on its way to become active after all, and then holds the
-    /// module, as one that was loaded beside it does.
-    fn remove_passed(&self) -> nix::Result<()> {
-        match kernel::remove(&self.name) {
-            Err(Errno::EAGAIN) => self.subject.enable(false),
-            other => other,
-        }
+    /// Removes the module. If the update became active after the module began, as it does once it has passed it, it holds
+    /// it until it is reverted.
+    fn remove_module(&self, at: At) -> Result<nix::Result<()>> {
+        let path = Path::new("/sys/module").join(&self.name).join("refcnt");
+        let held = std::fs::read_to_string(path).context("who holds the module?")?.trim() != "0";
+        Ok(match (at, held) {
+            (At::Active, true) => self.subject.enable(false),
+            // On its way to become active.
+            (_, true) => Ok(()),
+            (_, false) => match kernel::remove(&self.name) {
+                Err(Errno::EAGAIN) => Ok(()),
+                other => other,
+            },
+        })
     }
 
     /// Goes to a state without faults.
     fn reach(&self, wanted: At) -> Result<()> {
-        for _ in 0..8 {
+        for _ in 0..12 {
             let at = self.at()?;
             let step = match (at, wanted) {
                 _ if at == wanted => return Ok(()),
                 (At::Nothing, _) => self.subject.insert(),
                 (At::Waiting, At::Active | At::Reverted) => self.insert_module(),
-                (At::Passed, _) => self.remove_passed(),
-                (At::Active, At::Waiting) | (At::Reverted, At::Alone) => kernel::remove(&self.name),
+                (At::Passed, _) | (At::Active, At::Waiting) | (At::Reverted, At::Alone) => {
+                    self.remove_module(at)?
+                }
                 (At::Waiting | At::Active | At::Reverting, _) => self.subject.enable(false),
                 (At::Reverted, At::Active) | (At::Alone, At::Waiting) => self.subject.enable(true),
                 (At::Reverted, _) => kernel::remove(&self.name),
@@ -164,22 +173,34 @@ impl Pair {
             outcome.kept += 1;
             return Ok(());
         }
-        // The module comes all the same where the update cannot.
-        let passed = stage == Stage::Coming && at == At::Passed;
         let wanted = if result.is_err() { old } else { new };
-        ensure!(at == wanted || passed && result.is_ok(), "it is {at:?}");
+        // The module comes all the same where the update cannot: its init ran in edition 0. The update may have tried again
+        // since.
+        let mut passed = false;
         if stage == Stage::Coming && result.is_ok() {
-            let (made, not_made) = if passed { ("loop0", "late0") } else { ("late0", "loop0") };
             let is = |disk: &str| PathBuf::from("/sys/block").join(disk).exists();
-            ensure!(is(made) && !is(not_made), "its init ran in the other edition");
+            passed = is("loop0");
+            ensure!(passed != is("late0"), "its init ran in both editions, or in none");
         }
+        ensure!(at == wanted || passed && at == At::Passed, "it is {at:?}");
         let done = result.is_ok() && !passed;
         *(if done { &mut outcome.done } else { &mut outcome.refused }) += 1;
         Ok(())
     }
 
-    /// Finds out, by what the kernel shows and by what it does; everything must agree.
+    /// Where it is, once it has settled: an update that has passed a module tries again by itself.
     fn at(&self) -> Result<At> {
+        for _ in 0..100 {
+            if let Ok(at) = self.look() {
+                return Ok(at);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.look()
+    }
+
+    /// Finds out, by what the kernel shows and by what it does; everything must agree.
+    fn look(&self) -> Result<At> {
         let there = self.subject.is_there();
         let redirected = self.subject.redirections()?;
         let state = self.subject.state();
