@@ -17,8 +17,8 @@ use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module}
 /// Every function that ftrace has redirected.
 const REDIRECTED: &str = "/sys/kernel/tracing/enabled_functions";
 
-/// How long a module may stay in use after somebody let go of it.
-const SETTLE: Duration = Duration::from_secs(10);
+/// How long a module may stay in use after somebody let go of it, on a machine whose host is busy.
+const SETTLE: Duration = Duration::from_secs(60);
 
 /// An update and dynamos.ko beside it.
 pub struct Subject {
