@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use common::{diff, edit, greater_pipe_fcntl, machine};
+use common::{empty_directory, greater_pipe_fcntl, machine, pipe_update};
 
 /// Chooses by the state of the pipe: those with more than 16 buffers have their calls in edition 1.
 const HANDLER: &str = "
@@ -20,17 +20,11 @@ static __used int dynamos_adapt_pipe_fcntl(struct file *file, unsigned int cmd)
 
 /// An update whose `pipe_fcntl` gives a number that is one greater, with `handler` before it.
 fn made(version: &str, name: &str, handler: &str) -> (PathBuf, dynamos_generator::Plan) {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("adaptation").join(name);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
-    let patch = directory.join("pipe.patch");
+    let directory = empty_directory("adaptation", name);
     let name = "long pipe_fcntl(";
     let adapted =
         |text: &str| greater_pipe_fcntl(text).replacen(name, &format!("{handler}{name}"), 1);
-    edit(version, "fs/pipe.c", adapted, &patch);
-    let update = directory.join("pipe");
-    let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
-    (update, plan)
+    pipe_update(version, adapted, &directory)
 }
 
 fn the_state_of_the_object_decides(version: &str, release: &str) {

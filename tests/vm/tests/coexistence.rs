@@ -10,8 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use common::{
-    SAYS, SLEEPERS, cache, diff, edit, greater_pipe_fcntl, image, kernel, machine,
-    refusing_pipe_read,
+    SAYS, SLEEPERS, cache, empty_directory, greater_pipe_fcntl, image, kernel, machine,
+    pipe_update, refusing_pipe_read,
 };
 use dynamos_vm::{Error, Outcome, Vm, kernel_modules, static_c};
 
@@ -22,7 +22,7 @@ T=/sys/kernel/tracing
 edition() { guest-tool pipe-edition "$@"; }
 state() { cat /sys/kernel/dynamos/dynamos_pipe/state; }
 becomes() {
-    for try in $(seq 600); do
+    for try in $(seq 2400); do
         if [ "$(state)" = "$1" ]; then return; fi
         usleep 50000
     done
@@ -49,14 +49,9 @@ fn made(version: &'static str) -> Made {
 }
 
 fn make(version: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("coexistence").join(version);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
-    let patch = directory.join("pipe.patch");
+    let directory = empty_directory("coexistence", version);
     let change = |text: &str| greater_pipe_fcntl(&refusing_pipe_read(text));
-    edit(version, "fs/pipe.c", change, &patch);
-    let update = directory.join("pipe");
-    let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
+    let (_, plan) = pipe_update(version, change, &directory);
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
     let ours = Path::new(env!("CARGO_MANIFEST_DIR"));
     let headers = cache().headers(&kernel(version)).unwrap();

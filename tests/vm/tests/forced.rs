@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{
-    SAYS, SLEEPERS, asked, check, edit, greater_pipe_fcntl, machine, named, refusing_pipe_read,
-    request,
+    SAYS, SLEEPERS, asked, check, edit, empty_directory, greater_pipe_fcntl, machine, named,
+    refusing_pipe_read, request,
 };
 use dynamos_generator::{Request, Spec};
 
@@ -34,10 +34,7 @@ there() { says $1 ls -d /sys/module/$2; }
 "#;
 
 fn directory(version: &str, name: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("forced").join(version).join(name);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
-    directory
+    empty_directory("forced", &format!("{version}-{name}"))
 }
 
 /// A read of nothing is another error in V2 than in the bridge, and the administrator says in `fs.pipe-user-pages-hard`

@@ -5,10 +5,10 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{SAYS, check, diff, edit, greater_pipe_fcntl, machine, named};
+use common::{SAYS, check, edit, empty_directory, greater_pipe_fcntl, machine, named, pipe_update};
 
 /// Hooks that do what the administrator writes to `fs.pipe-user-pages-hard`: a decimal digit for each, the last one for
 /// `before_on`. 0: it agrees, 1: it refuses, 2: it sleeps until there is another digit.
@@ -46,16 +46,10 @@ static __used int dynamos_after_off(void)
 
 /// An update whose `pipe_fcntl` gives a number that is one greater, with `hooks` before it.
 fn made(version: &str, name: &str, hooks: &str) -> (PathBuf, dynamos_generator::Plan) {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hooks").join(name);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
-    let patch = directory.join("pipe.patch");
+    let directory = empty_directory("hooks", name);
     let name = "long pipe_fcntl(";
     let hooked = |text: &str| greater_pipe_fcntl(text).replacen(name, &format!("{hooks}{name}"), 1);
-    edit(version, "fs/pipe.c", hooked, &patch);
-    let update = directory.join("pipe");
-    let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
-    (update, plan)
+    pipe_update(version, hooked, &directory)
 }
 
 /// `hooks ANSWERS`: what they are to answer. `becomes STATE`: until it has settled; the test is over if it never does.

@@ -4,10 +4,10 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{SAYS, asked, check, edit, machine, request};
+use common::{SAYS, asked, check, edit, empty_directory, machine, request};
 use dynamos_generator::{Plan, Request, Spec};
 
 /// What the hooks do is in the host's name, a character for each: 1, it refuses; 2, it sleeps until there is another.
@@ -25,7 +25,7 @@ answers() {
     forget
 }
 becomes() {
-    for try in $(seq 600); do
+    for try in $(seq 2400); do
         read -r now <$sys/state
         if [ "$now" = "$1" ]; then return; fi
         usleep 50000
@@ -73,10 +73,7 @@ static __used int dynamos_{name}(void)
 
 /// The update in which the module's disks are called `late`, with hooks; or with phases, whose bridge calls them `both`.
 fn made(version: &str, name: &str, around: &[&str], between: &[&str]) -> (PathBuf, Plan) {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("late_hooks").join(version);
-    let directory = directory.join(name);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
+    let directory = empty_directory("late_hooks", &format!("{version}-{name}"));
     let patch = |file: &str, disks: &str, names: &[&str]| {
         let patch = directory.join(file);
         let change = |text: &str| {

@@ -5,11 +5,11 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use common::turns::{LONG, SHELL, pair_on_the_debug_kernel, turns_under_load};
-use common::{SAYS, SLEEPERS, asked, check, edit, image, machine, marks, request};
+use common::{SAYS, SLEEPERS, asked, check, edit, empty_directory, image, machine, marks, request};
 use dynamos_generator::{Request, Spec};
 
 /// V2 says itself what `pipe_read` works on.
@@ -31,9 +31,7 @@ fn made(version: &'static str) -> PathBuf {
 }
 
 fn make(version: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("objects").join(version);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
+    let directory = empty_directory("objects", version);
     let patch = directory.join("pipe.patch");
     edit(version, "fs/pipe.c", with_accessor, &patch);
     let update = directory.join("pair");

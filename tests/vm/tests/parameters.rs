@@ -3,10 +3,9 @@
 
 mod common;
 
-use std::path::Path;
 use std::time::Duration;
 
-use common::{SAYS, check, diff, edit, machine};
+use common::{SAYS, check, empty_directory, machine, pipe_update};
 
 /// `create_pipe_files` gets one more parameter. What the header says of it is about another name meanwhile.
 fn one_more(text: &str) -> String {
@@ -27,13 +26,8 @@ fn one_more(text: &str) -> String {
 }
 
 fn callers_give_what_is_taken(version: &str, release: &str) {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("parameters").join(version);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
-    let patch = directory.join("pipe.patch");
-    edit(version, "fs/pipe.c", one_more, &patch);
-    let update = directory.join("pipe");
-    let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
+    let directory = empty_directory("parameters", version);
+    let (update, plan) = pipe_update(version, one_more, &directory);
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
     let reshaped = plan.functions.iter().filter(|row| row.reshaped).map(|row| row.name.as_str());
     let reshaped: Vec<&str> = reshaped.collect();

@@ -7,7 +7,9 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{SAYS, asked, check, edit, machine, named, refusing_pipe_read, request};
+use common::{
+    SAYS, asked, check, edit, empty_directory, machine, named, refusing_pipe_read, request,
+};
 use dynamos_generator::{Plan, Request, Spec};
 
 /// Emulated machines are slow, and this one shares its host.
@@ -28,10 +30,7 @@ becomes() {
 "#;
 
 fn directory(version: &str, name: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("phases").join(version).join(name);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
-    directory
+    empty_directory("phases", &format!("{version}-{name}"))
 }
 
 fn made(version: &str, v2: &Path, bridge: &Path, name: &str, output: &Path) -> Plan {

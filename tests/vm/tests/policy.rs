@@ -4,11 +4,11 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{diff, edit, greater_pipe_fcntl, machine};
+use common::{empty_directory, greater_pipe_fcntl, machine, pipe_update};
 
 /// The functions that the guest scripts share. `asks NAME COMMAND…`: which edition the command's calls take.
 /// `refused NAME COMMAND…`: hands the exit code and what it said to the test.
@@ -35,13 +35,8 @@ fn update(version: &'static str) -> PathBuf {
 }
 
 fn make_update(version: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("policy").join(version);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
-    let patch = directory.join("pipe.patch");
-    edit(version, "fs/pipe.c", greater_pipe_fcntl, &patch);
-    let update = directory.join("pipe");
-    let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
+    let directory = empty_directory("policy", version);
+    let (update, plan) = pipe_update(version, greater_pipe_fcntl, &directory);
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
     assert_eq!(plan.name, "dynamos_pipe");
     update

@@ -3,19 +3,13 @@
 
 mod common;
 
-use std::path::Path;
 use std::time::Duration;
 
-use common::{SAYS, SLEEPERS, check, diff, edit, machine, refusing_pipe_read};
+use common::{SAYS, SLEEPERS, check, empty_directory, machine, pipe_update, refusing_pipe_read};
 
 fn the_model_comes_back(version: &str, release: &str) {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("preemptible").join(version);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
-    let patch = directory.join("pipe.patch");
-    edit(version, "fs/pipe.c", refusing_pipe_read, &patch);
-    let update = directory.join("pipe");
-    let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
+    let directory = empty_directory("preemptible", version);
+    let (update, plan) = pipe_update(version, refusing_pipe_read, &directory);
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
     let outcome = machine(release, &[&update])
         .script(format!(

@@ -4,11 +4,11 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{SAYS, SLEEPERS, check, diff, edit, machine, refusing_pipe_read};
+use common::{SAYS, SLEEPERS, check, empty_directory, machine, pipe_update, refusing_pipe_read};
 
 /// `becomes STATE`: waits for it.
 const SHELL: &str = r#"
@@ -34,13 +34,8 @@ fn update(version: &'static str) -> PathBuf {
 }
 
 fn make_update(version: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("scopes").join(version);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
-    let patch = directory.join("pipe.patch");
-    edit(version, "fs/pipe.c", refusing_pipe_read, &patch);
-    let update = directory.join("pipe");
-    let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
+    let directory = empty_directory("scopes", version);
+    let (update, plan) = pipe_update(version, refusing_pipe_read, &directory);
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
     let proposed = plan.scope.unwrap();
     assert_eq!(proposed.scope, "function", "{}", proposed.reason);

@@ -5,11 +5,11 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use common::turns::{LONG, SHELL, pair_on_the_debug_kernel, turns_under_load};
-use common::{SAYS, SLEEPERS, check, edit, image, machine, marks, named};
+use common::{SAYS, SLEEPERS, check, edit, empty_directory, image, machine, marks, named};
 
 /// The marks, and a third function that says which edition it is.
 fn marks_and_more(text: &str) -> String {
@@ -22,15 +22,12 @@ fn made(version: &'static str, name: &'static str) -> PathBuf {
     made.entry((version, name)).or_insert_with(|| make(version, name)).clone()
 }
 
-fn empty_directory(version: &str, name: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tasks").join(version).join(name);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
-    directory
+fn directory(version: &str, name: &str) -> PathBuf {
+    empty_directory("tasks", &format!("{version}-{name}"))
 }
 
 fn make(version: &str, name: &str) -> PathBuf {
-    let directory = empty_directory(version, name);
+    let directory = directory(version, name);
     let patch = directory.join("pipe.patch");
     let (edits, count): (fn(&str) -> String, _) =
         if name == "pair" { (marks, 2) } else { (marks_and_more, 3) };
@@ -278,7 +275,7 @@ fn other_answer(text: &str) -> String {
 
 /// Functions behind one entry: the plan proposes the scope by itself, and who sleeps in both of them keeps both.
 fn functions_behind_one_are_as_one(version: &str, release: &str) {
-    let directory = empty_directory(version, "fifo");
+    let directory = directory(version, "fifo");
     let (patch, update) = (directory.join("fifo.patch"), directory.join("fifo"));
     edit(version, "fs/pipe.c", other_answer, &patch);
     let plan = named("dynamos_fifo", version, &patch, &update);
@@ -357,7 +354,7 @@ fn telling_worker(text: &str) -> String {
 #[test]
 fn kernel_threads_move() {
     let (version, release) = ("6.12.107", "6.12.107+deb12-amd64");
-    let directory = empty_directory(version, "worker");
+    let directory = directory(version, "worker");
     let (patch, update) = (directory.join("vmstat.patch"), directory.join("worker"));
     edit(version, "mm/vmstat.c", telling_worker, &patch);
     let plan = named("dynamos_worker", version, &patch, &update);

@@ -114,6 +114,26 @@ pub fn edit(version: &str, file: &str, edit: impl Fn(&str) -> String, patch: &Pa
     write_patch(file, &old, &new, patch);
 }
 
+/// An empty directory for what a test makes.
+pub fn empty_directory(test: &str, name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test).join(name);
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// Makes the update `dynamos_pipe`, a change of `fs/pipe.c`, in `directory`.
+pub fn pipe_update(
+    version: &str,
+    change: impl Fn(&str) -> String,
+    directory: &Path,
+) -> (PathBuf, Plan) {
+    let (patch, update) = (directory.join("pipe.patch"), directory.join("pipe"));
+    edit(version, "fs/pipe.c", change, &patch);
+    let plan = diff(&format!("deb:{version}"), patch.to_str().unwrap(), &update).unwrap();
+    (update, plan)
+}
+
 /// `pipe_fcntl` of `fs/pipe.c` gives a number that is one greater: which edition a call takes can be seen.
 pub fn greater_pipe_fcntl(text: &str) -> String {
     let (before, after) = text.split_once("long pipe_fcntl(").unwrap();
