@@ -39,6 +39,14 @@ pub struct Section<'d> {
     pub relocations: Vec<Relocation>,
 }
 
+/// How long the text is that bytes begin with, its end included: a character of `width` bytes that is zero.
+pub fn text_len(bytes: &[u8], width: u64) -> Option<u64> {
+    let mut characters =
+        bytes.chunks_exact(usize::try_from(width).ok().filter(|width| *width > 0)?);
+    let end = characters.position(|character| character.iter().all(|byte| *byte == 0))? as u64;
+    (end + 1).checked_mul(width)
+}
+
 impl Section<'_> {
     /// Whether the section occupies memory at run time.
     pub fn is_alloc(&self) -> bool {

@@ -380,11 +380,10 @@ pub(crate) fn longer_lived(old: &str, new: &str) -> Option<String> {
 
 /// Whether other objects see it, under any of its names.
 fn is_global(object: &Object<'_>, id: FunctionId) -> bool {
-    let names = object
+    let is_global = |symbol| object.elf.symbol(symbol).is_ok_and(|symbol| symbol.is_global());
+    object
         .function(id)
-        .into_iter()
-        .flat_map(|f| [f.symbol].into_iter().chain(f.aliases.iter().copied()));
-    names.into_iter().any(|symbol| object.elf.symbol(symbol).is_ok_and(|symbol| symbol.is_global()))
+        .is_some_and(|f| is_global(f.symbol) || f.aliases.iter().copied().any(is_global))
 }
 
 fn lifetime(object: &Object<'_>, id: FunctionId) -> Lifetime {

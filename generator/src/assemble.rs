@@ -417,18 +417,8 @@ impl Recorder<'_> {
 
     /// The parts of a function that the compiler moved away.
     fn fragments(&mut self, index: usize, unit: &UnitInput, name: &str, matches: &mut Vec<Match>) {
-        let fragments: Vec<String> = unit
-            .pre
-            .symbols
-            .iter()
-            .filter(|symbol| symbol.function && symbol.section.is_some())
-            .filter(|symbol| {
-                symbol.name.strip_prefix(name).is_some_and(|rest| rest.starts_with(".cold"))
-            })
-            .map(|symbol| symbol.name.clone())
-            .collect();
-        for fragment in fragments {
-            let found = self.described(index, unit, &fragment);
+        for fragment in unit.pre.fragments(name) {
+            let found = self.described(index, unit, &fragment.name);
             matches.extend(found.map(|found| Match { fragment: true, ..found }));
         }
     }

@@ -266,6 +266,14 @@ impl Unit {
         self.symbols.get(index).with_context(|| format!("there is no symbol {index}"))
     }
 
+    /// The parts of a function that the compiler moved away.
+    pub fn fragments(&self, function: &str) -> impl Iterator<Item = &Symbol> {
+        let part = format!("{function}.cold");
+        self.symbols.iter().filter(move |symbol| {
+            symbol.function && symbol.section.is_some() && symbol.name.starts_with(&part)
+        })
+    }
+
     /// The defined symbol with this name.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.symbols

@@ -128,11 +128,10 @@ pub fn judge(
         });
     }
     hooks::tell(&all_hooks, plan);
-    let named = commands.iter().map(|command| command.object.as_str());
-    let all: Vec<_> = named.zip(compared.iter().map(|(comparison, _)| comparison)).collect();
+    let names = || commands.iter().map(|command| command.object.as_str());
+    let all: Vec<_> = names().zip(compared.iter().map(|(comparison, _)| comparison)).collect();
     renamed::refuse(&all, plan);
-    let named = commands.iter().map(|command| command.object.as_str());
-    let v1 = named.zip(compared.iter().map(|(_, unit)| unit)).collect();
+    let v1 = names().zip(compared.iter().map(|(_, unit)| unit)).collect();
     reshaped::settle(&mut judged.units, &v1, plan);
     layouts::settle(plan, commands, v2, reporter)?;
     Ok(judged)

@@ -2,7 +2,7 @@
 
 use super::{Cause, Comparer, Difference, Key, MAX_DEPTH, Same};
 use crate::decode;
-use crate::load::SectionId;
+use crate::load::{SectionId, text_len};
 use crate::model::{DataId, Place};
 use crate::names::base;
 use crate::object_file::Object;
@@ -291,8 +291,8 @@ fn beside(object: &Object<'_>, section: SectionId, offset: i64) -> (Neighbour, N
     (at(behind.checked_sub(1)), at(Some(behind)))
 }
 
-/// Where unnamed content ends: at its NUL (which is as wide as its characters are: `L"…"`), at the end of its merge entry, or where the next
-/// thing begins that anything refers to.
+/// Where unnamed content ends: at its NUL (which is as wide as its characters are: `L"…"`), at the end of its merge
+/// entry, or where the next thing begins that anything refers to.
 pub(super) fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<Extent> {
     let section = object.elf.sections.get(id.0 as usize)?;
     let start = u64::try_from(offset).ok()?;
@@ -305,9 +305,7 @@ pub(super) fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<
         if start % width != 0 {
             return None;
         }
-        let mut characters = rest.chunks_exact(usize::try_from(width).ok()?);
-        let nul = characters.position(|character| character.iter().all(|b| *b == 0))? as u64;
-        return Some((id, start, start + (nul + 1) * width));
+        return Some((id, start, start + text_len(rest, width)?));
     }
     if section.is_merge() && section.entsize > 0 {
         let end = (start - start % section.entsize).saturating_add(section.entsize);

@@ -1,6 +1,7 @@
 //! What goes along is copied here: functions, variables, constants.
 
 use anyhow::{Context, Result};
+use dynamos_differ::load::text_len;
 use object::elf;
 
 use super::{Builder, Work};
@@ -149,17 +150,14 @@ impl Builder<'_> {
     }
 }
 
-/// The extent of the nameless constant at `at`: a string with its end, which is as wide as its characters, an entry of a mergeable section, or
-/// all of a section that cannot be divided.
+/// The extent of the nameless constant at `at`: a string with its end, which is as wide as its characters, an entry of a
+/// mergeable section, or all of a section that cannot be divided.
 pub fn constant(section: &Section, at: u64) -> (u64, u64) {
     let len = section.bytes.len() as u64;
     let strings = section.flags & u64::from(elf::SHF_STRINGS) != 0;
     if strings && matches!(section.entry_size, 0..=4) {
-        let width = section.entry_size.max(1);
         let rest = section.bytes.get(at as usize..).unwrap_or(&[]);
-        let mut characters = rest.chunks_exact(width as usize);
-        let nul = characters.position(|character| character.iter().all(|byte| *byte == 0));
-        (at, nul.map_or(len, |nul| at + (nul as u64 + 1) * width))
+        (at, text_len(rest, section.entry_size.max(1)).map_or(len, |text| at + text))
     } else if strings {
         (0, len)
     } else if section.flags & u64::from(elf::SHF_MERGE) != 0 && section.entry_size > 0 {

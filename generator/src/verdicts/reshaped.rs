@@ -75,11 +75,8 @@ fn called(of: &UnitInput, units: &[UnitInput], v1: &BTreeMap<&str, &Unit>) -> BT
 
 /// Whether a function, or a part of it that the compiler moved away, refers to `to`.
 fn refers(unit: &Unit, function: &str, to: &str) -> bool {
-    let part = format!("{function}.cold");
-    let parts = unit.symbols.iter().filter(|symbol| {
-        symbol.function && (symbol.name == function || symbol.name.starts_with(&part))
-    });
-    parts.into_iter().any(|symbol| {
+    let whole = unit.symbols.iter().filter(|symbol| symbol.function && symbol.name == function);
+    whole.chain(unit.fragments(function)).any(|symbol| {
         let Some(section) = symbol.section else { return false };
         let end = symbol.value.saturating_add(symbol.size);
         let Ok(fields) = unit.fields_in_place(section, symbol.value, end) else { return true };

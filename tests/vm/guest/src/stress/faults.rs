@@ -314,21 +314,11 @@ fn judge_replaced(
     result: nix::Result<()>,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    let replaced = settled(subject, other)?;
+    // The one that has left may still have something to let go of, which it does by itself.
+    let replaced = kernel::settled(|| subject.is_replaced_by(other))?;
     ensure!(replaced == result.is_ok(), "the other update runs: {replaced}");
     *(if replaced { &mut outcome.done } else { &mut outcome.refused }) += 1;
     Ok(())
-}
-
-/// The one that has left may still have something to let go of, which it does by itself.
-fn settled(subject: &Subject, other: &Subject) -> Result<bool> {
-    for _ in 0..100 {
-        if let Ok(replaced) = subject.is_replaced_by(other) {
-            return Ok(replaced);
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    subject.is_replaced_by(other)
 }
 
 /// Requests that are made before anything fails.

@@ -249,6 +249,17 @@ fn redirected() -> Result<String> {
     Ok(all.split_inclusive('\n').filter(|line| !line.contains(" [dynamos] ")).collect())
 }
 
+/// What `look` finds once everything agrees, for which it has ten seconds: an update may go on by itself.
+pub fn settled<T>(look: impl Fn() -> Result<T>) -> Result<T> {
+    for _ in 0..100 {
+        if let Ok(found) = look() {
+            return Ok(found);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    look()
+}
+
 /// Tries for a while: a reader of a module's files keeps it in use for a moment.
 pub fn remove(name: &str) -> nix::Result<()> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;

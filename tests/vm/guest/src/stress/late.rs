@@ -4,7 +4,6 @@ use std::ffi::CString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -190,13 +189,7 @@ impl Pair {
 
     /// Where it is, once it has settled: an update that has passed a module tries again by itself.
     fn at(&self) -> Result<At> {
-        for _ in 0..100 {
-            if let Ok(at) = self.look() {
-                return Ok(at);
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        self.look()
+        kernel::settled(|| self.look())
     }
 
     /// Finds out, by what the kernel shows and by what it does; everything must agree.
