@@ -5,13 +5,32 @@
 //! elsewhere come to one function, and only it and its like call the others, they are as one: a task that has one edition
 //! of all of them does what it would if the compiler had inlined them.
 
+use dynamos_abi::LEAVES_UNSEEN;
+
 use crate::handlers::Handlers;
 use crate::plan::{Plan, ScopePlan};
 
 /// Proposes `function` where it can be shown that both editions may run at a time, else `system`.
 ///
 /// Where the update says which object each call works on, it is that editions may not mix on one: `object`.
+///
+/// A function that tasks leave unseen can only be switched with `function`; where that is not shown to be safe, the reason says so.
 pub fn propose(plan: &Plan, handlers: &Handlers) -> ScopePlan {
+    let mut proposed = weakest(plan, handlers);
+    let unseen = plan.functions.iter().find(|function| {
+        function.matched_bytes > 0 && LEAVES_UNSEEN.contains(&function.name.as_str())
+    });
+    if let Some(function) = unseen.filter(|_| proposed.scope != "function") {
+        proposed.reason.push_str(&format!(
+            ". But tasks are in `{}` where no look at their stacks shows it, so it will load with --scope function only: do so \
+             if you know better",
+            function.name
+        ));
+    }
+    proposed
+}
+
+fn weakest(plan: &Plan, handlers: &Handlers) -> ScopePlan {
     let (redirected, counts) = (handlers.functions.len(), handlers.count());
     if handlers.phases {
         let reason = "there are phases: calls move one by one, the bridge editions work with what edition 0 and V2's \
@@ -93,17 +112,9 @@ mod tests {
         (scope, reason)
     }
 
-    #[test]
-    fn one_function_alone_may_switch_by_itself() {
-        let (scope, reason) = proposed(&Plan::default(), 1);
-        assert_eq!(scope, "function");
-        assert!(reason.contains("one function is replaced"), "{reason}");
-    }
-
-    #[test]
-    fn functions_behind_one_are_as_one() {
-        let function = |inner| FunctionPlan {
-            name: "f".into(),
+    fn function(name: &str, inner: bool) -> FunctionPlan {
+        FunctionPlan {
+            name: name.into(),
             object: "fs/pipe.o".into(),
             verdict: "changed".into(),
             reason: String::new(),
@@ -112,8 +123,30 @@ mod tests {
             works_on: None,
             inner,
             reshaped: false,
-        };
-        let functions = vec![function(true), function(false), function(true)];
+        }
+    }
+
+    #[test]
+    fn one_function_alone_may_switch_by_itself() {
+        let (scope, reason) = proposed(&Plan::default(), 1);
+        assert_eq!(scope, "function");
+        assert!(reason.contains("one function is replaced"), "{reason}");
+    }
+
+    #[test]
+    fn what_is_left_unseen_is_told() {
+        let mut plan = Plan { functions: vec![function("do_exit", false)], ..Plan::default() };
+        plan.functions[0].matched_bytes = 100;
+        let (scope, reason) = proposed(&plan, 1);
+        assert!(scope == "function" && !reason.contains("do_exit"), "{reason}");
+        let (scope, reason) = proposed(&plan, 2);
+        assert!(scope == "system" && reason.contains("in `do_exit` where no look"), "{reason}");
+        assert!(reason.contains("--scope function only"), "{reason}");
+    }
+
+    #[test]
+    fn functions_behind_one_are_as_one() {
+        let functions = [true, false, true].map(|inner| function("f", inner)).to_vec();
         let mut plan = Plan { functions, ..Plan::default() };
         let (scope, reason) = proposed(&plan, 3);
         assert!(

@@ -76,5 +76,19 @@ pub mod counters {
     pub const ORIGINAL: u64 = 5;
 }
 
+/// Functions that a task is in when no look at stacks shows it: the ends of an exiting task, which goes on after it has left
+/// every list (`release_task`), and what the stopper threads are in while all CPUs are stopped. A task's last moments
+/// are waited for with RCU-tasks (`exit_tasks_rcu_start`), so such a function can be replaced and left; but
+/// nobody can say at an instant that no task is in it, or which edition a task has. Both kernels, `kernel/exit.c`, `kernel/kthread.c`,
+/// `kernel/smpboot.c`, `kernel/stop_machine.c`.
+pub const LEAVES_UNSEEN: [&str; 6] = [
+    "do_exit",
+    "do_task_dead",
+    "kthread",
+    "smpboot_thread_fn",
+    "cpu_stopper_thread",
+    "multi_cpu_stop",
+];
+
 /// The most bytes a record may have: far above what any update needs, far below what could exhaust a kernel.
 pub const MAX_RECORD: usize = 64 << 20;

@@ -233,6 +233,14 @@ impl<'a> Record<'a> {
         self.replaced().any(|(_, function)| function.flags & function_flags::RESHAPED != 0)
     }
 
+    /// The first of the functions replaced that tasks leave unseen ([`crate::LEAVES_UNSEEN`]).
+    pub fn leaves_unseen(&self) -> Option<&'a str> {
+        let names = self.replaced().filter_map(|(_, function)| {
+            self.symbols().get(function.symbol).map(|symbol| self.str(symbol.name))
+        });
+        names.into_iter().find(|name| crate::LEAVES_UNSEEN.contains(name))
+    }
+
     /// Address of the use counters ([`crate::counters`]), if it says which object the calls of each function work on.
     pub fn counters(&self) -> Option<u32> {
         (self.counters != NONE).then_some(self.counters)

@@ -92,6 +92,8 @@ pub enum Refusal<'a> {
     ReshapedNeedsWhole,
     /// An update that has written handlers cannot be replaced by another.
     HasHandlers { update: Name },
+    /// Tasks are in a function of the update unseen, so that they cannot be waited for or moved.
+    LeavesUnseen { function: &'a str, scope: Scope },
     /// Tasks, or objects, cannot move one by one here.
     NoScope { scope: Scope, why: &'static str },
     /// Tasks, or objects, move one by one already, so that they cannot move otherwise.
@@ -266,6 +268,12 @@ impl Refusal<'_> {
                 f,
                 "the update has phases: its calls move one by one from phase to phase (scope `function`), and a phase \
                  ends when nobody is in the edition before, which cannot be forced"
+            ),
+            LeavesUnseen { function, scope } => write!(
+                f,
+                "tasks are in `{function}` where no look at their stacks shows it: as they end, or while all CPUs are \
+                 stopped, so it cannot be switched with scope `{}`; use --scope function",
+                scope.as_str(),
             ),
             NoScope { scope, why } => {
                 write!(f, "scope `{}` is not possible: {why}", scope.as_str())

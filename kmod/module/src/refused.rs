@@ -18,8 +18,6 @@ pub(crate) enum Refused {
     Record(RecordError),
     /// The descriptor, or the update's module, is not what it should be.
     Descriptor(&'static str),
-    /// The function can never be switched: some CPU or task is always in it, unseen.
-    AlwaysRuns(&'static str),
     /// Somebody else is switching the update.
     InProgress,
     /// A policy is not one, or not one for this update.
@@ -63,7 +61,7 @@ impl Refused {
             | Refused::Record(_)
             | Refused::Policy(_)
             | Refused::Options(_) => Errno::EINVAL,
-            Refused::AlwaysRuns(_) | Refused::InProgress | Refused::Below { .. } => Errno::EBUSY,
+            Refused::InProgress | Refused::Below { .. } => Errno::EBUSY,
             Refused::Adapts(_) => Errno::EINVAL,
             Refused::Kernel(errno) => *errno,
             Refused::Decision(refusal) => match refusal {
@@ -97,6 +95,7 @@ impl Refused {
                 | PhasesNeedFunction
                 | NoPhases
                 | NoScope { .. }
+                | LeavesUnseen { .. }
                 | Moving { .. } => Errno::EINVAL,
                 Failed { errno, .. } => from_core(*errno),
                 // All others: the running code is not what was compared.
@@ -112,11 +111,6 @@ impl fmt::Display for Refused {
             Refused::Decision(refusal) => write!(f, "{refusal}"),
             Refused::Record(error) => write!(f, "{error}"),
             Refused::Descriptor(what) => write!(f, "{what}: make the update again"),
-            Refused::AlwaysRuns(function) => write!(
-                f,
-                "`{function}` is running at every moment in some task, also while all CPUs are stopped, so \
-                 it cannot be switched: a fix of it needs a reboot"
-            ),
             Refused::InProgress => {
                 write!(f, "it is being switched by somebody else: wait until that is over")
             }

@@ -12,8 +12,6 @@ use dynamos_core::{
 
 use crate::ffi::errno::Errno;
 use crate::ffi::memory::TryVec;
-use crate::ffi::stacks::ALWAYS_ACTIVE;
-use crate::ffi::text::printable;
 use crate::ffi::{kernel, log, policy, wait};
 use crate::layer::KernelLayer;
 use crate::module::STATE;
@@ -93,7 +91,6 @@ impl Work {
 
     fn try_start(&mut self, id: UpdateId, options: &Options) -> Result<(), Refused> {
         let record = *self.update.record();
-        refuse_always_active(&record)?;
         // What can never be switched as asked is told before a module is waited for.
         let how = self.how(options);
         self.update.check(&how)?;
@@ -558,16 +555,4 @@ impl Work {
             log::error(format_args!("{}: {refusal}", self.update.name()));
         }
     }
-}
-
-/// Functions that are always on some stack which the check of all stacks does not see.
-fn refuse_always_active(record: &Record<'static>) -> Result<(), Refused> {
-    for (_, function) in record.replaced() {
-        let Some(symbol) = record.symbols().get(function.symbol) else { continue };
-        let name = record.str(symbol.name);
-        if ALWAYS_ACTIVE.iter().any(|always| printable(always) == name) {
-            return Err(Refused::AlwaysRuns(name));
-        }
-    }
-    Ok(())
 }

@@ -210,6 +210,11 @@ impl<'a> Update<'a> {
 
     /// Whether it may be switched like that at all.
     pub fn check(&self, how: &Switching) -> Result<(), Refusal<'a>> {
+        if let Some(function) = self.record.leaves_unseen()
+            && how.scope != Scope::Function
+        {
+            return Err(Refusal::LeavesUnseen { function, scope: how.scope });
+        }
         if self.has_phases() {
             let fits = how.scope == Scope::Function && how.on_timeout != OnTimeout::ForceNewCalls;
             return if fits { Ok(()) } else { Err(Refusal::PhasesNeedFunction) };

@@ -225,6 +225,29 @@ fn an_update_whose_parameters_differ_is_not_switched_call_by_call() {
 }
 
 #[test]
+fn a_function_that_tasks_leave_unseen_is_switched_call_by_call_alone() {
+    let mut build = builder(FUNCTIONS);
+    let function = &build.0.functions[1];
+    let symbol = function.symbol as usize;
+    build.0.symbols[symbol].name = build.0.str("do_exit");
+    with_record(&build.finish("update"), |record| {
+        let mut sim = sim();
+        let mut update = ready(&mut sim, record);
+        let before = sim.operations;
+        for scope in [Scope::System, Scope::Task, Scope::Object] {
+            let how = Switching { scope, ..HOW };
+            let outcome = update.activate(&mut sim, &ADDRESSES, &WRITABLE, how);
+            assert_eq!(outcome, Err(Refusal::LeavesUnseen { function: "do_exit", scope }));
+            assert_eq!((update.state(), sim.operations), (State::Registered, before));
+        }
+        let how = Switching { scope: Scope::Function, ..HOW };
+        update.activate(&mut sim, &ADDRESSES, &WRITABLE, how).unwrap();
+        update.revert(&mut sim, how).unwrap();
+        assert_eq!(update.state(), State::Reverted);
+    });
+}
+
+#[test]
 fn what_has_never_run_is_not_waited_for() {
     with_sleepers(|sim, mut update| {
         update.activate(sim, &ADDRESSES, &WRITABLE, Switching { fresh: true, ..HOW }).unwrap();

@@ -8,19 +8,6 @@ use core::ops::ControlFlow;
 use super::errno::Errno;
 use super::memory::TryVec;
 
-/// Functions that the stopper threads are in while CPUs are stopped, and the end of an exiting task,
-/// which runs on after the task has left the list. Stacks do not show them: an update of one of them
-/// cannot be made safe by this check.
-pub const ALWAYS_ACTIVE: [&CStr; 7] = [
-    c"multi_cpu_stop",
-    c"cpu_stopper_thread",
-    c"smpboot_thread_fn",
-    c"kthread",
-    c"do_exit",
-    c"do_task_dead",
-    c"__schedule",
-];
-
 /// Deeper stacks count as unreliable. Livepatch allows 100.
 const MAX_ENTRIES: usize = 256;
 
@@ -47,7 +34,7 @@ pub enum Stack<'a> {
     Reliable(&'a [u64]),
     /// The unwinder does not vouch for it, for the reason given.
     Unreliable(Errno),
-    /// A thread that keeps a CPU stopped: it is in [`ALWAYS_ACTIVE`].
+    /// A thread that keeps a CPU stopped: it is in functions of [`dynamos_abi::LEAVES_UNSEEN`].
     Stopper,
 }
 

@@ -1,5 +1,6 @@
 //! What tests need inside a guest and busybox does not have.
 
+mod exits;
 mod kcore;
 mod load;
 mod pipe;
@@ -92,6 +93,15 @@ enum Command {
     Yields {
         /// How many calls to make.
         times: u32,
+    },
+    /// Begin threads that end at once until a file exists, and tell how many have ended.
+    Exits {
+        /// How many begin them.
+        #[arg(long, default_value_t = 4)]
+        count: u32,
+        /// End when this file exists.
+        #[arg(long)]
+        stop_file: PathBuf,
     },
     /// Run a program as another user, without any other group.
     AsUser {
@@ -211,6 +221,7 @@ fn main() -> anyhow::Result<()> {
             let patience = Duration::from_secs(patience);
             println!("{}", pipes::run(count, &stop_file, &ready_file, patience)?);
         }
+        Command::Exits { count, stop_file } => println!("{}", exits::run(count, &stop_file)?),
         Command::Yields { times } => println!("{}", yields::cost(times)?),
         Command::AsUser { id, program } => pipe::as_user(id, &program)?,
         Command::SeccompVictim { scratch } => seccomp::victim(&scratch)?,
