@@ -209,9 +209,9 @@ impl<'c, 'd> Comparer<'c, 'd> {
                 self.data_place((dx, ox), (dy, oy), deep).unwrap_or_else(other)
             }
             (
-                Place::Anonymous { section: sx, offset: ox },
-                Place::Anonymous { section: sy, offset: oy },
-            ) => self.anonymous((sx, ox), (sy, oy), deep),
+                Place::Anonymous { section: sx, offset: ox, from: from_x },
+                Place::Anonymous { section: sy, offset: oy, from: from_y },
+            ) => self.anonymous((sx, ox, from_x), (sy, oy, from_y), deep),
             (Place::Absolute(x), Place::Absolute(y)) if x == y => Ok(()),
             _ => other(),
         }

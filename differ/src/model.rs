@@ -88,6 +88,9 @@ pub enum Place {
         section: SectionId,
         /// Offset in the section.
         offset: i64,
+        /// Where the content begins that is meant; the offset itself if nothing tells. `"abc"[i - 1]` is meant from
+        /// the string behind it.
+        from: i64,
     },
     /// A number.
     Absolute(i64),
@@ -103,6 +106,9 @@ pub struct Model {
     by_symbol: HashMap<SymbolId, Named>,
     functions_in: HashMap<SectionId, Vec<FunctionId>>,
     data_in: HashMap<SectionId, Vec<DataId>>,
+    /// Where local labels of the compiler are in data, in order. An object has them all if it was assembled with
+    /// `--keep-locals`.
+    labels_in: HashMap<SectionId, Vec<u64>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -160,7 +166,28 @@ impl Model {
             });
         }
         model.link_cold_parts(elf);
+        model.note_labels(elf);
         model
+    }
+
+    fn note_labels(&mut self, elf: &Elf<'_>) {
+        for symbol in elf.symbols().map(|(_, symbol)| symbol) {
+            let Definition::Section(section) = symbol.definition else { continue };
+            let plain =
+                |s: &crate::load::Section<'_>| s.is_alloc() && !s.is_exec() && !s.is_merge();
+            if is_label(symbol.name) && elf.sections.get(section.0 as usize).is_some_and(plain) {
+                self.labels_in.entry(section).or_default().push(symbol.value);
+            }
+        }
+        for labels in self.labels_in.values_mut() {
+            labels.sort_unstable();
+            labels.dedup();
+        }
+    }
+
+    /// Where local labels are in a section of data, in order; empty if it is not known.
+    pub fn labels_in(&self, section: SectionId) -> &[u64] {
+        self.labels_in.get(&section).map_or(&[], Vec::as_slice)
     }
 
     fn link_cold_parts(&mut self, elf: &Elf<'_>) {
@@ -260,12 +287,20 @@ impl Model {
             }
             None => {}
         }
-        self.at(section, (sym.value as i64).wrapping_add(addend))
+        let place = self.at(section, (sym.value as i64).wrapping_add(addend));
+        match place {
+            // In a section of constants that are merged gas keeps a label that something is added to (adjust_reloc_syms).
+            Place::Anonymous { section, offset, .. } if is_label(sym.name) => {
+                Place::Anonymous { section, offset, from: sym.value as i64 }
+            }
+            _ => place,
+        }
     }
 
     /// What is at an offset of a section.
     pub fn at(&self, section: SectionId, address: i64) -> Place {
-        let anonymous = Place::Anonymous { section, offset: address };
+        let from = self.label_before(section, address).unwrap_or(address);
+        let anonymous = Place::Anonymous { section, offset: address, from };
         if let Some(ids) = self.functions_in.get(&section) {
             return self.function_at(ids, address).unwrap_or(anonymous);
         }
@@ -290,6 +325,13 @@ impl Model {
         }
     }
 
+    fn label_before(&self, section: SectionId, address: i64) -> Option<i64> {
+        let labels = self.labels_in(section);
+        let address = u64::try_from(address).ok()?;
+        let behind = labels.partition_point(|label| *label <= address);
+        labels.get(behind.checked_sub(1)?).and_then(|label| i64::try_from(*label).ok())
+    }
+
     fn function_at(&self, ids: &[FunctionId], address: i64) -> Option<Place> {
         let address = u64::try_from(address).ok()?;
         let after =
@@ -299,6 +341,11 @@ impl Model {
         // The end counts too: a return address or range end may point there.
         (address <= f.end).then(|| Place::Function { function: id, offset: address - f.start })
     }
+}
+
+/// Whether it is a label of the compiler's, no name of the source's.
+fn is_label(name: &str) -> bool {
+    name.starts_with(".L")
 }
 
 /// `foo` for `foo.cold` and `foo.cold.3`.
@@ -321,7 +368,7 @@ fn candidates(elf: &Elf<'_>, exec: bool) -> Vec<Candidate> {
         if !section.is_alloc()
             || section.is_exec() != exec
             || symbol.name.is_empty()
-            || symbol.name.starts_with(".L")
+            || is_label(symbol.name)
             || exec && names::is_padding(symbol.name)
         {
             continue;

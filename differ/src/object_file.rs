@@ -192,7 +192,7 @@ impl<'d> Object<'d> {
             Place::Data { data, offset } => {
                 with(self.model.data_object(data).map_or("?", |d| &d.name), offset)
             }
-            Place::Anonymous { section, offset } => with(self.section_name(section), offset),
+            Place::Anonymous { section, offset, .. } => with(self.section_name(section), offset),
             Place::Absolute(value) => format!("{value:#x}"),
         }
     }
@@ -201,7 +201,7 @@ impl<'d> Object<'d> {
 fn collect_referrers(object: &Object<'_>) -> Referrers {
     let mut all = Referrers::default();
     let mut note = |place: Place, call: bool| match place {
-        Place::Anonymous { section, offset } => {
+        Place::Anonymous { section, from: offset, .. } => {
             if let Ok(offset) = u64::try_from(offset) {
                 all.boundaries.entry(section).or_default().push(offset);
             }
@@ -240,7 +240,7 @@ fn collect_referrers(object: &Object<'_>) -> Referrers {
         let plain = crate::special::class_of(section).is_none();
         for r in &section.relocations {
             let place = object.model.resolve(&object.elf, r.symbol, r.addend);
-            if let Place::Anonymous { section, offset } = place
+            if let Place::Anonymous { section, from: offset, .. } = place
                 && let Ok(offset) = u64::try_from(offset)
             {
                 all.boundaries.entry(section).or_default().push(offset);

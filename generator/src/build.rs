@@ -19,8 +19,9 @@ pub struct Built {
     pub v2: Vec<u8>,
 }
 
-/// What makes the compiler give each function and variable a section of its own.
-const SPLIT: [&str; 2] = ["-ffunction-sections", "-fdata-sections"];
+/// What makes the compiler give each function and variable a section of its own, and the assembler tell where constants
+/// without a name begin.
+const SPLIT: [&str; 3] = ["-ffunction-sections", "-fdata-sections", "-Wa,--keep-locals"];
 
 /// Runs each command three times: twice where it is, once in the tree `v2`; `at_once` compilers run at a time.
 pub fn build(commands: &[CompileCommand], v2: &Path, at_once: Option<usize>) -> Result<Vec<Built>> {

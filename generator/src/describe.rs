@@ -50,7 +50,10 @@ pub fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
         let (referent, into) = match &field.place {
             Place::Elsewhere(name, offset) => (Referent::Symbol(name.clone()), *offset),
             Place::In(index, into) => (Referent::Symbol(pre.symbol(*index)?.name.clone()), *into),
-            Place::Raw(section, at) => nameless(pre, *section, *at)?,
+            Place::Raw(section, at, more) => {
+                let (referent, into) = nameless(pre, *section, *at)?;
+                (referent, into.wrapping_add(*more))
+            }
         };
         references.push(Reference {
             offset: field.offset as u32,

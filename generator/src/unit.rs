@@ -104,8 +104,9 @@ pub enum Place {
     Elsewhere(String, i64),
     /// This many bytes into a symbol of this object; before it, where an index that is never 0 is added.
     In(usize, i64),
-    /// A place in a section of this object that no symbol covers.
-    Raw(usize, u64),
+    /// Content of a section of this object that no symbol covers: where it begins, and how far from there the place is.
+    /// `"abc"[i - 1]` is one before it.
+    Raw(usize, u64, i64),
 }
 
 /// A field of a body and what it refers to.
@@ -309,13 +310,20 @@ impl Unit {
             let into = offset.wrapping_sub(symbol.value as i64);
             return Ok(Place::In(relocation.symbol, into));
         }
+        let whole = self.section(section)?;
+        // In a section of constants that are merged gas keeps a label that something is added to (adjust_reloc_syms).
+        let is_merged = whole.flags & u64::from(elf::SHF_MERGE) != 0;
+        if symbol.name.starts_with(".L") && is_merged {
+            let into = offset.wrapping_sub(symbol.value as i64);
+            return Ok(Place::Raw(section, symbol.value, into));
+        }
         let Ok(offset) = u64::try_from(offset) else {
             let (index, start) = self.first(section)?;
             return Ok(Place::In(index, offset.wrapping_sub(start as i64)));
         };
         Ok(match self.covering(section, offset).or_else(|| self.ending(section, offset)) {
             Some((index, into)) => Place::In(index, into as i64),
-            None => Place::Raw(section, offset),
+            None => Place::Raw(section, offset, 0),
         })
     }
 
@@ -400,7 +408,7 @@ impl Unit {
             }
             let place = match self.covering(section, target) {
                 Some((index, into)) => Place::In(index, into as i64),
-                None => Place::Raw(section, target),
+                None => Place::Raw(section, target, 0),
             };
             fields.push(Field {
                 offset: instruction.end - 4 - start,

@@ -2,7 +2,7 @@
 
 use super::{Cause, Comparer, Difference, Key, MAX_DEPTH, Same};
 use crate::decode;
-use crate::load::{SectionId, text_len};
+use crate::load::{Section, SectionId, text_len};
 use crate::model::{DataId, Place};
 use crate::names::base;
 use crate::object_file::Object;
@@ -98,8 +98,8 @@ impl Comparer<'_, '_> {
     /// Compares content that no symbol names.
     pub(super) fn anonymous(
         &self,
-        (sx, ox): (SectionId, i64),
-        (sy, oy): (SectionId, i64),
+        (sx, ox, from_x): (SectionId, i64, i64),
+        (sy, oy, from_y): (SectionId, i64, i64),
         deep: bool,
     ) -> Same {
         let writable = |o: &Object<'_>, s| !super::is_read_only(o, s);
@@ -107,7 +107,8 @@ impl Comparer<'_, '_> {
         if both && self.between((sx, ox), (sy, oy)) {
             return Ok(());
         }
-        let (Some(x), Some(y)) = (extent(self.a, sx, ox), extent(self.b, sy, oy)) else {
+        let (x, y) = (extent(self.a, sx, from_x), extent(self.b, sy, from_y));
+        let (Some(x), Some(y)) = (x, y) else {
             if self.between((sx, ox), (sy, oy)) {
                 return Ok(());
             }
@@ -115,10 +116,17 @@ impl Comparer<'_, '_> {
                 Cause::Unclear,
                 format!(
                     "refers to {}, outside of any object",
-                    self.b.describe(Place::Anonymous { section: sy, offset: oy })
+                    self.b.describe(Place::Anonymous { section: sy, offset: oy, from: from_y })
                 ),
             ));
         };
+        let (into_x, into_y) = (ox.wrapping_sub(from_x), oy.wrapping_sub(from_y));
+        if into_x != into_y {
+            let section = self.b.section_name(sy);
+            let text =
+                format!("refers to {into_y:#x} instead of {into_x:#x} in content of {section}");
+            return Err(Difference::new(Cause::Constant, text));
+        }
         if let (Some(p), Some(q)) = (string(self.a, x), string(self.b, y)) {
             return if p == q {
                 Ok(())
@@ -154,6 +162,16 @@ impl Comparer<'_, '_> {
         };
         let ((x, after_x), (y, after_y)) = (beside(self.a, sx, ox), beside(self.b, sy, oy));
         x.is_some() && same(x, y) && same(after_x, after_y)
+    }
+
+    /// `table[i - 1]`, where an index is added to a place that lies before what is meant: in another object, or in none. Whether
+    /// the constants that begin closely behind it are the same as well.
+    pub(super) fn behind(&self, x: Place, y: Place) -> Same {
+        match (closely_behind(self.a, x), closely_behind(self.b, y)) {
+            (None, None) => Ok(()),
+            (Some((x, p)), Some((y, q))) if p == q => self.place(x, y, true),
+            _ => Err(Difference::new(Cause::Unclear, "what an index is added to lies elsewhere")),
+        }
     }
 
     /// Compares two pieces of content, following what they point to. A piece that is being
@@ -273,6 +291,36 @@ impl Comparer<'_, '_> {
     }
 }
 
+/// How far before a table its index may begin: some elements.
+const NEAR: i64 = 64;
+
+/// The constant that begins closely behind a place at which none begins, and how far.
+fn closely_behind(object: &Object<'_>, place: Place) -> Option<(Place, i64)> {
+    let (section, offset) = match place {
+        Place::Data { data, offset } if offset != 0 => {
+            let data = object.model.data_object(data)?;
+            (data.section, offset.checked_add(i64::try_from(data.start).ok()?)?)
+        }
+        Place::Anonymous { section, offset, .. } => (section, offset),
+        _ => return None,
+    };
+    let whole = object.elf.sections.get(section.0 as usize)?;
+    if !super::is_read_only(object, section) || whole.is_merge() {
+        return None;
+    }
+    let (_, named) = beside(object, section, offset);
+    let named = named.map(|(data, far)| (Place::Data { data, offset: 0 }, far.wrapping_neg()));
+    let labels = object.model.labels_in(section);
+    let begins = |label: &u64| i64::try_from(*label).ok();
+    let label =
+        labels.get(labels.partition_point(|label| begins(label).is_some_and(|at| at < offset)));
+    let label = label.and_then(begins).and_then(|at| {
+        Some((Place::Anonymous { section, offset: at, from: at }, at.checked_sub(offset)?))
+    });
+    let next = [named, label].into_iter().flatten().min_by_key(|(_, far)| *far);
+    next.filter(|(_, far)| (1..=NEAR).contains(far))
+}
+
 /// A neighbour in a section, and how far it is from there.
 type Neighbour = Option<(DataId, i64)>;
 
@@ -291,8 +339,9 @@ fn beside(object: &Object<'_>, section: SectionId, offset: i64) -> (Neighbour, N
     (at(behind.checked_sub(1)), at(Some(behind)))
 }
 
-/// Where unnamed content ends: at its NUL (which is as wide as its characters are: `L"…"`), at the end of its merge
-/// entry, or where the next thing begins that anything refers to.
+/// The unnamed content that begins at a place. It ends at its NUL (which is as wide as its characters are: `L"…"`), at the end
+/// of its merge entry, or at the next label; where the object has no labels, where the next thing begins that
+/// anything refers to.
 pub(super) fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<Extent> {
     let section = object.elf.sections.get(id.0 as usize)?;
     let start = u64::try_from(offset).ok()?;
@@ -311,20 +360,43 @@ pub(super) fn extent(object: &Object<'_>, id: SectionId, offset: i64) -> Option<
         let end = (start - start % section.entsize).saturating_add(section.entsize);
         return Some((id, start, end.min(section.size)));
     }
-    let boundary = object
-        .referrers()
-        .boundaries
-        .get(&id)
-        .and_then(|b| b.iter().find(|at| **at > start))
-        .copied();
-    let named = object
-        .model
-        .data_in(id)
-        .iter()
-        .filter_map(|d| object.model.data_object(*d))
-        .map(|d| d.start)
-        .find(|at| *at > start);
+    let after = |sorted: &[u64]| sorted.get(first_after(sorted, start)).copied();
+    let boundary = match object.model.labels_in(id) {
+        [] => object
+            .referrers()
+            .boundaries
+            .get(&id)
+            .and_then(|sorted| end_of_text(section, start, sorted)),
+        labels => after(labels),
+    };
+    let named = object.model.data_in(id);
+    let first = |d: &DataId| object.model.data_object(*d).map(|d| d.start);
+    let behind = named.partition_point(|d| first(d).is_some_and(|at| at <= start));
+    let named = named.get(behind).and_then(first);
     Some((id, start, section.size.min(boundary.unwrap_or(u64::MAX)).min(named.unwrap_or(u64::MAX))))
+}
+
+/// The first of the places behind `start` that something refers to, but for those within texts: somebody may have the second
+/// of several texts in one constant, and who has the first goes on to it.
+fn end_of_text(section: &Section<'_>, start: u64, sorted: &[u64]) -> Option<u64> {
+    let is_text = |from: u64, to: u64| {
+        let bytes = section.bytes(from, to.saturating_sub(from)).unwrap_or(&[]);
+        let text = |byte: &u8| *byte == 0 || byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+        bytes.last() == Some(&0) && bytes.iter().any(|byte| *byte != 0) && bytes.iter().all(text)
+    };
+    let mut from = start;
+    for (index, end) in sorted.iter().enumerate().skip(first_after(sorted, start)) {
+        let next = sorted.get(index + 1).copied().unwrap_or(section.size);
+        if !is_text(from, *end) || !is_text(*end, next) {
+            return Some(*end);
+        }
+        from = *end;
+    }
+    None
+}
+
+fn first_after(sorted: &[u64], start: u64) -> usize {
+    sorted.partition_point(|at| *at <= start)
 }
 
 /// The text of a piece of a string section, if its characters are bytes.

@@ -1,6 +1,6 @@
 //! One instruction of v1 against one of v2.
 
-use iced_x86::{Formatter, GasFormatter, Instruction, OpKind};
+use iced_x86::{Formatter, GasFormatter, Instruction, OpKind, Register};
 
 use super::{Cause, Comparer, Difference, FIELDS, Same};
 use crate::decode::{Body, Field, Insn};
@@ -49,8 +49,8 @@ impl Comparer<'_, '_> {
                     }
                     // A jump inside a piece of code that no symbol names.
                     if let (
-                        Place::Anonymous { section: sx, offset: ox },
-                        Place::Anonymous { section: sy, offset: oy },
+                        Place::Anonymous { section: sx, offset: ox, .. },
+                        Place::Anonymous { section: sy, offset: oy, .. },
                     ) = (p.place, q.place)
                         && let (Some(to_x), Some(to_y)) =
                             (inside(sx, ox, at_x), inside(sy, oy, at_y))
@@ -67,6 +67,12 @@ impl Comparer<'_, '_> {
                     match self.place(p.place, q.place, true) {
                         Err(d) if d.cause == Cause::String && lines() => {}
                         other => {
+                            let indexed = field == Field::Displacement && is_indexed(&x.code);
+                            let other = if indexed {
+                                other.and_then(|()| self.behind(p.place, q.place))
+                            } else {
+                                other
+                            };
                             other.map_err(|d| self.explain(d, (x, p.place), (y, q.place)))?;
                         }
                     }
@@ -100,6 +106,12 @@ impl Comparer<'_, '_> {
     fn is_line(&self, object: &Object<'_>, section: SectionId, insn: &Insn, value: u64) -> bool {
         object.lines().is_ok_and(|lines| lines.at(section, insn.offset).any(|l| l == value))
     }
+}
+
+/// Whether a register is added to the place that it refers to.
+fn is_indexed(x: &Instruction) -> bool {
+    let base = x.memory_base();
+    x.memory_index() != Register::None || !matches!(base, Register::None | Register::RIP)
 }
 
 /// The offset, if it lies in the piece of code.

@@ -52,8 +52,8 @@ impl Comparer<'_, '_> {
 
 /// The string at a place, if it is one that no symbol names.
 pub(crate) fn string_at(object: &Object<'_>, place: Place) -> Option<String> {
-    let Place::Anonymous { section, offset } = place else { return None };
-    string(object, extent(object, section, offset)?)
+    let Place::Anonymous { section, offset, from } = place else { return None };
+    if offset == from { string(object, extent(object, section, from)?) } else { None }
 }
 
 #[derive(Debug, PartialEq, Eq)]

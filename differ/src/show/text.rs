@@ -55,7 +55,7 @@ fn inside(object: &Object<'_>, place: Place, (section, start, end): Extent) -> O
             let f = object.function(function)?;
             (f.section, f.start.checked_add(offset)?)
         }
-        Place::Anonymous { section, offset } => (section, u64::try_from(offset).ok()?),
+        Place::Anonymous { section, offset, .. } => (section, u64::try_from(offset).ok()?),
         _ => return None,
     };
     // A call or jump to the start is a use of the function's name.

@@ -183,7 +183,7 @@ impl Builder<'_> {
                 let symbol = unit.symbol(*index)?;
                 (symbol.name.clone(), symbol.value, symbol.value.saturating_add(symbol.size))
             }
-            Place::Raw(_, at) => {
+            Place::Raw(_, at, _) => {
                 let (start, end) = constant(of, *at);
                 (text(of, start, end), start, end)
             }
@@ -224,7 +224,7 @@ impl Builder<'_> {
 fn section<'a>(unit: &'a Unit, place: &Place) -> Result<Option<&'a Section>> {
     match place {
         Place::In(index, _) => unit.symbol(*index)?.section.map(|at| unit.section(at)).transpose(),
-        Place::Raw(index, _) => unit.section(*index).map(Some),
+        Place::Raw(index, ..) => unit.section(*index).map(Some),
         Place::Elsewhere(..) => Ok(None),
     }
 }

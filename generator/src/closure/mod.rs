@@ -250,7 +250,7 @@ impl Builder<'_> {
                     symbol.section == Some(work.section)
                         && at.is_some_and(|at| (work.start..work.end).contains(&at))
                 }
-                Place::Raw(section, at) => {
+                Place::Raw(section, at, _) => {
                     *section == work.section && (work.start..work.end).contains(at)
                 }
                 Place::Elsewhere(..) => false,
@@ -343,7 +343,10 @@ impl Builder<'_> {
                     self.piece_at(section_index, at).map_or(symbol.value, |(start, _)| start);
                 Ok(Some((Target::Piece(piece), addend(start))))
             }
-            Place::Raw(section_index, at) => self.raw(*section_index, *at, owner),
+            Place::Raw(section_index, at, into) => {
+                let found = self.raw(*section_index, *at, owner)?;
+                Ok(found.map(|(target, addend)| (target, addend.wrapping_add(*into))))
+            }
         }
     }
 

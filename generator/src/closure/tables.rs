@@ -70,7 +70,7 @@ impl Builder<'_> {
             let kind = relocation.kind;
             let place = self.table_place(relocation)?;
             let copied = match (&place, symbol.section) {
-                (Place::Raw(section, at), _) => {
+                (Place::Raw(section, at, _), _) => {
                     self.piece_at(*section, *at).map(|(s, p)| (p, at - s))
                 }
                 (Place::In(index, into), _) => {
@@ -89,7 +89,7 @@ impl Builder<'_> {
                 continue;
             }
             // Replacement code is nameless and goes along as a whole entry's worth.
-            if let Place::Raw(section, at) = place
+            if let Place::Raw(section, at, _) = place
                 && unit.section(section)?.is_code()
             {
                 let len = table.bytes.get(entry.end as usize - 1).copied().map_or(0, u64::from);

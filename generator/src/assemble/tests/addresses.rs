@@ -129,3 +129,23 @@ fn what_is_read_out_of_a_table_may_be_kept() {
     let calls = "static int (*const calls[])(void) = { known, known }; o->s = (void *)calls[a & 1]; return a;";
     assert!(of(calls).is_empty());
 }
+
+/// gcc adds an index to a place within a string, or before it: all of the string goes along.
+#[test]
+fn a_string_is_copied_from_its_start() {
+    let text = |more: &str| {
+        format!("int f(long i) {{ return \"-within\"[i + 1] + \"wanted\"[2 * i - 1]{more}; }}\n")
+    };
+    let (units, _) = clones(&text(""), &text(" * 2"), "f");
+    let unit = units.iter().find(|unit| unit.find("f.clone").is_some()).unwrap();
+    let symbol = unit.symbol(unit.find("f.clone").unwrap()).unwrap();
+    let (start, end) = (symbol.value, symbol.value + symbol.size);
+    let fields = unit.fields(symbol.section.unwrap(), start, end).unwrap();
+    let before = |field: &crate::unit::Field| {
+        let crate::unit::Place::Raw(section, at, _) = field.place else { return None };
+        let bytes = &unit.section(section).unwrap().bytes;
+        bytes.get(usize::try_from(at).unwrap().checked_sub(1)?..).map(<[u8]>::to_vec)
+    };
+    let texts: Vec<_> = fields.iter().filter_map(before).collect();
+    assert!(texts.iter().any(|text| text.starts_with(b"-within\0")), "{texts:?}");
+}
