@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use dynamos_abi::{Code, HookKind, symbol_flags};
+use dynamos_abi::{Code, HookKind, PARKS_CPUS, symbol_flags};
 
 use crate::closure::{self, BridgeInput, Closure, CodePiece};
 use crate::counting::ObjectOf;
@@ -405,6 +405,14 @@ impl Recorder<'_> {
                     "has no ftrace site (notrace, noinstr or inlined everywhere), so calls of it cannot be \
                      redirected",
                     "change its callers instead",
+                );
+                return;
+            }
+            if PARKS_CPUS.contains(&name) {
+                self.refuse(
+                    name,
+                    "a CPU that is taken offline stays in it, so that nobody can tell when it is left",
+                    "it needs a reboot: leave it out",
                 );
                 return;
             }

@@ -38,6 +38,9 @@
 		return -ENOENT;							\
 	static_call_update(dynamos_##name, (typeof(&name))address);
 
+/* Tasks on their way out (ending.c). */
+int dynamos_each_ending(int (*visit)(struct task_struct *task, void *data), void *data);
+
 /* Finds the hidden functions of stacks.c. */
 int dynamos_lookup_stacks(void);
 

@@ -407,9 +407,20 @@ static void look(struct work_struct *work)
 
 static DECLARE_DELAYED_WORK(look_work, look);
 
+static DEFINE_SPINLOCK(look_lock);
+static unsigned long look_due;
+
+/* By then at the latest. */
 void dynamos_shim_look_later(u32 milliseconds)
 {
-	queue_delayed_work(system_long_wq, &look_work, msecs_to_jiffies(milliseconds));
+	unsigned long delay = msecs_to_jiffies(milliseconds), due = jiffies + delay;
+
+	spin_lock(&look_lock);
+	if (!delayed_work_pending(&look_work) || time_before(due, look_due)) {
+		look_due = due;
+		mod_delayed_work(system_long_wq, &look_work, delay);
+	}
+	spin_unlock(&look_lock);
 }
 
 /* Also if it calls the above itself. */
@@ -501,7 +512,7 @@ u64 dynamos_shim_now_ns(void)
 /*
  * The loader has seen none of these entries (see docs/architecture.md). Giving them to the kernel's
  * own notifier late is what the loader would have done; the notifier takes its own locks, and on
- * failure takes back what it did. With the pointers cleared again its run at unload does nothing.
+ * failure takes back what it did. With their number 0 again its run at unload does nothing.
  */
 int dynamos_shim_jump_labels_coming(struct module *module, void *start, void *end)
 {
@@ -509,14 +520,13 @@ int dynamos_shim_jump_labels_coming(struct module *module, void *start, void *en
 
 	if (module->num_jump_entries)
 		return -EEXIST;
-	module->jump_entries = start;
-	module->num_jump_entries = (struct jump_entry *)end - (struct jump_entry *)start;
+	/* Whoever places a kprobe may read both at any time (__jump_label_mod_text_reserved): never a number without entries. */
+	WRITE_ONCE(module->jump_entries, start);
+	WRITE_ONCE(module->num_jump_entries, (struct jump_entry *)end - (struct jump_entry *)start);
 	ret = HIDDEN(jump_label_module_notify)(NULL, MODULE_STATE_COMING, module);
 	ret = notifier_to_errno(ret);
-	if (ret) {
-		module->jump_entries = NULL;
-		module->num_jump_entries = 0;
-	}
+	if (ret)
+		WRITE_ONCE(module->num_jump_entries, 0);
 	return ret;
 }
 MAY_FAIL(dynamos_shim_jump_labels_coming);
@@ -524,8 +534,7 @@ MAY_FAIL(dynamos_shim_jump_labels_coming);
 void dynamos_shim_jump_labels_going(struct module *module)
 {
 	HIDDEN(jump_label_module_notify)(NULL, MODULE_STATE_GOING, module);
-	module->jump_entries = NULL;
-	module->num_jump_entries = 0;
+	WRITE_ONCE(module->num_jump_entries, 0);
 }
 
 int dynamos_shim_static_calls_coming(struct module *module, void *start, void *end)
@@ -534,15 +543,13 @@ int dynamos_shim_static_calls_coming(struct module *module, void *start, void *e
 
 	if (module->num_static_call_sites)
 		return -EEXIST;
-	module->static_call_sites = start;
-	module->num_static_call_sites =
-		(struct static_call_site *)end - (struct static_call_site *)start;
+	WRITE_ONCE(module->static_call_sites, start);
+	WRITE_ONCE(module->num_static_call_sites,
+		   (struct static_call_site *)end - (struct static_call_site *)start);
 	ret = HIDDEN(static_call_module_notify)(NULL, MODULE_STATE_COMING, module);
 	ret = notifier_to_errno(ret);
-	if (ret) {
-		module->static_call_sites = NULL;
-		module->num_static_call_sites = 0;
-	}
+	if (ret)
+		WRITE_ONCE(module->num_static_call_sites, 0);
 	return ret;
 }
 MAY_FAIL(dynamos_shim_static_calls_coming);
@@ -550,8 +557,7 @@ MAY_FAIL(dynamos_shim_static_calls_coming);
 void dynamos_shim_static_calls_going(struct module *module)
 {
 	HIDDEN(static_call_module_notify)(NULL, MODULE_STATE_GOING, module);
-	module->static_call_sites = NULL;
-	module->num_static_call_sites = 0;
+	WRITE_ONCE(module->num_static_call_sites, 0);
 }
 
 /* One structure for these variables came by 6.2 and went by 6.15. */

@@ -107,6 +107,10 @@ int dynamos_shim_each_live_task(unsigned long *entries, u32 size, bool pauses,
  */
 typedef int (*dynamos_note_fn)(void *context, unsigned long task);
 typedef void (*dynamos_flip_fn)(void *context);
+/* Tasks on their way out, which leave every list before they have left the kernel: noted from here on. */
+int dynamos_shim_note_ending(void);
+void dynamos_shim_note_no_more(void);
+
 int dynamos_shim_tasks_ready(void);
 int dynamos_shim_turn_tasks(dynamos_note_fn note, dynamos_flip_fn flip, void *context);
 u32 dynamos_shim_count_tasks(void);

@@ -57,9 +57,33 @@ static int visit_task(struct task_struct *task, unsigned long *entries, u32 size
 	return visit(context, &info);
 }
 
+struct stack_visit {
+	unsigned long *entries;
+	u32 size;
+	dynamos_task_fn visit;
+	void *context;
+};
+
+/* Those that are on the list are visited there. */
+static int visit_ending(struct task_struct *task, void *data)
+{
+	struct stack_visit *to = data;
+
+	return pid_alive(task) ? 0 : visit_task(task, to->entries, to->size, to->visit, to->context);
+}
+
+/* Somebody has ended unseen, and may be anywhere. */
+static int visit_missed(dynamos_task_fn visit, void *context)
+{
+	struct dynamos_task info = { .comm = "ended unseen", .entries = -ENOMEM };
+
+	return visit(context, &info);
+}
+
 /* Only with all CPUs stopped: the list of tasks does not change and no stack moves. */
 int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn visit, void *context)
 {
+	struct stack_visit to = { entries, size, visit, context };
 	struct task_struct *process, *task;
 	unsigned int cpu;
 	int ret = 0;
@@ -74,8 +98,12 @@ int dynamos_shim_each_task(unsigned long *entries, u32 size, dynamos_task_fn vis
 	for_each_online_cpu(cpu) {
 		ret = visit_task(HIDDEN(idle_task)(cpu), entries, size, visit, context);
 		if (ret)
-			break;
+			goto out;
 	}
+	/* Nobody holds their lock: who has it cannot be preempted. */
+	ret = dynamos_each_ending(visit_ending, &to);
+	if (ret == -ENOMEM)
+		ret = visit_missed(visit, context);
 out:
 	rcu_read_unlock();
 	return ret;
@@ -201,17 +229,26 @@ static bool pause_at(struct task_struct *process, struct task_struct *task)
 	return there;
 }
 
+static int visit_live_ending(struct task_struct *task, void *data)
+{
+	struct stack_visit *to = data;
+
+	return pid_alive(task) ? 0
+			       : visit_live_task(task, to->entries, to->size, to->visit, to->context);
+}
+
 /* A stack takes some microseconds. */
 #define TASKS_BETWEEN_PAUSES 32
 
 /*
  * One task after the other, none is stopped. What is said of a task held at some moment since the call: enough where
  * no task can come to be in what is looked for. A task that is born meanwhile may be missed; it has its own, empty
- * stack. So may one that ends and has left the list: the caller waits for RCU-tasks, which waits for those.
+ * stack. Those that have left the list are looked at last: whoever leaves it meanwhile is found there.
  */
 int dynamos_shim_each_live_task(unsigned long *entries, u32 size, bool pauses,
 				dynamos_task_fn visit, void *context)
 {
+	struct stack_visit to = { entries, size, visit, context };
 	struct task_struct *process, *task;
 	unsigned int cpu, seen = 0;
 	int ret = 0;
@@ -230,8 +267,13 @@ int dynamos_shim_each_live_task(unsigned long *entries, u32 size, bool pauses,
 	for_each_online_cpu(cpu) {
 		ret = visit_live_task(HIDDEN(idle_task)(cpu), entries, size, visit, context);
 		if (ret)
-			break;
+			goto out;
 	}
+	ret = dynamos_each_ending(visit_live_ending, &to);
+	if (ret == -ENOMEM)
+		ret = visit_missed(visit, context);
+	if (ret == DYNAMOS_WAKE)
+		ret = 0;	/* of whom nothing is known */
 out:
 	rcu_read_unlock();
 	cpus_read_unlock();

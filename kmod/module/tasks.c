@@ -17,13 +17,11 @@
 #include "internal.h"
 
 static rwlock_t *list_lock;
-static struct tracepoint *task_exits, *call_enters, *call_leaves;
+static struct tracepoint *call_enters, *call_leaves;
 
 static void find_tracepoint(struct tracepoint *tracepoint, void *unused)
 {
-	if (!strcmp(tracepoint->name, "sched_process_exit"))
-		task_exits = tracepoint;
-	else if (!strcmp(tracepoint->name, "sys_enter"))
+	if (!strcmp(tracepoint->name, "sys_enter"))
 		call_enters = tracepoint;
 	else if (!strcmp(tracepoint->name, "sys_exit"))
 		call_leaves = tracepoint;
@@ -34,62 +32,16 @@ int dynamos_shim_tasks_ready(void)
 	if (!list_lock)
 		list_lock = (rwlock_t *)dynamos_lookup("tasklist_lock");
 	for_each_kernel_tracepoint(find_tracepoint, NULL);
-	return list_lock && task_exits && call_enters && call_leaves ? 0 : -EOPNOTSUPP;
+	return list_lock && call_enters && call_leaves ? 0 : -EOPNOTSUPP;
 }
 MAY_FAIL(dynamos_shim_tasks_ready);
-
-/* It never runs again. The acquire pairs with the release by which the scheduler says that it has left its stack. */
-bool dynamos_shim_task_is_dead(struct task_struct *task)
-{
-	return READ_ONCE(task->__state) == TASK_DEAD && !smp_load_acquire(&task->on_cpu);
-}
 
 void dynamos_shim_task_put(struct task_struct *task)
 {
 	put_task_struct(task);
 }
 
-/*
- * Tasks that are on their way out: they may leave the list of tasks, and run on for a moment. A few hundred at a time are
- * far more than there are CPUs to end them on; if there are more, the turn is tried again.
- */
-static struct task_struct *ending[512];
-static bool too_many_ending;
-static DEFINE_SPINLOCK(ending_lock);
 static DEFINE_MUTEX(turn_lock);
-
-static void note_ending(void *unused, struct task_struct *task)
-{
-	struct task_struct **place = NULL;
-	unsigned int at;
-
-	spin_lock(&ending_lock);
-	for (at = 0; at < ARRAY_SIZE(ending) && !place; at++) {
-		if (ending[at] && dynamos_shim_task_is_dead(ending[at])) {
-			put_task_struct(ending[at]);
-			ending[at] = NULL;
-		}
-		if (!ending[at])
-			place = &ending[at];
-	}
-	if (place)
-		*place = get_task_struct(task);
-	else
-		too_many_ending = true;
-	spin_unlock(&ending_lock);
-}
-
-static void forget_ending(void)
-{
-	unsigned int at;
-
-	for (at = 0; at < ARRAY_SIZE(ending); at++) {
-		if (ending[at])
-			put_task_struct(ending[at]);
-		ending[at] = NULL;
-	}
-	too_many_ending = false;
-}
 
 static int note_one(struct task_struct *task, dynamos_note_fn note, void *context)
 {
@@ -103,11 +55,24 @@ static int note_one(struct task_struct *task, dynamos_note_fn note, void *contex
 	return min(ret, 0);
 }
 
+struct noting {
+	dynamos_note_fn note;
+	void *context;
+};
+
+static int note_ending(struct task_struct *task, void *data)
+{
+	struct noting *noting = data;
+
+	return note_one(task, noting->note, noting->context);
+}
+
 /* With the lock held for which whoever comes to the list or leaves it waits. */
 static int note_all(dynamos_note_fn note, void *context)
 {
+	struct noting noting = { note, context };
 	struct task_struct *process, *task;
-	unsigned int at, cpu;
+	unsigned int cpu;
 	int err;
 
 	for_each_process_thread(process, task) {
@@ -120,40 +85,20 @@ static int note_all(dynamos_note_fn note, void *context)
 		if (err)
 			return err;
 	}
-	spin_lock(&ending_lock);
-	err = too_many_ending ? -EAGAIN : 0;
-	for (at = 0; at < ARRAY_SIZE(ending) && !err; at++)
-		if (ending[at])
-			err = note_one(ending[at], note, context);
-	spin_unlock(&ending_lock);
-	return err;
+	return dynamos_each_ending(note_ending, &noting);
 }
 
 /*
  * Every task that has run and will run is noted, in this order:
- * - From the beginning on whoever comes to its end is noted (sched_process_exit), and before that it is on the list. Those
- *   that have passed there before and are still on the list have PF_EXITING.
- * - Those that had left the list by then are gone after an RCU-tasks grace period, which waits for tasks between
- *   exit_notify() and their last schedule().
+ * - Whoever is on its way out, and may have left the list, is noted (ending.c).
  * - With the list's lock held nobody comes or goes. Who is not on the list then has not run yet: a new task is run after it
  *   has been put on it.
  */
 int dynamos_shim_turn_tasks(dynamos_note_fn note, dynamos_flip_fn flip, void *context)
 {
-	struct task_struct *process, *task;
 	int err;
 
 	mutex_lock(&turn_lock);
-	err = tracepoint_probe_register(task_exits, note_ending, NULL);
-	if (err)
-		goto out;
-	rcu_read_lock();
-	for_each_process_thread(process, task)
-		if (READ_ONCE(task->flags) & PF_EXITING && !dynamos_shim_task_is_dead(task))
-			note_ending(NULL, task);
-	rcu_read_unlock();
-	synchronize_rcu_tasks();
-
 	cpus_read_lock();	/* an idle task that begins later begins anew */
 	read_lock(list_lock);
 	err = note_all(note, context);
@@ -162,10 +107,6 @@ int dynamos_shim_turn_tasks(dynamos_note_fn note, dynamos_flip_fn flip, void *co
 	read_unlock(list_lock);
 	cpus_read_unlock();
 
-	tracepoint_probe_unregister(task_exits, note_ending, NULL);
-	tracepoint_synchronize_unregister();
-	forget_ending();
-out:
 	mutex_unlock(&turn_lock);
 	return err;
 }

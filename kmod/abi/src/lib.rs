@@ -90,5 +90,17 @@ pub const LEAVES_UNSEEN: [&str; 6] = [
     "multi_cpu_stop",
 ];
 
+/// Functions in which a CPU stays that is taken offline: on no stack that is looked at, and for nothing to wait for. Both
+/// kernels, `arch/x86/kernel/smpboot.c`, `drivers/acpi/processor_idle.c`, `arch/x86/xen/smp_pv.c`.
+pub const PARKS_CPUS: [&str; 7] = [
+    "native_play_dead",
+    "mwait_play_dead",
+    "mwait_play_dead_cpuid_hint",
+    "hlt_play_dead",
+    "acpi_idle_play_dead",
+    "xen_pv_play_dead",
+    "stop_this_cpu",
+];
+
 /// The most bytes a record may have: far above what any update needs, far below what could exhaust a kernel.
 pub const MAX_RECORD: usize = 64 << 20;

@@ -235,10 +235,19 @@ impl<'a> Record<'a> {
 
     /// The first of the functions replaced that tasks leave unseen ([`crate::LEAVES_UNSEEN`]).
     pub fn leaves_unseen(&self) -> Option<&'a str> {
-        let names = self.replaced().filter_map(|(_, function)| {
+        self.first_of(&crate::LEAVES_UNSEEN)
+    }
+
+    /// The first of the functions replaced that CPUs stay in ([`crate::PARKS_CPUS`]).
+    pub fn parks_cpus(&self) -> Option<&'a str> {
+        self.first_of(&crate::PARKS_CPUS)
+    }
+
+    fn first_of(&self, names: &[&str]) -> Option<&'a str> {
+        let mut replaced = self.replaced().filter_map(|(_, function)| {
             self.symbols().get(function.symbol).map(|symbol| self.str(symbol.name))
         });
-        names.into_iter().find(|name| crate::LEAVES_UNSEEN.contains(name))
+        replaced.find(|name| names.contains(name))
     }
 
     /// Address of the use counters ([`crate::counters`]), if it says which object the calls of each function work on.

@@ -16,7 +16,7 @@ pub(crate) const RUST_OBJECT: &str = "rust.o.unchecked";
 /// does that (6.1), and is empty where it runs at the module's link (`delay-objtool`, with IBT).
 const MAKEFILE: &str = "\
 obj-m := dynamos.o
-dynamos-y := shim.o hook.o stacks.o sysfs.o tasks.o rust.o
+dynamos-y := shim.o ending.o hook.o stacks.o sysfs.o tasks.o rust.o
 quiet_cmd_rust_object = RUST [M] $@
       cmd_rust_object = cp $< $@ $(cmd_objtool)
 $(obj)/rust.o: $(src)/rust.o.unchecked FORCE

@@ -37,8 +37,17 @@ pub(crate) const MODULE_ROOT: &str = "module/src/lib.rs";
 pub(crate) const COMPILER_BUILTINS: &str = "module/compiler_builtins.rs";
 
 /// What Kbuild compiles, below `kmod/module`.
-pub(crate) const C_FILES: [&str; 8] =
-    ["shim.c", "hook.c", "stacks.c", "sysfs.c", "tasks.c", "shim.h", "internal.h", "dynamos.h"];
+pub(crate) const C_FILES: [&str; 9] = [
+    "shim.c",
+    "ending.c",
+    "hook.c",
+    "stacks.c",
+    "sysfs.c",
+    "tasks.c",
+    "shim.h",
+    "internal.h",
+    "dynamos.h",
+];
 
 /// Copies the sources from `kmod` into `work` and adds them to `key`.
 pub(crate) fn collect(kmod: &Path, key: &mut Key) -> Result<Vec<PathBuf>, Error> {

@@ -92,6 +92,8 @@ pub enum Refusal<'a> {
     ReshapedNeedsWhole,
     /// An update that has written handlers cannot be replaced by another.
     HasHandlers { update: Name },
+    /// A CPU that is offline may be in a function of the update.
+    ParksCpus { function: &'a str },
     /// Tasks are in a function of the update unseen, so that they cannot be waited for or moved.
     LeavesUnseen { function: &'a str, scope: Scope },
     /// Tasks, or objects, cannot move one by one here.
@@ -268,6 +270,11 @@ impl Refusal<'_> {
                 f,
                 "the update has phases: its calls move one by one from phase to phase (scope `function`), and a phase \
                  ends when nobody is in the edition before, which cannot be forced"
+            ),
+            ParksCpus { function } => write!(
+                f,
+                "a CPU that is taken offline stays in `{function}`, where nobody sees it and nothing has it leave: a fix \
+                 of it needs a reboot"
             ),
             LeavesUnseen { function, scope } => write!(
                 f,

@@ -21,6 +21,8 @@ const CALL_SITE: usize = 8;
 const FLAGS: u64 = 3;
 /// The longest instruction patched: a static call's `jcc`.
 const LONGEST: usize = 6;
+/// What a static branch that is not taken is built as (`x86_nops`).
+const NOPS: [&[u8]; 2] = [&[0x66, 0x90], &[0x0f, 0x1f, 0x44, 0x00, 0x00]];
 
 /// Both tables of one update.
 pub(crate) struct LateTables {
@@ -129,9 +131,22 @@ impl LateTables {
                 if ranges.kind_of(code, 1) != Some(RangeKind::Text) {
                     return Err(Errno::EINVAL);
                 }
-                let len = LONGEST.min(usize::try_from(ranges.text().end - code).unwrap_or(LONGEST));
-                let mut saved = Saved { address: code, bytes: [0; JUMP_ENTRY], len };
+                let room = usize::try_from(ranges.text().end - code).unwrap_or(LONGEST);
+                let mut saved =
+                    Saved { address: code, bytes: [0; JUMP_ENTRY], len: LONGEST.min(room) };
                 saved.read()?;
+                let bytes = saved.bytes.get(..saved.len).unwrap_or_default();
+                let built = match size {
+                    JUMP_ENTRY => branch_as_built(entry, code, bytes)?,
+                    _ => call_as_built(bytes),
+                };
+                // The kernel would find what it does not expect, and stop at it (`__jump_label_patch`).
+                saved.len = built.ok_or(Errno::EBUSY).inspect_err(|_| {
+                    log::error(format_args!(
+                        "the code of an update is not as it was built where a static branch or call is: remove the \
+                         kprobe that is there"
+                    ));
+                })?;
                 self.before.try_push(saved)?;
             }
         }
@@ -193,6 +208,33 @@ impl Saved {
         let bytes = self.bytes.get_mut(..self.len).ok_or(Errno::EINVAL)?;
         kernel_memory::read(self.address, bytes)
     }
+}
+
+/// How long the instruction of a static branch is, if it is what the compiler and objtool have made of it: a NOP, or a jump to
+/// where `entry` says.
+fn branch_as_built(entry: u64, code: u64, bytes: &[u8]) -> Result<Option<usize>, Errno> {
+    if let Some(nop) = NOPS.into_iter().find(|nop| bytes.starts_with(nop)) {
+        return Ok(Some(nop.len()));
+    }
+    let (len, distance) = match *bytes {
+        [0xeb, distance, ..] => (2, i64::from(distance.cast_signed())),
+        [0xe9, a, b, c, d, ..] => (5, i64::from(i32::from_le_bytes([a, b, c, d]))),
+        _ => return Ok(None),
+    };
+    let target = entry.wrapping_add(4);
+    let target = relative(target, i64::from(read_i32(target)?));
+    let goes_to = relative(code.wrapping_add(len), distance);
+    Ok((goes_to == target).then_some(len as usize))
+}
+
+/// How long the instruction of a static call is, if it is one: a call, or a jump at a function's end.
+fn call_as_built(bytes: &[u8]) -> Option<usize> {
+    match *bytes {
+        [0xe8 | 0xe9, ..] => Some(5),
+        [0x0f, 0x80..=0x8f, ..] => Some(6),
+        _ => None,
+    }
+    .filter(|len| *len <= bytes.len())
 }
 
 fn read_i32(address: u64) -> Result<i32, Errno> {

@@ -10,7 +10,7 @@ use crate::ffi::memory::TryVec;
 use crate::ffi::sysfs::{Attribute, Dir, Directory};
 use crate::ffi::text::{FixedText, SliceWriter, printable};
 use crate::ffi::update::{Descriptor, Handle};
-use crate::ffi::{log, modules, wait};
+use crate::ffi::{log, modules, tasks, wait};
 use crate::names;
 use crate::updates::{self, Registry};
 
@@ -37,13 +37,18 @@ impl State {
 pub(crate) fn init() -> Result<(), Errno> {
     let root = Dir::in_kernel(c"dynamos", Root)?;
     STATE.lock().root = Some(root);
-    modules::follow().inspect_err(|_| remove_directory())
+    tasks::note_ending().inspect_err(|_| remove_directory())?;
+    modules::follow().inspect_err(|_| {
+        tasks::note_no_more();
+        remove_directory();
+    })
 }
 
 /// Takes everything back. No update is left.
 pub(crate) fn exit() {
     modules::follow_no_more();
     wait::look_no_more();
+    tasks::note_no_more();
     remove_directory();
     // Nothing drops a static, and its vectors keep their memory when they are empty.
     let state = core::mem::replace(&mut *STATE.lock(), State::new());

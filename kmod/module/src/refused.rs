@@ -96,6 +96,7 @@ impl Refused {
                 | NoPhases
                 | NoScope { .. }
                 | LeavesUnseen { .. }
+                | ParksCpus { .. }
                 | Moving { .. } => Errno::EINVAL,
                 Failed { errno, .. } => from_core(*errno),
                 // All others: the running code is not what was compared.

@@ -3,7 +3,6 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use dynamos_abi::Record;
 use dynamos_core::policy::{Program, Request};
 use dynamos_core::{
     Budget, Leaving, Limits, Name, OnTimeout, Options, Refusal, Scope, State, Switching, Update,

@@ -261,3 +261,47 @@ fn no_return_on_6_1() {
 fn no_return_on_6_12() {
     no_return(ON_6_12);
 }
+
+/// A thread that ends sleeps in `proc_flush_pid` when it has left every list: the update stays until it wakes.
+fn off_every_list([version, release]: [&str; 2]) {
+    let begin = "\nvoid proc_flush_pid(struct pid *pid)\n{\n";
+    let change = "\tif (!strncmp(current->comm, \"switched\", 8))\n\t\tschedule_timeout_uninterruptible(20 * HZ);\n";
+    let update = made("proc_flush_pid", version, "fs/proc/base.c", begin, change);
+    let outcome = machine(release, &[&update])
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            says load dynamos load /update/update --scope function
+            guest-tool exit-once switched
+            says waits dynamos revert dynamos_base --timeout 2
+            says drain dynamos revert dynamos_base --timeout 1 --on-timeout hold
+            says unload dynamos unload dynamos_base
+            becomes dynamos_base reverted
+            dynamos unload dynamos_base
+            rmmod dynamos
+            # Memory that was the update's is used again.
+            guest-tool exit-once switched"#
+        ))
+        .timeout(LONG)
+        .run()
+        .unwrap();
+    check(
+        &outcome.results,
+        &[
+            ("load", "status 0\n"),
+            ("waits", "status 3\n"),
+            ("waits", "(switched) sleeps in proc_flush_pid"),
+            ("drain", "status 0\ndynamos_base is reverted (draining): task "),
+            ("unload", "status 3\n"),
+        ],
+    );
+}
+
+#[test]
+fn off_every_list_on_6_1() {
+    off_every_list(ON_6_1);
+}
+
+#[test]
+fn off_every_list_on_6_12() {
+    off_every_list(ON_6_12);
+}

@@ -20,7 +20,7 @@ pub struct Moving {
     toward: Option<bool>,
     /// Whether one may have moved since the turn.
     began: bool,
-    /// Whether all calls that are under way are counted: handlers have counted since all were seen outside.
+    /// Whether all calls that are under way are counted: all handlers have counted since all were seen outside.
     counted: bool,
 }
 
@@ -56,6 +56,11 @@ impl Moving {
     /// knows the object.
     pub fn arrive(&mut self) {
         self.toward = None;
+    }
+
+    /// Calls come by that are not counted: a handler that does not count took the place of one that does.
+    pub fn lose_count(&mut self) {
+        self.counted = false;
     }
 
     /// All calls take one edition again, and are not counted; those that are under way go on as they began.

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use dynamos_abi::counters::CALL;
 
 use super::*;
+use crate::Blockers;
 use crate::relocate::Range;
 
 const AT: u64 = 0xffff_ffff_c000_0000;
@@ -158,6 +159,23 @@ const LABELS: [Label; 2] = [
     Label { address: 0x2079, function: 3, edition: true },
 ];
 const KERNEL: u64 = 0x9000;
+
+/// Where a handler that does not count took calls for a while, the way back begins with a look for such calls.
+#[test]
+fn calls_that_were_not_counted_are_looked_for_again() {
+    let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+    let counters = Counters::new(&words).unwrap();
+    let mut moving = Moving::default();
+    moving.begin_anew(&counters, true);
+    assert!(moving.turn(&counters, true, false));
+    assert_eq!(moving.awaits(&counters, false), Look::Deciding);
+    moving.lose_count();
+    assert_eq!(moving.awaits(&counters, false), Look::Uncounted);
+    let mut seen = Vec::new();
+    let all = moving.advance(&counters, false, &mut Blockers::default(), |look, _| seen.push(look));
+    assert_eq!((all, seen.first()), (Some(true), Some(&Look::Uncounted)));
+    assert_eq!(moving.awaits(&counters, true), Look::Deciding, "all are counted again");
+}
 
 fn found(trace: &[u64]) -> Option<usize> {
     uncounted(trace, &RANGES, HANDLERS, &LABELS)

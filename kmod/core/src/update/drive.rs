@@ -210,6 +210,9 @@ impl<'a> Update<'a> {
 
     /// Whether it may be switched like that at all.
     pub fn check(&self, how: &Switching) -> Result<(), Refusal<'a>> {
+        if let Some(function) = self.record.parks_cpus() {
+            return Err(Refusal::ParksCpus { function });
+        }
         if let Some(function) = self.record.leaves_unseen()
             && how.scope != Scope::Function
         {

@@ -248,6 +248,23 @@ fn a_function_that_tasks_leave_unseen_is_switched_call_by_call_alone() {
 }
 
 #[test]
+fn a_function_that_parks_cpus_is_never_switched() {
+    let mut build = builder(FUNCTIONS);
+    let symbol = build.0.functions[0].symbol as usize;
+    build.0.symbols[symbol].name = build.0.str("native_play_dead");
+    with_record(&build.finish("update"), |record| {
+        let mut sim = sim();
+        let mut update = ready(&mut sim, record);
+        for scope in [Scope::Function, Scope::System] {
+            let outcome =
+                update.activate(&mut sim, &ADDRESSES, &WRITABLE, Switching { scope, ..HOW });
+            assert_eq!(outcome, Err(Refusal::ParksCpus { function: "native_play_dead" }));
+        }
+        assert_eq!(update.state(), State::Registered);
+    });
+}
+
+#[test]
 fn what_has_never_run_is_not_waited_for() {
     with_sleepers(|sim, mut update| {
         update.activate(sim, &ADDRESSES, &WRITABLE, Switching { fresh: true, ..HOW }).unwrap();

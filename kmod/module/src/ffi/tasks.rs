@@ -18,6 +18,21 @@ pub fn be_ready() -> Result<(), Errno> {
     Errno::check(unsafe { dynamos_shim_tasks_ready() }).map(drop)
 }
 
+/// Notes from here on which tasks are on their way out: they leave every list before they have left the kernel.
+///
+/// # Errors
+/// [`Errno::EOPNOTSUPP`]: this kernel does not tell of it. [`Errno::ENOMEM`].
+pub fn note_ending() -> Result<(), Errno> {
+    // SAFETY: called once, before any task is looked at.
+    Errno::check(unsafe { dynamos_shim_note_ending() }).map(drop)
+}
+
+/// Ends that.
+pub fn note_no_more() {
+    // SAFETY: it was begun, and no task is looked at any more.
+    unsafe { dynamos_shim_note_no_more() }
+}
+
 /// Tasks with their editions. Each is kept from being freed while it is noted, so no other can be at its address.
 pub struct NotedTasks {
     table: TaskTable,
@@ -244,6 +259,8 @@ struct RawMover {
 }
 
 unsafe extern "C" {
+    fn dynamos_shim_note_ending() -> c_int;
+    fn dynamos_shim_note_no_more();
     fn dynamos_shim_tasks_ready() -> c_int;
     fn dynamos_shim_turn_tasks(
         note: extern "C" fn(*mut c_void, u64) -> c_int,

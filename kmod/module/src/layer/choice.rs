@@ -53,6 +53,12 @@ impl KernelLayer {
         if redirection.handler() == to {
             return Ok(());
         }
+        let (entry, _) = self.function(function)?;
+        if self.addresses.get(entry.counting as usize) != Some(&to) {
+            self.objects.lose_count();
+        }
+        let slot = self.redirects.get_mut(function as usize).and_then(Option::as_mut);
+        let redirection = slot.ok_or(INVALID)?;
         // SAFETY: as for the handler that was installed; the code of a policy is the function's own too.
         unsafe { redirection.replace(to) }.map_err(to_core)
     }

@@ -34,6 +34,11 @@ pub(super) struct ByObject {
 const FENTRY: u64 = 5;
 
 impl ByObject {
+    /// A handler that does not count takes calls.
+    pub(super) fn lose_count(&mut self) {
+        self.moving.lose_count();
+    }
+
     /// Whether transition handlers count.
     pub(super) fn count(&self) -> bool {
         self.counts
@@ -104,10 +109,9 @@ impl KernelLayer {
 
     /// Whether the handler of a function counts, also when all objects have moved.
     pub(crate) fn counts(&self, index: u32, rule: Rule) -> bool {
-        self.objects.counts
-            && rule == Rule::Always
-            && self.replacing.under(index).is_none()
-            && !self.replacing.is_leaving()
+        // Also while it is to leave at another's switch: the handler asks the flag first, and if it then stays, calls have been
+        // counted all along.
+        self.objects.counts && rule == Rule::Always && self.replacing.under(index).is_none()
     }
 
     /// Writes the way on in edition 0 of a function, to which no call goes and on which nobody is.

@@ -1,4 +1,4 @@
-//! Threads that end all the time.
+//! Threads that end: all the time, or one of a name.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,6 +14,12 @@ pub fn run(count: u32, stop: &Path) -> Result<u64> {
         all.into_iter().try_for_each(|thread| thread.join().ok().context("a thread died")?)
     })?;
     Ok(ended.into_inner())
+}
+
+/// One thread of this name.
+pub fn once(name: &str) -> Result<()> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(|| ())?;
+    thread.join().ok().context("a thread died")
 }
 
 fn end_many(stop: &Path, ended: &AtomicU64) -> Result<()> {

@@ -103,6 +103,11 @@ enum Command {
         #[arg(long)]
         stop_file: PathBuf,
     },
+    /// Begin a thread of this name, which ends at once.
+    ExitOnce {
+        /// Its name.
+        name: String,
+    },
     /// Run a program as another user, without any other group.
     AsUser {
         /// The user's and the group's number.
@@ -222,6 +227,7 @@ fn main() -> anyhow::Result<()> {
             println!("{}", pipes::run(count, &stop_file, &ready_file, patience)?);
         }
         Command::Exits { count, stop_file } => println!("{}", exits::run(count, &stop_file)?),
+        Command::ExitOnce { name } => exits::once(&name)?,
         Command::Yields { times } => println!("{}", yields::cost(times)?),
         Command::AsUser { id, program } => pipe::as_user(id, &program)?,
         Command::SeccompVictim { scratch } => seccomp::victim(&scratch)?,
