@@ -30,6 +30,13 @@ pub enum Spec {
     },
     /// A patch that makes V2 of V1.
     Patch(PathBuf),
+    /// V1 with another content of one file.
+    Source {
+        /// The file in V1's tree.
+        path: PathBuf,
+        /// What is in its place.
+        content: PathBuf,
+    },
     /// An object, module or linked image.
     Binary(PathBuf),
     /// A build directory, or a directory of modules and images.
@@ -79,6 +86,7 @@ impl Spec {
             Spec::Tree(path) => format!("tree {}", file(path)),
             Spec::Revision { revision, .. } => format!("revision {revision}"),
             Spec::Patch(path) => format!("patch {}", file(path)),
+            Spec::Source { content, .. } => format!("source {}", file(content)),
             Spec::Binary(path) => format!("file {}", file(path)),
             Spec::Built(path) => format!("built files in {}", file(path)),
             Spec::DebDbg(version) => format!("deb-dbg:{version}"),
@@ -128,6 +136,9 @@ pub fn resolve(cache: &Cache, v1: &Spec, v2: &Spec, kernel: Option<&str>) -> Res
         Spec::Patch(file) => {
             let target = tempfile::tempdir().context("cannot make a temporary directory")?;
             (patch::apply(&v1_root, file, target.path())?, Some(target))
+        }
+        Spec::Source { path, content } => {
+            (Changes::from([(path.clone(), Some(content.clone()))]), None)
         }
         other => {
             let (v2_kernel, v2_root) = side(cache, &manifest, other, "V2")?;
@@ -264,10 +275,9 @@ fn side<'m>(
             "{which} is {}, which is no source: give sources twice or built files twice",
             spec.label()
         ),
-        Spec::Patch(path) => bail!(
-            "{which} cannot be a patch ({}): only V2 can, it is applied to V1",
-            path.display()
-        ),
+        Spec::Source { content: path, .. } | Spec::Patch(path) => {
+            bail!("{which} cannot be a change ({}): only V2 can, it is made to V1", path.display())
+        }
     }
 }
 

@@ -30,9 +30,9 @@ struct Cli {
     v1: String,
     /// The kernel that should, or a patch of V1.
     v2: String,
-    /// A patch of V1 that gives each replaced function a bridge edition, which works with the state of V1 and of V2: the
-    /// update then goes by way of it, in phases (docs/phases.md).
-    #[arg(long, value_name = "PATCH", conflicts_with_all = ["explain", "report_only", "only"])]
+    /// Gives each replaced function a bridge edition, which works with the state of V1 and of V2: the update then goes by way of
+    /// it, in phases (docs/phases.md). A patch of V1, or the source (`.c`) that takes the place of the one V2 changes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["explain", "report_only", "only"])]
     bridge: Option<PathBuf>,
     /// The object that calls of a replaced function work on is this argument: for scope `object` (docs/scopes.md), in which
     /// each object has one edition. For each function, unless V2 has a `dynamos_object_FUNCTION`.

@@ -1,13 +1,37 @@
 //! An update with phases: V2's editions together with the bridge editions of the same functions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
+use anyhow::{Context, Result, bail};
 use dynamos_abi::HookKind::{self, Advance, AdvanceBack, Transfer, TransferBack};
 
 use crate::assemble::UnitInput;
+use crate::changes::Changes;
 use crate::closure::BridgeInput;
+use crate::input::Spec;
 use crate::plan::{PhasePlan, Plan, Refusal};
 use crate::verdicts::Judged;
+
+/// V1 with the bridge's source in the place of the one of that name which V2 changes.
+pub fn source(file: &Path, changes: &Changes) -> Result<Spec> {
+    let content = file.canonicalize().with_context(|| format!("cannot read {}", file.display()))?;
+    let mut named = changes.keys().filter(|path| path.file_name() == file.file_name());
+    match (named.next(), named.next()) {
+        (Some(path), None) => Ok(Spec::Source { path: path.clone(), content }),
+        (None, _) => bail!(
+            "V2 changes no file that is called as the bridge's source {}: give the source the name of the file that it is to \
+             take the place of, or give a patch of V1",
+            file.display()
+        ),
+        (Some(first), Some(second)) => bail!(
+            "{} could take the place of {} or of {}: give a patch of V1 instead",
+            file.display(),
+            first.display(),
+            second.display()
+        ),
+    }
+}
 
 /// Gives each object of V2 the bridge editions of its functions, and says in the plan what the phases are. What has no
 /// bridge, and what phases cannot have, is refused.
@@ -194,4 +218,26 @@ fn phases(functions: &[String], hooks: &BTreeSet<HookKind>) -> Vec<PhasePlan> {
             "it is reverted".into(),
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_takes_the_place_of_one_that_v2_changes() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("pipe.c");
+        std::fs::write(&file, "").unwrap();
+        let changes = |paths: &[&str]| paths.iter().map(|path| (path.into(), None)).collect();
+        match source(&file, &changes(&["fs/pipe.c", "fs/inode.c"])).unwrap() {
+            Spec::Source { path, content } => {
+                assert_eq!((path.as_path(), content.is_absolute()), (Path::new("fs/pipe.c"), true));
+            }
+            other => panic!("{other:?}"),
+        }
+        let told = |paths: &[&str]| source(&file, &changes(paths)).unwrap_err().to_string();
+        assert!(told(&["fs/inode.c"]).contains("changes no file"));
+        assert!(told(&["fs/pipe.c", "net/pipe.c"]).contains("fs/pipe.c or of net/pipe.c"));
+    }
 }

@@ -195,17 +195,20 @@ impl Comparison<'_> {
         Ok((judged, Some(Background::alone(move || drop(view)))))
     }
 
-    /// Makes the bridge editions of what V2 replaces, from a patch of V1; gives what the patch changes.
+    /// Makes the bridge editions of what V2 replaces, from a patch of V1 or a source; gives what is changed for it.
     fn bridge(
         &self,
-        patch: &Path,
+        file: &Path,
         cache: &Cache,
         reporter: &Reporter,
         judged: &mut Judged,
         plan: &mut Plan,
     ) -> Result<String> {
         let request = self.request;
-        let spec = Spec::Patch(patch.into());
+        let spec = match file.extension() {
+            Some(extension) if extension == "c" => phases::source(file, &self.input.changes)?,
+            _ => Spec::Patch(file.into()),
+        };
         plan.kernels.bridge = Some(spec.label());
         let input = input::resolve(cache, &request.v1, &spec, request.kernel.as_deref())?;
         let diff = changes::diff(&input.v1_root, &input.changes)?;

@@ -49,7 +49,7 @@ pub(crate) struct Update {
     pub(crate) functions: Vec<Function>,
     /// `* POLICY`, or `OBJECT FUNCTION POLICY` a line; absent for those who may not read it.
     pub(crate) policy: Option<String>,
-    /// What must be, or was, quiet before calls move: `function` or `system`.
+    /// What must be, or was, quiet before calls move: `function`, `task`, `object` or `system`.
     pub(crate) scope: Option<String>,
     /// The weakest scope that the plan calls safe.
     pub(crate) proposed_scope: Option<String>,

@@ -247,6 +247,10 @@ fn shared_with_others(version: &'static str, release: &str) {
             says perf probe perf-kprobe pipe_fcntl guest-tool pipe-edition
             says perf_return probe perf-kretprobe pipe_fcntl guest-tool pipe-edition
             says callchain probe perf-callchain pipe_fcntl.clone guest-tool pipe-edition --times 30000
+            # A kretprobe that is there before goes on while the update comes and when it leaves.
+            dynamos unload dynamos_pipe --revert
+            says perf_return_first probe perf-kretprobe pipe_fcntl sh -c 'guest-tool pipe-edition; dynamos load /update/pipe; guest-tool pipe-edition; dynamos revert dynamos_pipe; guest-tool pipe-edition'
+            dynamos enable dynamos_pipe
             says livepatch_after insmod /rival.ko
             says livepatch_left ls /sys/kernel/livepatch
             says still_1 edition
@@ -299,6 +303,9 @@ fn shared_with_others(version: &'static str, release: &str) {
             ("perf_first", "status 0\n"),
             ("perf_first", "is loaded\n1\nseen 3"),
             ("perf", "status 0\n1\nseen 3"),
+            ("perf_return_first", "status 0\n0\n"),
+            ("perf_return_first", "is loaded\n1\n"),
+            ("perf_return_first", "is reverted\n0\nseen 9"),
             ("perf_return", "status 0\n1\nseen 3"),
             ("callchain", "status 0\n1\nseen "),
             ("livepatch_after", "status 16\n"),
@@ -416,12 +423,7 @@ fn machine_changes(version: &'static str, release: &str) {
             reboot -f"#
         ))
         .run();
-    let outcome = match ended {
-        // The machine ends where it would begin anew.
-        Err(Error::Vanished { outcome, .. }) => outcome,
-        Err(error) => panic!("{error}"),
-        Ok(outcome) => panic!("it did not begin anew: {:?}", outcome.results),
-    };
+    let outcome = begun_anew(ended);
     check(
         &outcome,
         &[
@@ -468,8 +470,17 @@ fn machine_changes_on_6_12() {
     machine_changes("6.12.107", "6.12.107+deb12-amd64");
 }
 
-/// Another kernel is begun while an update is active: it is the stock one, takes the update as the first did, and powers
-/// off with it active.
+/// What a machine did that ended where it would begin anew.
+fn begun_anew(ended: Result<Outcome, Error>) -> Outcome {
+    match ended {
+        Err(Error::Vanished { outcome, .. }) => *outcome,
+        Err(error) => panic!("{error}"),
+        Ok(outcome) => panic!("it did not begin anew: {:?}", outcome.results),
+    }
+}
+
+/// Another kernel is begun while an update is active: it is the stock one, takes the update as the first did, and begins
+/// anew with it active.
 fn another_kernel(version: &'static str, release: &str) {
     let vmlinuz = image(release).vmlinuz;
     let vm = guest(version, release)
@@ -482,7 +493,7 @@ fn another_kernel(version: &'static str, release: &str) {
                 says second_load dynamos load /update/pipe
                 says second edition
             }}
-            if grep -q second /proc/cmdline; then second; exit 0; fi
+            if grep -q second /proc/cmdline; then second; reboot -f; fi
             says load dynamos load /update/pipe
             says first edition
             cd /
@@ -492,7 +503,7 @@ fn another_kernel(version: &'static str, release: &str) {
             find . | cpio -o -H newc >/run/initrd 2>/dev/null
             probe kexec /vmlinuz /run/initrd "$(cat /proc/cmdline) second""#
         ));
-    let outcome = run(&vm);
+    let outcome = begun_anew(vm.run());
     check(
         &outcome,
         &[
@@ -505,6 +516,7 @@ fn another_kernel(version: &'static str, release: &str) {
         ],
     );
     assert!(outcome.console.contains("kexec_core: Starting new kernel"), "{}", outcome.console);
+    assert!(outcome.console.contains("reboot: Restarting system"), "{}", outcome.console);
 }
 
 #[test]

@@ -213,12 +213,15 @@ fn what_is_wrong_is_refused_and_changes_nothing() {
             dynamos policy dynamos_pipe | result after
             dynamos status dynamos_pipe | head -n 3 | result state
             dynamos unload dynamos_pipe --revert
+            user user_load_new dynamos load /update/pipe
+            ls /sys/kernel/dynamos | grep -c dynamos_pipe | result user_loaded || true
             rmmod dynamos"#
         ))
         .timeout(LONG)
         .run()
         .unwrap();
     let results = &outcome.results;
+    assert_eq!(results["user_loaded"], "0");
     for (name, status, says) in [
         ("field", 2, "nice"),
         ("value", 2, "never is"),
@@ -240,6 +243,7 @@ fn what_is_wrong_is_refused_and_changes_nothing() {
         ("user_revert", 2, "only root may"),
         ("user_unload", 2, "only root may"),
         ("user_load", 3, "already"),
+        ("user_load_new", 2, "only root may"),
         ("user_write", 1, "ermission denied"),
         ("user_raw", 1, "ermission denied"),
         ("user_status", 2, "only root may"), // `enabled` is root's to read

@@ -121,7 +121,7 @@ impl fmt::Display for OptionsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "the options are not understood: `scope=function|task|object|system`, `wait_ms=NUMBER`, \
-             `on_timeout=roll-back|hold|force-new-calls`, `phase_ms=NUMBER` and `signal`, with commas between them",
+             `on_timeout=roll-back|hold|force-new-calls`, `phase_ms=NUMBER`, `signal`, `replace` and `stack`, with commas between them",
         )
     }
 }
