@@ -267,9 +267,21 @@ impl Builder<'_> {
                 let may_keep = |name: &str| keeps::may_keep(name, variadic);
                 self.note_kept(field, &owner, |deep| body.keeps(unit, at, deep, &may_keep))?;
             }
+            if field.resolved {
+                self.clear(work.piece, field.offset);
+            }
             self.push(work.piece, field.offset, field.kind, target, addend - field.bias);
         }
         Ok(())
+    }
+
+    /// What the assembler has put into a branch that gets a relocation now: the kernel's loader wants a field of zeroes
+    /// (`apply_relocate_add`).
+    fn clear(&mut self, piece: PieceId, offset: u64) {
+        let bytes =
+            self.closure.object.pieces.get_mut(piece).map(|piece| piece.bytes.as_mut_slice());
+        let field = bytes.and_then(|bytes| bytes.get_mut(offset as usize..)?.get_mut(..4));
+        field.unwrap_or_default().fill(0);
     }
 
     fn push(&mut self, piece: PieceId, offset: u64, kind: u32, target: Target, addend: i64) {

@@ -149,3 +149,27 @@ fn a_string_is_copied_from_its_start() {
     let texts: Vec<_> = fields.iter().filter_map(before).collect();
     assert!(texts.iter().any(|text| text.starts_with(b"-within\0")), "{texts:?}");
 }
+
+/// The assembler resolves a call within a section that the source names (`__sched`), so there is a distance in the code where
+/// the update has a relocation: the kernel's loader refuses that.
+#[test]
+fn a_field_with_a_relocation_is_zero() {
+    let text = |more: &str| {
+        format!(
+            "#define SCHED __attribute__((section(\".sched.text\"), noinline))\n\
+             int n; static SCHED int inner(int a) {{ n += a; return a * n; }}\n\
+             SCHED int other(int a) {{ return inner(a) - 2; }}\n\
+             SCHED int f(int a) {{ return inner(a + 1) + 3{more}; }}\n"
+        )
+    };
+    let (units, _) = clones(&text(""), &text(" * 2"), "n other f");
+    assert!(refers(&units, "f.clone").contains("edition0.inner"));
+    for unit in &units {
+        for section in unit.sections.iter().filter(|section| section.is_code()) {
+            for relocation in &section.relocations {
+                let at = relocation.offset as usize;
+                assert_eq!(section.bytes[at..at + 4], [0; 4], "{}+{at:#x}", section.name);
+            }
+        }
+    }
+}
