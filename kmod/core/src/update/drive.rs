@@ -208,8 +208,24 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// Whether it may be switched like that at all.
+    /// Whether what comes next may be done like that at all: the switch, as long as one is to be made. Where calls have
+    /// only to end, none is.
     pub fn check(&self, how: &Switching) -> Result<(), Refusal<'a>> {
+        self.check_time(how)?;
+        match self.state {
+            State::Draining => Ok(()),
+            State::Reverting if !self.is_flipped() => Ok(()),
+            _ => self.check_switch(how),
+        }
+    }
+
+    /// Whether there is a phase for its least time.
+    pub(super) fn check_time(&self, how: &Switching) -> Result<(), Refusal<'a>> {
+        if how.phase_ms > 0 && !self.has_phases() { Err(Refusal::NoPhases) } else { Ok(()) }
+    }
+
+    /// Whether it may be switched like that at all.
+    pub(super) fn check_switch(&self, how: &Switching) -> Result<(), Refusal<'a>> {
         if let Some(function) = self.record.leaves_unseen()
             && how.scope != Scope::Function
         {
@@ -218,9 +234,6 @@ impl<'a> Update<'a> {
         if self.has_phases() {
             let fits = how.scope == Scope::Function && how.on_timeout != OnTimeout::ForceNewCalls;
             return if fits { Ok(()) } else { Err(Refusal::PhasesNeedFunction) };
-        }
-        if how.phase_ms > 0 {
-            return Err(Refusal::NoPhases);
         }
         if self.record.is_reshaped()
             && (how.scope == Scope::Function || how.on_timeout == OnTimeout::ForceNewCalls)
@@ -259,8 +272,19 @@ impl<'a> Update<'a> {
     /// what happens: the update stays active, or it is held in `Reverting` (its editions run) or `Draining` (edition 0
     /// does). A refusal with `undone: false` leaves it `Reverting` with edition 0. In all of these another call goes on.
     pub fn revert(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
-        let from = self.state;
+        // As the activation was made, whatever is proposed for the next one.
+        let how = Switching { scope: self.scope, ..how };
         self.check(&how)?;
+        self.go_back(layer, how)
+    }
+
+    /// The same, of what may be reverted like that.
+    pub(super) fn go_back(
+        &mut self,
+        layer: &mut dyn Layer,
+        how: Switching,
+    ) -> Result<(), Refusal<'a>> {
+        let from = self.state;
         let under_way = from == State::Transitioning && self.is_under_way();
         if !under_way && !matches!(from, State::Active | State::Reverting | State::Draining) {
             return Err(self.wrong_state(State::Reverting));

@@ -40,9 +40,10 @@ impl<'a> Update<'a> {
         layer: &mut dyn Layer,
         how: Switching,
     ) -> Result<(), Refusal<'a>> {
+        self.check_time(&how)?;
         let scope = self.scope;
         self.let_end();
-        let result = self.revert(layer, how);
+        let result = self.go_back(layer, how);
         if self.state == State::Active {
             self.scope = scope;
         }

@@ -80,9 +80,9 @@ impl<'a> Update<'a> {
 
     /// Goes on with what is held. What fails, or must be given up, stays held.
     pub fn go_on(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
-        self.check(&how)?;
         match self.state {
             State::Transitioning => {
+                self.check(&how)?;
                 if self.has_phases() {
                     self.forward_again(layer, how)?;
                 } else {
@@ -97,19 +97,21 @@ impl<'a> Update<'a> {
     }
 
     /// Whether the editions run, or tasks may still be in them.
-    fn is_flipped(&self) -> bool {
+    pub(super) fn is_flipped(&self) -> bool {
         self.steps.done().contains(&Step::Flipped)
     }
 
     /// Gives up a revert that is held: the editions take all calls again. Where a hook was the reason for the revert it
     /// cannot be given up.
     pub fn resume(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
-        // Where all objects have moved, calls that are not counted any more are under way.
-        let moved = self.scope == Scope::Object && self.state == State::Draining;
-        if self.must || moved {
+        // Where all objects have moved, calls that are not counted any more are under way; where parameters differ, callers
+        // that would give V1's.
+        let one_way = self.scope == Scope::Object || self.record.is_reshaped();
+        if self.must || one_way && self.state == State::Draining {
             return Err(self.wrong_state(State::Active));
         }
         if self.moves_singly() {
+            self.check_switch(&how)?;
             self.move_on_again(layer, how)?;
             if self.state != State::Active {
                 return Ok(()); // Held.
