@@ -188,11 +188,6 @@ impl KernelLayer {
         self.words = words;
     }
 
-    /// Whether it has written handlers into tables of operations.
-    pub(crate) fn has_handlers(&self) -> bool {
-        !self.words.is_empty() && self.active.get()
-    }
-
     /// Makes the slots ready to be written.
     fn open_words(&self) -> Result<Opened, Errno> {
         // SAFETY: tables of the kernel or of modules that this holds, or of the one that comes or goes meanwhile.

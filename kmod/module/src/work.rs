@@ -3,11 +3,10 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use dynamos_abi::Record;
 use dynamos_core::policy::{Program, Request};
 use dynamos_core::{
-    Budget, Leaving, Limits, Name, OnTimeout, Options, Refusal, Scope, State, Switching, Update,
-    UpdateId,
+    Budget, Layer as _, Leaving, Limits, OnTimeout, Options, Refusal, Scope, State, Switching,
+    Update, UpdateId,
 };
 
 use crate::ffi::errno::Errno;
@@ -151,31 +150,10 @@ impl Work {
 
     /// Whether those that take part in the switch may do so.
     fn check_others(&self) -> Result<(), Refused> {
-        let stacks = self.layer.replacing.stacks;
-        let mut others = self.layer.replacing.others.iter();
-        if let Some((_, other)) = others.find(|(_, other)| other.layer.has_handlers()) {
-            return Err(Refusal::HasHandlers { update: other.update.name() }.into());
-        }
-        if let Some(update) =
-            self.of_several(|update| stacks && !update.record().slots().is_empty())
-        {
-            return Err(Refusal::HasHandlers { update }.into());
-        }
-        if let Some(update) = self.of_several(Update::has_phases) {
-            return Err(Refusal::HasPhases { update }.into());
-        }
-        if let Some(update) = self.of_several(|update| !update.record().hooks().is_empty()) {
-            return Err(Refusal::HasHooks { update }.into());
-        }
+        let replacing = &self.layer.replacing;
+        let others = replacing.others.iter().map(|(_, other)| &other.update);
+        self.update.check_company(others, replacing.stacks)?;
         self.layer.check_adaptation()
-    }
-
-    /// An update that `is` so among those of one switch, if they are several.
-    fn of_several(&self, is: impl Fn(&Update<'static>) -> bool) -> Option<Name> {
-        let others = self.layer.replacing.others.iter().map(|(_, other)| &other.update);
-        let mut all = others.chain([&self.update]);
-        let found = all.find(|update| is(update))?;
-        (!self.layer.replacing.others.is_empty()).then(|| found.name())
     }
 
     /// Looks once whether the updates that were replaced are left already; else they drain.
@@ -493,7 +471,10 @@ impl Work {
         let others_are_none = self.layer.replacing.others.is_empty();
         let moves_singly = others_are_none && self.layer.may_ask_for_more();
         let otherwise = match proposed {
-            _ if self.layer.lets_editions_mix() => Scope::Function,
+            // Not while what leaves would be mixed, too.
+            _ if self.layer.lets_editions_mix() && self.layer.reshaped_other().is_none() => {
+                Scope::Function
+            }
             scope if scope.is_single() && !moves_singly => Scope::System,
             proposed => proposed,
         };

@@ -3,6 +3,7 @@
 use dynamos_abi::{HookKind, Record};
 
 use super::hooks::is_held;
+use super::others::check_with_others;
 use super::{
     Blockers, Errno, Layer, Limits, OnTimeout, Phase, Scope, State, Step, Steps, Switching,
 };
@@ -11,10 +12,6 @@ use crate::candidates::Names;
 use crate::refusal::{Name, Refusal};
 use crate::relocate::{Range, relocate};
 use crate::resolve::{Resolved, function_name, names_of, resolve};
-
-/// Why in an update in the place of others, or over them, nothing moves one by one.
-const NOT_WITH_OTHERS: &str =
-    "other updates of the same functions take part in the switch; use --scope system";
 
 /// Why this kernel has no scope `task`.
 const NO_TRACEPOINTS: &str = "this kernel lacks the tracepoints that tell of tasks that end and of system calls; use --scope system";
@@ -172,9 +169,7 @@ impl<'a> Update<'a> {
     ) -> Result<(), Refusal<'a>> {
         self.expect(State::Registered, State::Transitioning)?;
         self.check(&how)?;
-        if how.scope.is_single() && layer.replaces_others() {
-            return Err(Refusal::NoScope { scope: how.scope, why: NOT_WITH_OTHERS });
-        }
+        check_with_others(layer, &how)?;
         self.scope = how.scope;
         self.enter(layer, State::Transitioning);
         let result = self.redirect(layer, addresses, writable, how);
@@ -240,8 +235,7 @@ impl<'a> Update<'a> {
         {
             return Err(Refusal::ReshapedNeedsWhole);
         }
-        let all = how.scope == Scope::System && how.on_timeout != OnTimeout::ForceNewCalls;
-        if self.record.slots().is_empty() || all {
+        if self.record.slots().is_empty() || how.is_whole() {
             return Ok(());
         }
         Err(Refusal::HandlersNeedSystem)

@@ -1,5 +1,6 @@
 //! The switch from one edition to the other and back: what is waited for, for how long, and what happens then.
 
+use super::others::check_with_others;
 use super::{
     Blockers, Errno, Handler, Layer, Limits, OnTimeout, Scope, State, Step, Switching, Update,
 };
@@ -83,6 +84,7 @@ impl<'a> Update<'a> {
         match self.state {
             State::Transitioning => {
                 self.check(&how)?;
+                check_with_others(layer, &how)?;
                 if self.has_phases() {
                     self.forward_again(layer, how)?;
                 } else {

@@ -7,7 +7,7 @@ use core::time::Duration;
 use dynamos_abi::HookKind;
 use dynamos_abi::edition::ORIGINAL;
 use dynamos_core::{
-    Blocked, Blockers, Errno, Handler, Layer, Memory, Phase, Returned, Scope, State,
+    Blocked, Blockers, Errno, Handler, Layer, Memory, Name, Phase, Returned, Scope, State, Update,
 };
 
 use super::{INVALID, KernelLayer, Switch, VMLINUX, Written};
@@ -137,6 +137,11 @@ impl Layer for KernelLayer {
 
     fn replaces_others(&self) -> bool {
         !self.replacing.others.is_empty()
+    }
+
+    fn reshaped_other(&self) -> Option<Name> {
+        let mut others = self.replacing.others.iter().map(|(_, other)| &other.update);
+        others.find(|update| update.record().is_reshaped()).map(Update::name)
     }
 
     fn ready_others(&mut self) -> Result<(), Errno> {
