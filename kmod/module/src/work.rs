@@ -44,10 +44,6 @@ pub(crate) struct Work {
     proposed: Scope,
     /// What was asked for when it was loaded: its scope counts later too, all of it when a module comes.
     loaded: Options,
-    /// Whether whoever holds up what is held is woken.
-    signal: bool,
-    /// A phase's least time for what is held.
-    phase_ms: u32,
     /// Its code, or that of a module it is for, goes: a hook cannot refuse that.
     must: bool,
 }
@@ -59,7 +55,7 @@ impl Work {
         proposed: Scope,
         loaded: Options,
     ) -> Self {
-        Self { update, layer, proposed, loaded, signal: false, phase_ms: 0, must: false }
+        Self { update, layer, proposed, loaded, must: false }
     }
 
     /// Whether something of it is still in the kernel after an activation that failed.
@@ -216,12 +212,7 @@ impl Work {
 
     /// Looks whether what is held can go on: without waiting.
     pub(crate) fn look(&mut self, id: UpdateId) -> Result<(), Refused> {
-        // A hook that is begun now has its time.
-        let limits = Limits { wait_ms: 0, hook_ms: kernel::wait_ms(), ..Limits::default() };
-        let (scope, signal, phase_ms) = (self.update.scope(), self.signal, self.phase_ms);
-        let on_timeout = OnTimeout::Hold;
-        let must = self.must;
-        let how = Switching { scope, limits, on_timeout, signal, phase_ms, fresh: false, must };
+        let how = self.update.as_held(kernel::wait_ms(), self.must);
         let result = self.update.go_on(&mut self.layer, how);
         match self.update.is_held() {
             // Told when it began.
@@ -462,9 +453,7 @@ impl Work {
 
     /// How to switch: as is asked for now, was when it was loaded, or as the plan proposes. Where policies decide on
     /// each call, editions mix whatever is waited for.
-    fn how(&mut self, options: &Options) -> Switching {
-        self.signal = options.signal;
-        self.phase_ms = options.phase_ms.or(self.loaded.phase_ms).unwrap_or(0);
+    fn how(&self, options: &Options) -> Switching {
         // What leaves at the same switch must be as quiet.
         let others = self.layer.replacing.others.iter().map(|(_, other)| other.proposed);
         let proposed = others.fold(self.proposed, Scope::max);
@@ -484,7 +473,7 @@ impl Work {
             limits: Limits { wait_ms, hook_ms: wait_ms, ..Limits::default() },
             on_timeout: options.on_timeout,
             signal: options.signal,
-            phase_ms: self.phase_ms,
+            phase_ms: options.phase_ms.or(self.loaded.phase_ms).unwrap_or(0),
             fresh: false,
             must: false,
         }

@@ -27,6 +27,10 @@ pub struct Update<'a> {
     pub(super) phase: Phase,
     /// Where tasks, or objects, are moving to, one by one.
     pub(super) toward: Option<bool>,
+    /// What was asked for last, and not refused, counts for what is held: whether whoever holds it up is woken, and a
+    /// phase's least time.
+    pub(super) signal: bool,
+    pub(super) phase_ms: u32,
     /// When new calls began to take the edition of this phase ([`Layer::now_ms`]).
     pub(super) since_ms: u64,
     /// State was, or may have been, carried over to V2's meaning, and V2's editions may have run since.
@@ -70,6 +74,8 @@ impl<'a> Update<'a> {
             scope: Scope::System,
             phase: Phase::default(),
             toward: None,
+            signal: false,
+            phase_ms: 0,
             since_ms: 0,
             transferred: false,
             told: false,
@@ -170,6 +176,7 @@ impl<'a> Update<'a> {
         self.expect(State::Registered, State::Transitioning)?;
         self.check(&how)?;
         check_with_others(layer, &how)?;
+        self.keep(&how);
         self.scope = how.scope;
         self.enter(layer, State::Transitioning);
         let result = self.redirect(layer, addresses, writable, how);
@@ -269,6 +276,7 @@ impl<'a> Update<'a> {
         // As the activation was made, whatever is proposed for the next one.
         let how = Switching { scope: self.scope, ..how };
         self.check(&how)?;
+        self.keep(&how);
         self.go_back(layer, how)
     }
 

@@ -92,6 +92,7 @@ impl<'a> Update<'a> {
         how: Switching,
     ) -> Result<(), Refusal<'a>> {
         self.check_time(&how)?;
+        self.keep(&how);
         let scope = self.scope;
         self.let_end();
         let result = self.go_back(layer, how);
