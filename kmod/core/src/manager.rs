@@ -34,7 +34,7 @@ struct Entry {
     id: UpdateId,
     name: Name,
     state: State,
-    /// Whether its editions ever ran.
+    /// Whether its code ever ran: an edition, or a hook.
     has_run: bool,
     /// Addresses of the functions it replaces, sorted. None once another has taken its place.
     replaces: Vec<u64>,
@@ -162,7 +162,7 @@ impl Manager {
     }
 
     /// Moves an update on to where one operation has taken it, by way of what lies between: where a hook says no, that
-    /// is more than one step. `has_run`: its editions have.
+    /// is more than one step. `has_run`: its code has.
     pub fn follow(
         &mut self,
         id: UpdateId,

@@ -67,7 +67,7 @@ pub(crate) struct KernelLayer {
     stack: StackBuffer,
     /// What relocations have overwritten.
     before: Vec<Written>,
-    /// Whether the editions have run, or may have.
+    /// Whether an edition or a hook has run, or may have.
     has_run: bool,
     switch: Switch,
     /// From the beginning of an activation to the switch: busy tasks do not hold it up.

@@ -518,9 +518,6 @@ impl Work {
     pub(crate) fn follow(&self, id: UpdateId) {
         let (state, has_run) = (self.update.state(), self.update.has_run());
         let manager = &mut STATE.lock().registry.manager;
-        if manager.state(id) == Some(state) {
-            return;
-        }
         if let Err(refusal) = manager.follow(id, state, has_run) {
             log::error(format_args!("{}: {refusal}", self.update.name()));
         }

@@ -326,6 +326,8 @@ impl Layer for KernelLayer {
         // references are written. The update's module is held, and gives nothing back before the hook is ended.
         let hook = unsafe { Hook::begin(function) }.map_err(to_core)?;
         self.hook = Some((kind, hook));
+        // It may hand out what has to stay then, and refuse all the same.
+        self.has_run = true;
         updates::show_hook(self.id, Some(kind));
         Ok(())
     }
