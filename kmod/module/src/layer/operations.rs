@@ -68,6 +68,9 @@ impl Layer for KernelLayer {
 
     fn undo_late_sections(&mut self) {
         if self.keeps_code() {
+            if self.going || !self.hold_targets() {
+                self.forget_tables();
+            }
             return;
         }
         match &self.own {
