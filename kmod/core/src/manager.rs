@@ -34,7 +34,7 @@ struct Entry {
     id: UpdateId,
     name: Name,
     state: State,
-    /// Whether its editions ever ran.
+    /// Whether its code ever ran: an edition, or a hook.
     has_run: bool,
     /// Addresses of the functions it replaces, sorted. None once another has taken its place.
     replaces: Vec<u64>,
@@ -162,7 +162,7 @@ impl Manager {
     }
 
     /// Moves an update on to where one operation has taken it, by way of what lies between: where a hook says no, that
-    /// is more than one step. `has_run`: its editions have.
+    /// is more than one step. `has_run`: its code has.
     pub fn follow(
         &mut self,
         id: UpdateId,
@@ -170,10 +170,14 @@ impl Manager {
         has_run: bool,
     ) -> Result<(), Refusal<'static>> {
         let entry = self.entry(id)?;
+        entry.has_run |= has_run;
         if entry.state == to {
             return Ok(()); // In phases editions run on the way.
         }
-        if has_run && entry.state == State::Transitioning && to != State::Active {
+        // What is given up as if it had not been may have run all the same, where a redirection failed after calls had
+        // come by it.
+        let given_up = to == State::Registered;
+        if has_run && entry.state == State::Transitioning && to != State::Active && !given_up {
             self.advance(id, State::Active)?;
         }
         let entry = self.entry(id)?;
@@ -367,6 +371,7 @@ pub(crate) mod tests {
             (&[Transitioning][..], Reverted, true, false),
             (&[Transitioning], Draining, true, false),
             (&[Transitioning], Registered, false, true),
+            (&[Transitioning], Registered, true, false),
             (&[Transitioning], Reverting, false, false),
             (&[Transitioning, Active], Reverted, true, false),
             (&[Transitioning, Active, Reverting], Reverted, true, false),
@@ -380,6 +385,24 @@ pub(crate) mod tests {
             // Code that has run is not forgotten to have.
             with_record(&pinned, |record| {
                 assert_eq!(manager.may_unload(id, record).is_ok(), unloads, "{from:?} to {to}");
+            });
+        }
+    }
+
+    #[test]
+    fn what_ran_and_was_given_up_can_begin_anew() {
+        for (pinned, may) in [("", true), ("a timer calls `clone`", false)] {
+            let mut manager = Manager::new();
+            let bytes = update("fix", &["f"], pinned);
+            let id = add(&mut manager, &bytes, &[0x100]).unwrap();
+            advance(&mut manager, id, &[Transitioning]);
+            manager.follow(id, Registered, true).unwrap();
+            manager.give_up(id).unwrap();
+            assert_eq!(manager.state(id), Some(Reverted));
+            // The function is free, and the update may come again unless its code must stay.
+            add(&mut manager, &update("other", &["f"], ""), &[0x100]).unwrap();
+            with_record(&bytes, |record| {
+                assert_eq!(manager.restart(id, record).is_ok(), may);
             });
         }
     }

@@ -90,6 +90,10 @@ pub enum Refusal<'a> {
     HandlersNeedSystem,
     /// An update whose functions have other parameters than V1's is not switched call by call.
     ReshapedNeedsWhole,
+    /// An update whose functions have other parameters than V1's is neither over another one nor below it.
+    Reshaped { update: Name },
+    /// One that is to leave at another's switch leaves whole.
+    ReshapedLeaves { update: Name },
     /// An update that has written handlers cannot be replaced by another.
     HasHandlers { update: Name },
     /// A CPU that is offline may be in a function of the update.
@@ -355,6 +359,16 @@ impl Refusal<'_> {
                 f,
                 "update `{update}` comes and goes with a module, and can be neither under another update nor over \
                  one: revert and unload it, and load it again while the module is there"
+            ),
+            Reshaped { update } => write!(
+                f,
+                "a function of update `{update}` takes other parameters, or gives another result, than V1's, which those \
+                 over it or below it know: it can be neither; give --replace, or revert what is there first"
+            ),
+            ReshapedLeaves { update } => write!(
+                f,
+                "a function of update `{update}`, which is to leave, takes other parameters, or gives another result, \
+                 than V1's: all calls are to move at one instant; use --scope system, and do not force it on new calls"
             ),
             Covered { update, by } => write!(
                 f,

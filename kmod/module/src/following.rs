@@ -29,8 +29,11 @@ pub(crate) fn module_goes(name: &str) {
             |work, id| {
                 let object = object_of(work.update.record(), name);
                 match (work.update.state(), object) {
-                    // It did not fit; the next one may.
-                    (State::Waiting | State::Reverted | State::Gone, _) | (_, None) => {}
+                    // It did not fit; the next one may. Or the update's code must stay, and refers to it.
+                    (State::Waiting | State::Reverted | State::Gone, Some(object)) => {
+                        work.layer.lose_target(object);
+                    }
+                    (_, None) => {}
                     (_, Some(object)) => all &= work.module_goes(id, object)?,
                 }
                 Ok(())

@@ -67,7 +67,7 @@ pub(crate) struct KernelLayer {
     stack: StackBuffer,
     /// What relocations have overwritten.
     before: Vec<Written>,
-    /// Whether the editions have run, or may have.
+    /// Whether an edition or a hook has run, or may have.
     has_run: bool,
     switch: Switch,
     /// From the beginning of an activation to the switch: busy tasks do not hold it up.
@@ -188,11 +188,6 @@ impl KernelLayer {
         self.words = words;
     }
 
-    /// Whether it has written handlers into tables of operations.
-    pub(crate) fn has_handlers(&self) -> bool {
-        !self.words.is_empty() && self.active.get()
-    }
-
     /// Makes the slots ready to be written.
     fn open_words(&self) -> Result<Opened, Errno> {
         // SAFETY: tables of the kernel or of modules that this holds, or of the one that comes or goes meanwhile.
@@ -247,8 +242,39 @@ impl KernelLayer {
         self.going = going;
     }
 
+    /// Holds the modules that came after this one, and so were not held: its code must stay, with all that it refers to.
+    /// `false`: one of them does not stay.
+    fn hold_targets(&mut self) -> bool {
+        for ((index, object), slot) in
+            (0u32..).zip(self.record.objects().iter()).zip(&mut self.targets)
+        {
+            let name = self.record.str(object.name);
+            if name == VMLINUX || slot.is_some() {
+                continue;
+            }
+            if self.coming == Some(index) {
+                return false; // It may still fail to begin.
+            }
+            let found = c_string(name).and_then(|name| Module::find(as_c_str(&name)?));
+            match found {
+                Ok(module) => *slot = Some(module),
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Takes the static keys and static calls back of code that must stay, for a key goes with its module. Somebody may
+    /// be in that code, so it is not written to: it keeps the branches that it has, and does not begin anew.
+    fn forget_tables(&mut self) {
+        self.late = LateTables::new(0..0, 0..0);
+    }
+
     /// Lets go of a module that goes, whatever still refers to it.
     pub(crate) fn lose_target(&mut self, object: u32) {
+        if self.keeps_code() {
+            self.forget_tables();
+        }
         if let Some(slot) = self.targets.get_mut(object as usize) {
             *slot = None;
         }

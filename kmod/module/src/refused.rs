@@ -86,12 +86,14 @@ impl Refused {
                 | HandlerDiffers { .. }
                 | HasHandlers { .. }
                 | HasHooks { .. }
-                | HasPhases { .. } => Errno::EBUSY,
+                | HasPhases { .. }
+                | Reshaped { .. } => Errno::EBUSY,
                 HookRuns { interrupted: true, .. } => Errno::EINTR,
                 HookRuns { .. } => Errno::ETIMEDOUT,
                 HookRefused { result, .. } => of_hook(*result),
                 HandlersNeedSystem
                 | ReshapedNeedsWhole
+                | ReshapedLeaves { .. }
                 | PhasesNeedFunction
                 | NoPhases
                 | NoScope { .. }

@@ -170,12 +170,20 @@ impl KernelLayer {
         self.write_choice(function)?;
         let to = self.handler(function, Handler::Transition, self.policies.rule(function))?;
         let theirs = &mut self.replacing.other(taken.other).ok_or(INVALID)?.layer;
+        let before = theirs.redirects.get(taken.function as usize).and_then(Option::as_ref);
+        let steady = before.is_some_and(|before| before.handler() == taken.entry);
         theirs.redirect(taken.function, to)?;
         let from = theirs.redirects.get_mut(taken.function as usize).ok_or(INVALID)?;
         let slot = self.redirects.get_mut(function as usize).ok_or(INVALID)?;
         *slot = from.take();
         if let Some(handed) = theirs.replacing.handed.get_mut(taken.function as usize) {
             *handed = true;
+        }
+        if !steady {
+            // It still asked the flag, and may have led to an update that has gone since. After this grace period nobody
+            // is on the way to the flag by what it led to, whoever changes it.
+            self.replacing.stale = true;
+            self.replacing.freshen();
         }
         Ok(true)
     }
@@ -242,9 +250,11 @@ impl KernelLayer {
         for at in 0..self.replacing.others.len() {
             let Some((_, work)) = self.replacing.others.get_mut(at) else { continue };
             let flag = work.layer.active;
+            let settled = work.layer.settle_rest().is_ok();
             work.layer.replacing.leaving = true;
-            // What has no steady handler was not sent anywhere: it may lead to another one that leaves.
-            let ready = work.update.make_ready(&mut work.layer).is_ok()
+            // What had no steady handler was not sent anywhere: it may lead to another one that leaves.
+            let ready = settled
+                && work.update.make_ready(&mut work.layer).is_ok()
                 && work.layer.gather_strays().is_ok();
             if !ready || self.replacing.flags.try_push(flag).is_err() {
                 self.have_others_stay();

@@ -5,8 +5,8 @@ use core::time::Duration;
 
 use dynamos_core::policy::{Program, Request};
 use dynamos_core::{
-    Budget, Leaving, Limits, Name, OnTimeout, Options, Refusal, Scope, State, Switching, Update,
-    UpdateId,
+    Budget, Layer as _, Leaving, Limits, OnTimeout, Options, Refusal, Scope, State, Switching,
+    Update, UpdateId,
 };
 
 use crate::ffi::errno::Errno;
@@ -44,10 +44,6 @@ pub(crate) struct Work {
     proposed: Scope,
     /// What was asked for when it was loaded: its scope counts later too, all of it when a module comes.
     loaded: Options,
-    /// Whether whoever holds up what is held is woken.
-    signal: bool,
-    /// A phase's least time for what is held.
-    phase_ms: u32,
     /// Its code, or that of a module it is for, goes: a hook cannot refuse that.
     must: bool,
 }
@@ -59,7 +55,7 @@ impl Work {
         proposed: Scope,
         loaded: Options,
     ) -> Self {
-        Self { update, layer, proposed, loaded, signal: false, phase_ms: 0, must: false }
+        Self { update, layer, proposed, loaded, must: false }
     }
 
     /// Whether something of it is still in the kernel after an activation that failed.
@@ -150,31 +146,10 @@ impl Work {
 
     /// Whether those that take part in the switch may do so.
     fn check_others(&self) -> Result<(), Refused> {
-        let stacks = self.layer.replacing.stacks;
-        let mut others = self.layer.replacing.others.iter();
-        if let Some((_, other)) = others.find(|(_, other)| other.layer.has_handlers()) {
-            return Err(Refusal::HasHandlers { update: other.update.name() }.into());
-        }
-        if let Some(update) =
-            self.of_several(|update| stacks && !update.record().slots().is_empty())
-        {
-            return Err(Refusal::HasHandlers { update }.into());
-        }
-        if let Some(update) = self.of_several(Update::has_phases) {
-            return Err(Refusal::HasPhases { update }.into());
-        }
-        if let Some(update) = self.of_several(|update| !update.record().hooks().is_empty()) {
-            return Err(Refusal::HasHooks { update }.into());
-        }
+        let replacing = &self.layer.replacing;
+        let others = replacing.others.iter().map(|(_, other)| &other.update);
+        self.update.check_company(others, replacing.stacks)?;
         self.layer.check_adaptation()
-    }
-
-    /// An update that `is` so among those of one switch, if they are several.
-    fn of_several(&self, is: impl Fn(&Update<'static>) -> bool) -> Option<Name> {
-        let others = self.layer.replacing.others.iter().map(|(_, other)| &other.update);
-        let mut all = others.chain([&self.update]);
-        let found = all.find(|update| is(update))?;
-        (!self.layer.replacing.others.is_empty()).then(|| found.name())
     }
 
     /// Looks once whether the updates that were replaced are left already; else they drain.
@@ -237,12 +212,7 @@ impl Work {
 
     /// Looks whether what is held can go on: without waiting.
     pub(crate) fn look(&mut self, id: UpdateId) -> Result<(), Refused> {
-        // A hook that is begun now has its time.
-        let limits = Limits { wait_ms: 0, hook_ms: kernel::wait_ms(), ..Limits::default() };
-        let (scope, signal, phase_ms) = (self.update.scope(), self.signal, self.phase_ms);
-        let on_timeout = OnTimeout::Hold;
-        let must = self.must;
-        let how = Switching { scope, limits, on_timeout, signal, phase_ms, fresh: false, must };
+        let how = self.update.as_held(kernel::wait_ms(), self.must);
         let result = self.update.go_on(&mut self.layer, how);
         match self.update.is_held() {
             // Told when it began.
@@ -483,16 +453,17 @@ impl Work {
 
     /// How to switch: as is asked for now, was when it was loaded, or as the plan proposes. Where policies decide on
     /// each call, editions mix whatever is waited for.
-    fn how(&mut self, options: &Options) -> Switching {
-        self.signal = options.signal;
-        self.phase_ms = options.phase_ms.or(self.loaded.phase_ms).unwrap_or(0);
+    fn how(&self, options: &Options) -> Switching {
         // What leaves at the same switch must be as quiet.
         let others = self.layer.replacing.others.iter().map(|(_, other)| other.proposed);
         let proposed = others.fold(self.proposed, Scope::max);
         let others_are_none = self.layer.replacing.others.is_empty();
         let moves_singly = others_are_none && self.layer.may_ask_for_more();
         let otherwise = match proposed {
-            _ if self.layer.lets_editions_mix() => Scope::Function,
+            // Not while what leaves would be mixed, too.
+            _ if self.layer.lets_editions_mix() && self.layer.reshaped_other().is_none() => {
+                Scope::Function
+            }
             scope if scope.is_single() && !moves_singly => Scope::System,
             proposed => proposed,
         };
@@ -502,7 +473,7 @@ impl Work {
             limits: Limits { wait_ms, hook_ms: wait_ms, ..Limits::default() },
             on_timeout: options.on_timeout,
             signal: options.signal,
-            phase_ms: self.phase_ms,
+            phase_ms: options.phase_ms.or(self.loaded.phase_ms).unwrap_or(0),
             fresh: false,
             must: false,
         }
@@ -547,9 +518,6 @@ impl Work {
     pub(crate) fn follow(&self, id: UpdateId) {
         let (state, has_run) = (self.update.state(), self.update.has_run());
         let manager = &mut STATE.lock().registry.manager;
-        if manager.state(id) == Some(state) {
-            return;
-        }
         if let Err(refusal) = manager.follow(id, state, has_run) {
             log::error(format_args!("{}: {refusal}", self.update.name()));
         }

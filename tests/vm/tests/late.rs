@@ -158,6 +158,93 @@ fn follows_its_module_on_6_12() {
     follows_its_module("6.12.107", "6.12.107+deb12-amd64");
 }
 
+/// A timer of the update's, which never ends, so that its code must stay.
+fn ticks(text: &str) -> String {
+    const TIMER: &str = "#include <linux/timer.h>\n\
+        static void dynamos_tick(struct timer_list *timer);\n\
+        static DEFINE_TIMER(dynamos_timer, dynamos_tick);\n\
+        static void dynamos_tick(struct timer_list *timer)\n\
+        {\n\
+        \tmod_timer(&dynamos_timer, jiffies + 1);\n\
+        }\n\n";
+    let begins = "static int loop_add(int i)\n{\n";
+    assert_eq!(text.matches(begins).count(), 1);
+    let begun = format!("{TIMER}{begins}\tmod_timer(&dynamos_timer, jiffies + 1);\n");
+    text.replacen(begins, &begun, 1).replacen(r#""loop%d", i)"#, r#""late%d", i)"#, 1)
+}
+
+/// What must stay goes on running when the module has gone, or holds it once it is reverted.
+fn stays_when_its_module_goes(version: &str, release: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let patch = scratch.path().join("loop.patch");
+    edit(version, "drivers/block/loop.c", ticks, &patch);
+    let [gone, held] = ["gone", "held"].map(|name| {
+        let update = scratch.path().join(name);
+        let plan = named(name, version, &patch, &update);
+        assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+        update
+    });
+    let outcome = machine(release, &[&gone, &held])
+        .offer("loop")
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            says gone_waits dynamos load /update/gone
+            load-module loop
+            says gone_disks disks
+            says gone_rmmod rmmod loop
+            says gone_state cat /sys/kernel/dynamos/gone/state
+            says gone_again dynamos enable gone
+            load-module loop
+            says gone_after disks
+            rmmod loop
+
+            says held_waits dynamos load /update/held
+            load-module loop
+            says held_disks disks
+            says held_revert dynamos revert held
+            says held_rmmod rmmod loop
+            says held_forced rmmod -f loop
+            load-module loop
+            says held_after disks
+            says held_again dynamos enable held
+            rmmod loop
+            sleep 2
+            says held_state cat /sys/kernel/dynamos/held/state"#
+        ))
+        .timeout(Duration::from_secs(600))
+        .run()
+        .unwrap();
+    check(
+        &outcome.results,
+        &[
+            ("gone_waits", "is waiting for module loop"),
+            ("gone_disks", "8 late"),
+            ("gone_rmmod", "status 0"),
+            ("gone_state", "status 0\nreverted"),
+            ("gone_again", "must stay mapped"),
+            ("gone_after", "8 loop"),
+            ("held_waits", "is waiting for module loop"),
+            ("held_disks", "8 late"),
+            ("held_revert", "status 0\nheld is reverted"),
+            ("held_rmmod", "status 1"),
+            ("held_forced", "status 0"),
+            ("held_after", "8 loop"),
+            ("held_again", "must stay mapped"),
+            ("held_state", "status 0\nreverted"),
+        ],
+    );
+}
+
+#[test]
+fn stays_when_its_module_goes_on_6_1() {
+    stays_when_its_module_goes("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn stays_when_its_module_goes_on_6_12() {
+    stays_when_its_module_goes("6.12.107", "6.12.107+deb12-amd64");
+}
+
 /// An update of two modules waits for both, whichever comes first.
 fn waits_for_both(version: &str, release: &str) {
     let scratch = tempfile::tempdir().unwrap();

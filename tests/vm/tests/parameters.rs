@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{SAYS, check, empty_directory, machine, pipe_update};
+use common::{SAYS, check, edit, empty_directory, machine, named, pipe_update};
 
 /// `create_pipe_files` gets one more parameter. What the header says of it is about another name meanwhile.
 fn one_more(text: &str) -> String {
@@ -25,6 +25,14 @@ fn one_more(text: &str) -> String {
     text.replacen(last, &format!("{last}#undef {NAME}\n"), 1)
 }
 
+/// The same function, with V1's parameters.
+fn as_many(text: &str) -> String {
+    const DEFINITION: &str = "int create_pipe_files(struct file **res, int flags)\n{\n";
+    assert!(text.contains(DEFINITION));
+    let more = format!("{DEFINITION}\tif (flags == 7)\n\t\tpr_err(\"MIXED: flags\\n\");\n");
+    text.replacen(DEFINITION, &more, 1)
+}
+
 fn callers_give_what_is_taken(version: &str, release: &str) {
     let directory = empty_directory("parameters", version);
     let (update, plan) = pipe_update(version, one_more, &directory);
@@ -36,7 +44,12 @@ fn callers_give_what_is_taken(version: &str, release: &str) {
     assert_eq!(proposed.scope, "system", "{}", proposed.reason);
     let review = std::fs::read_to_string(update.join("review.md")).unwrap();
     assert!(review.contains("no choice by call"), "{review}");
-    let outcome = machine(release, &[&update])
+    let (patch, over) = (directory.join("over.patch"), directory.join("over"));
+    edit(version, "fs/pipe.c", as_many, &patch);
+    let plan = named("over", version, &patch, &over);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    assert!(plan.functions.iter().any(|row| row.name == "create_pipe_files" && !row.reshaped));
+    let outcome = machine(release, &[&update, &over])
         .script(format!(
             r#"{SAYS}
             load() {{ dynamos load /update/pipe "$@"; }}
@@ -45,6 +58,29 @@ fn callers_give_what_is_taken(version: &str, release: &str) {
             says default load --default 0
             says nothing ls /sys/kernel/dynamos
             says load load
+
+            # Its callers call by the function's entry: another edition there would get one parameter more.
+            over() {{ dynamos load /update/over "$@"; }}
+            says stack over --stack
+            says replace_function over --replace --scope function
+            says replace_forced over --replace --on-timeout force-new-calls
+            says refused_left ls /sys/kernel/dynamos
+            says replace over --replace --default 0
+            says replaced_status dynamos status over
+            # It has only to drain, whatever its parameters.
+            for try in $(seq 600); do
+                [ "$(cat /sys/kernel/dynamos/dynamos_pipe/state)" != reverted ] || break
+                usleep 50000
+            done
+            says drained cat /sys/kernel/dynamos/dynamos_pipe/state
+            says stack_back dynamos enable dynamos_pipe --stack
+            says replace_back dynamos enable dynamos_pipe --replace
+            for try in $(seq 600); do
+                [ "$(cat /sys/kernel/dynamos/over/state)" != reverted ] || break
+                usleep 50000
+            done
+            says unload_over dynamos unload over
+
             says policy dynamos policy dynamos_pipe --when 'uid == 0'
             says forced_back dynamos revert dynamos_pipe --on-timeout force-new-calls
             says status dynamos status
@@ -70,6 +106,21 @@ fn callers_give_what_is_taken(version: &str, release: &str) {
             ("default", differ),
             ("nothing", "status 0\nabi\nrefusals\nversion"),
             ("load", "status 0\n"),
+            ("stack", "status 3\n"),
+            ("stack", "a function of update `dynamos_pipe` takes other parameters"),
+            ("stack", "give --replace"),
+            ("replace_function", "status 3\n"),
+            ("replace_function", "`dynamos_pipe`, which is to leave, takes other parameters"),
+            ("replace_forced", "status 3\n"),
+            ("replace_forced", "use --scope system"),
+            ("refused_left", "status 0\nabi\ndynamos_pipe\nrefusals\nversion"),
+            ("replace", "status 0\n"),
+            ("replaced_status", "active, enabled\n  scope: system"),
+            ("drained", "status 0\nreverted"),
+            ("stack_back", "status 3\n"),
+            ("stack_back", "a function of update `dynamos_pipe` takes other parameters"),
+            ("replace_back", "status 0\n"),
+            ("unload_over", "status 0\n"),
             ("policy", "status 3\n"),
             ("policy", differ),
             ("forced_back", "status 3\n"),

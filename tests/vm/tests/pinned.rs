@@ -19,17 +19,38 @@ fn keeps_a_string(text: &str) -> String {
     greater_pipe_fcntl(&text)
 }
 
-/// Sets up a timer of its own, which never ends.
-fn ticks(text: &str) -> String {
-    let timer = "static unsigned int dynamos_ticks;\n\
-        static void dynamos_tick(struct timer_list *timer);\n\
-        static DEFINE_TIMER(dynamos_timer, dynamos_tick);\n\
-        static void dynamos_tick(struct timer_list *timer)\n\
+/// A timer, which never ends.
+const TIMER: &str = "static unsigned int dynamos_ticks;\n\
+    static void dynamos_tick(struct timer_list *timer);\n\
+    static DEFINE_TIMER(dynamos_timer, dynamos_tick);\n\
+    static void dynamos_tick(struct timer_list *timer)\n\
+    {\n\
+    \tdynamos_ticks++;\n\
+    \tmod_timer(&dynamos_timer, jiffies + 1);\n\
+    }\n\n";
+
+/// Before the switch it sets up a timer, and then refuses.
+fn asks(text: &str) -> String {
+    let hook = "static __used int dynamos_before_on(void)\n\
         {\n\
-        \tdynamos_ticks++;\n\
         \tmod_timer(&dynamos_timer, jiffies + 1);\n\
+        \treturn -EBUSY;\n\
         }\n\n";
-    text.replacen("static int uptime_proc_show(", &format!("{timer}static int uptime_proc_show("), 1)
+    text.replacen(
+        "static int uptime_proc_show(",
+        &format!("{TIMER}{hook}static int uptime_proc_show("),
+        1,
+    )
+    .replacen(
+        "	return 0;\n",
+        "	seq_printf(m, \"asked %u\\n\", READ_ONCE(dynamos_ticks));\n	return 0;\n",
+        1,
+    )
+}
+
+/// Sets up a timer of its own.
+fn ticks(text: &str) -> String {
+    text.replacen("static int uptime_proc_show(", &format!("{TIMER}static int uptime_proc_show("), 1)
         .replacen(
             "	return 0;\n",
             "	mod_timer(&dynamos_timer, jiffies + 1);\n	seq_printf(m, \"ticks %u\\n\", READ_ONCE(dynamos_ticks));\n	return 0;\n",
@@ -54,7 +75,8 @@ fn stays(version: &str, release: &str) {
     let timer = ("dynamos_timer".to_owned(), true);
     assert_eq!(escapes, [("dynamos_tick".to_owned(), true), timer.clone(), timer]);
 
-    let outcome = machine(release, &[&kept, &ticking])
+    let (asking, _) = make("asking", "fs/proc/uptime.c", asks);
+    let outcome = machine(release, &[&kept, &ticking, &asking])
         .script(format!(
             r#"{SAYS}
             says load dynamos load /update/kept
@@ -73,6 +95,13 @@ fn stays(version: &str, release: &str) {
             # By force all goes, and comes again.
             says forced rmmod -f kept
             says anew dynamos load /update/kept
+
+            # Nor what never ran but for a hook, which may have refused.
+            says asks dynamos load /update/asking
+            says asks_state cat /sys/kernel/dynamos/asking/state
+            says asks_again dynamos enable asking
+            says asks_unload dynamos unload asking
+            says asks_rmmod rmmod asking
 
             says ticks dynamos load /update/ticking
             cat /proc/uptime >/run/first
@@ -104,6 +133,12 @@ fn stays(version: &str, release: &str) {
             ("never_module", "status 1\n"),
             ("forced", "status 0"),
             ("anew", "status 0\nkept is loaded"),
+            ("asks", "status 3\n"),
+            ("asks", "answers -16"),
+            ("asks_state", "status 0\nreverted"),
+            ("asks_again", "must stay mapped"),
+            ("asks_unload", "must stay mapped"),
+            ("asks_rmmod", "status 1"),
             ("ticks", "status 0"),
             ("ticking", "status 0\n1"),
             ("ticks_revert", "status 0"),

@@ -69,6 +69,8 @@ fn sleepers_hold_up_nothing(version: &'static str, release: &str) {
             says drain dynamos revert dynamos_pipe --timeout 1 --on-timeout hold
             says back_0 ask edition
             says draining dynamos status dynamos_pipe
+            # What is refused does not count: it goes on by itself all the same.
+            says phase_time dynamos revert dynamos_pipe --phase-time 5
             says json dynamos status --json
             says unload dynamos unload dynamos_pipe
             says rmmod rmmod dynamos_pipe
@@ -102,6 +104,8 @@ fn sleepers_hold_up_nothing(version: &'static str, release: &str) {
             ("drain", "status 0\ndynamos_pipe is reverted (draining): task "),
             ("back_0", "status 0\n0"),
             ("draining", "reverted (draining), not enabled"),
+            ("phase_time", "status 3\n"),
+            ("phase_time", "the update has no phases"),
             ("draining", &format!("waits for {count} tasks, {count} activations:\n    task ")),
             ("draining", "(guest-tool) sleeps in pipe_read\n"),
             ("draining", &format!("and {} more", count - 16)),

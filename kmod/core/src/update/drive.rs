@@ -3,6 +3,7 @@
 use dynamos_abi::{HookKind, Record};
 
 use super::hooks::is_held;
+use super::others::check_with_others;
 use super::{
     Blockers, Errno, Layer, Limits, OnTimeout, Phase, Scope, State, Step, Steps, Switching,
 };
@@ -11,10 +12,6 @@ use crate::candidates::Names;
 use crate::refusal::{Name, Refusal};
 use crate::relocate::{Range, relocate};
 use crate::resolve::{Resolved, function_name, names_of, resolve};
-
-/// Why in an update in the place of others, or over them, nothing moves one by one.
-const NOT_WITH_OTHERS: &str =
-    "other updates of the same functions take part in the switch; use --scope system";
 
 /// Why this kernel has no scope `task`.
 const NO_TRACEPOINTS: &str = "this kernel lacks the tracepoints that tell of tasks that end and of system calls; use --scope system";
@@ -30,6 +27,10 @@ pub struct Update<'a> {
     pub(super) phase: Phase,
     /// Where tasks, or objects, are moving to, one by one.
     pub(super) toward: Option<bool>,
+    /// What was asked for last, and not refused, counts for what is held: whether whoever holds it up is woken, and a
+    /// phase's least time.
+    pub(super) signal: bool,
+    pub(super) phase_ms: u32,
     /// When new calls began to take the edition of this phase ([`Layer::now_ms`]).
     pub(super) since_ms: u64,
     /// State was, or may have been, carried over to V2's meaning, and V2's editions may have run since.
@@ -73,6 +74,8 @@ impl<'a> Update<'a> {
             scope: Scope::System,
             phase: Phase::default(),
             toward: None,
+            signal: false,
+            phase_ms: 0,
             since_ms: 0,
             transferred: false,
             told: false,
@@ -172,9 +175,8 @@ impl<'a> Update<'a> {
     ) -> Result<(), Refusal<'a>> {
         self.expect(State::Registered, State::Transitioning)?;
         self.check(&how)?;
-        if how.scope.is_single() && layer.replaces_others() {
-            return Err(Refusal::NoScope { scope: how.scope, why: NOT_WITH_OTHERS });
-        }
+        check_with_others(layer, &how)?;
+        self.keep(&how);
         self.scope = how.scope;
         self.enter(layer, State::Transitioning);
         let result = self.redirect(layer, addresses, writable, how);
@@ -208,8 +210,24 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// Whether it may be switched like that at all.
+    /// Whether what comes next may be done like that at all: the switch, as long as one is to be made. Where calls have
+    /// only to end, none is.
     pub fn check(&self, how: &Switching) -> Result<(), Refusal<'a>> {
+        self.check_time(how)?;
+        match self.state {
+            State::Draining => Ok(()),
+            State::Reverting if !self.is_flipped() => Ok(()),
+            _ => self.check_switch(how),
+        }
+    }
+
+    /// Whether there is a phase for its least time.
+    pub(super) fn check_time(&self, how: &Switching) -> Result<(), Refusal<'a>> {
+        if how.phase_ms > 0 && !self.has_phases() { Err(Refusal::NoPhases) } else { Ok(()) }
+    }
+
+    /// Whether it may be switched like that at all.
+    pub(super) fn check_switch(&self, how: &Switching) -> Result<(), Refusal<'a>> {
         if let Some(function) = self.record.parks_cpus() {
             return Err(Refusal::ParksCpus { function });
         }
@@ -222,16 +240,12 @@ impl<'a> Update<'a> {
             let fits = how.scope == Scope::Function && how.on_timeout != OnTimeout::ForceNewCalls;
             return if fits { Ok(()) } else { Err(Refusal::PhasesNeedFunction) };
         }
-        if how.phase_ms > 0 {
-            return Err(Refusal::NoPhases);
-        }
         if self.record.is_reshaped()
             && (how.scope == Scope::Function || how.on_timeout == OnTimeout::ForceNewCalls)
         {
             return Err(Refusal::ReshapedNeedsWhole);
         }
-        let all = how.scope == Scope::System && how.on_timeout != OnTimeout::ForceNewCalls;
-        if self.record.slots().is_empty() || all {
+        if self.record.slots().is_empty() || how.is_whole() {
             return Ok(());
         }
         Err(Refusal::HandlersNeedSystem)
@@ -262,8 +276,20 @@ impl<'a> Update<'a> {
     /// what happens: the update stays active, or it is held in `Reverting` (its editions run) or `Draining` (edition 0
     /// does). A refusal with `undone: false` leaves it `Reverting` with edition 0. In all of these another call goes on.
     pub fn revert(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
-        let from = self.state;
+        // As the activation was made, whatever is proposed for the next one.
+        let how = Switching { scope: self.scope, ..how };
         self.check(&how)?;
+        self.keep(&how);
+        self.go_back(layer, how)
+    }
+
+    /// The same, of what may be reverted like that.
+    pub(super) fn go_back(
+        &mut self,
+        layer: &mut dyn Layer,
+        how: Switching,
+    ) -> Result<(), Refusal<'a>> {
+        let from = self.state;
         let under_way = from == State::Transitioning && self.is_under_way();
         if !under_way && !matches!(from, State::Active | State::Reverting | State::Draining) {
             return Err(self.wrong_state(State::Reverting));

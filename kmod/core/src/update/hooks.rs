@@ -36,7 +36,7 @@ impl<'a> Update<'a> {
         self.running
     }
 
-    /// Whether its editions have ever run.
+    /// Whether any code of it has ever run, or may have: its editions, or a hook.
     pub fn has_run(&self) -> bool {
         self.has_run
     }
@@ -174,9 +174,20 @@ impl<'a> Update<'a> {
             self.ended(hook, true);
             return Ok(());
         }
+        self.begin_hook(layer, hook)?;
+        self.settle_hook(layer, limits.hook_ms, patient)
+    }
+
+    /// Runs a hook that the update has. It may hand out what the update must keep from then on.
+    pub(super) fn begin_hook(
+        &mut self,
+        layer: &mut dyn Layer,
+        hook: HookKind,
+    ) -> Result<(), Refusal<'a>> {
         layer.begin_hook(hook).map_err(|errno| self.failed(Step::Hook(hook), errno))?;
         self.running = Some(hook);
-        self.settle_hook(layer, limits.hook_ms, patient)
+        self.has_run = true;
+        Ok(())
     }
 
     /// Waits for the hook that runs, if one does, and takes note of what it returns.

@@ -150,6 +150,7 @@ fn before_on_refuses_and_nothing_has_changed() {
             (State::Registered, &[BeforeOn][..])
         );
         assert!(!sim.states.contains(&State::Active));
+        assert!(update.has_run(), "it may have handed out what has to stay");
         update.discard(sim).unwrap();
         assert!(sim.is_pristine());
     });
@@ -174,7 +175,24 @@ fn a_switch_that_is_given_up_ends_with_after_off() {
         sim.blocked = 1000;
         assert!(on(sim, &mut update, HOW).is_err());
         assert_eq!(sim.hooks.ran, [BeforeOn, AfterOff]);
-        assert_eq!(update.state(), State::Registered);
+        assert_eq!((update.state(), update.has_run()), (State::Registered, true));
+    });
+    // Without one no code of it has run.
+    for are in [BTreeSet::new(), BTreeSet::from([AfterOn, BeforeOff])] {
+        with(Hooks { are, ..Hooks::default() }, |sim, mut update| {
+            sim.blocked = 1000;
+            assert!(on(sim, &mut update, HOW).is_err());
+            assert_eq!((update.state(), update.has_run()), (State::Registered, false));
+        });
+    }
+    // One that could not begin has not run.
+    with(Hooks::all(), |sim, mut update| {
+        sim.fail = BTreeSet::from([sim.operations + 3]);
+        assert!(matches!(
+            update.activate(sim, &ADDRESSES, &WRITABLE, HOW),
+            Err(Refusal::Failed { step: Step::Hook(BeforeOn), .. })
+        ));
+        assert!(!update.has_run());
     });
 }
 

@@ -6,6 +6,7 @@ use dynamos_abi::{HookKind, Record};
 
 use super::{Phase, Returned, Scope, State, Step};
 use crate::matching::Memory;
+use crate::refusal::Name;
 use crate::resolve::function_name;
 
 /// A kernel error number, positive.
@@ -232,6 +233,8 @@ pub trait Layer: Memory {
     fn unregister_redirect(&mut self, function: u32) -> Result<(), Errno>;
     /// Whether other updates leave at the switch, because this one takes their place.
     fn replaces_others(&self) -> bool;
+    /// One of them whose functions have other parameters, or another result, than V1's.
+    fn reshaped_other(&self) -> Option<Name>;
     /// Has them take calls through handlers that ask their flags ([`super::Update::make_ready`]). From then on a switch
     /// to this update's editions clears those flags too, at the same instant where CPUs are stopped for it.
     fn ready_others(&mut self) -> Result<(), Errno>;

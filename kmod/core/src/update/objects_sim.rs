@@ -264,6 +264,9 @@ impl Layer for World {
     fn replaces_others(&self) -> bool {
         false
     }
+    fn reshaped_other(&self) -> Option<crate::Name> {
+        None
+    }
     fn ready_others(&mut self) -> Result<(), Errno> {
         unreachable!("there are none")
     }

@@ -229,6 +229,13 @@ pub struct Switching {
     pub must: bool,
 }
 
+impl Switching {
+    /// Whether all calls move at one instant, or none.
+    pub(super) fn is_whole(&self) -> bool {
+        self.scope == Scope::System && self.on_timeout != OnTimeout::ForceNewCalls
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,58 @@
 use super::{Layer, Scope, State, Step, Switching, Update};
 use crate::refusal::Refusal;
 
+/// Why in an update in the place of others, or over them, nothing moves one by one.
+const NOT_WITH_OTHERS: &str =
+    "other updates of the same functions take part in the switch; use --scope system";
+
+/// Whether a switch that others take part in may be made like that.
+pub(super) fn check_with_others(
+    layer: &dyn Layer,
+    how: &Switching,
+) -> Result<(), Refusal<'static>> {
+    if how.scope.is_single() && layer.replaces_others() {
+        return Err(Refusal::NoScope { scope: how.scope, why: NOT_WITH_OTHERS });
+    }
+    match layer.reshaped_other() {
+        // Callers of its own that are under way would call what comes after it.
+        Some(update) if !how.is_whole() => Err(Refusal::ReshapedLeaves { update }),
+        _ => Ok(()),
+    }
+}
+
 impl<'a> Update<'a> {
+    /// Whether it may come together with `others`, if there are any: over them, where it `stacks`, or in their place.
+    pub fn check_company<'u>(
+        &'u self,
+        others: impl Iterator<Item = &'u Update<'a>> + Clone,
+        stacks: bool,
+    ) -> Result<(), Refusal<'static>>
+    where
+        'a: 'u,
+    {
+        if others.clone().next().is_none() {
+            return Ok(());
+        }
+        let all = others.clone().chain([self]);
+        let writes = |update: &&Self| !update.record.slots().is_empty();
+        // Where it takes their place, its own handlers are written at the switch as if it came alone.
+        let writer = if stacks { all.clone().find(writes) } else { others.clone().find(writes) };
+        if let Some(update) = writer {
+            return Err(Refusal::HasHandlers { update: update.name });
+        }
+        // Clones call by the entries of functions, where the topmost update decides.
+        if let Some(update) = all.clone().find(|update| stacks && update.record.is_reshaped()) {
+            return Err(Refusal::Reshaped { update: update.name });
+        }
+        if let Some(update) = all.clone().find(|update| update.has_phases()) {
+            return Err(Refusal::HasPhases { update: update.name });
+        }
+        match all.clone().find(|update| !update.record.hooks().is_empty()) {
+            Some(update) => Err(Refusal::HasHooks { update: update.name }),
+            None => Ok(()),
+        }
+    }
+
     /// Has every call come by a handler that asks the flag. If that fails, all is as before.
     pub fn make_ready(&mut self, layer: &mut dyn Layer) -> Result<(), Refusal<'a>> {
         if self.state != State::Active {
@@ -40,9 +91,11 @@ impl<'a> Update<'a> {
         layer: &mut dyn Layer,
         how: Switching,
     ) -> Result<(), Refusal<'a>> {
+        self.check_time(&how)?;
+        self.keep(&how);
         let scope = self.scope;
         self.let_end();
-        let result = self.revert(layer, how);
+        let result = self.go_back(layer, how);
         if self.state == State::Active {
             self.scope = scope;
         }

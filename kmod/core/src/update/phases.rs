@@ -337,8 +337,7 @@ impl<'a> Update<'a> {
             return Ok(Some(i32::from(hook.is_predicate())));
         }
         if self.running.is_none() {
-            layer.begin_hook(hook).map_err(|errno| self.failed(Step::Hook(hook), errno))?;
-            self.running = Some(hook);
+            self.begin_hook(layer, hook)?;
         }
         let Returned::With(result) = layer.hook_returned(A_MOMENT_MS, true) else {
             return Ok(None);

@@ -168,6 +168,9 @@ impl Layer for Sim {
     fn replaces_others(&self) -> bool {
         false
     }
+    fn reshaped_other(&self) -> Option<crate::Name> {
+        None
+    }
     fn ready_others(&mut self) -> Result<(), Errno> {
         unreachable!()
     }

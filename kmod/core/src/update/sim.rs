@@ -48,6 +48,8 @@ pub(super) struct Sim {
     pub(super) unsynchronised: bool,
     /// Whether another update is to leave, is ready to, and has left.
     pub(super) others: [bool; 3],
+    /// Its parameters are not V1's.
+    pub(super) reshaped_other: Option<crate::Name>,
     pub(super) hooks: Hooks,
     /// Operations that can fail so far, and those that do.
     pub(super) operations: u32,
@@ -185,6 +187,9 @@ impl Layer for Sim {
     }
     fn replaces_others(&self) -> bool {
         self.others[0]
+    }
+    fn reshaped_other(&self) -> Option<crate::Name> {
+        self.reshaped_other
     }
     fn ready_others(&mut self) -> Result<(), Errno> {
         assert!(self.redirects.iter().all(Option::is_some));

@@ -1,5 +1,6 @@
 //! The switch from one edition to the other and back: what is waited for, for how long, and what happens then.
 
+use super::others::check_with_others;
 use super::{
     Blockers, Errno, Handler, Layer, Limits, OnTimeout, Scope, State, Step, Switching, Update,
 };
@@ -78,11 +79,31 @@ impl<'a> Update<'a> {
         }
     }
 
+    /// How to look at what is held, as was asked for last. A hook that is begun then has `hook_ms`.
+    pub fn as_held(&self, hook_ms: u32, must: bool) -> Switching {
+        Switching {
+            scope: self.scope,
+            limits: Limits { wait_ms: 0, hook_ms, ..Limits::default() },
+            on_timeout: OnTimeout::Hold,
+            signal: self.signal,
+            phase_ms: self.phase_ms,
+            fresh: false,
+            must,
+        }
+    }
+
+    /// Takes note of what was asked for, once it is known not to be refused: or every look would be.
+    pub(super) fn keep(&mut self, how: &Switching) {
+        (self.signal, self.phase_ms) = (how.signal, how.phase_ms);
+    }
+
     /// Goes on with what is held. What fails, or must be given up, stays held.
     pub fn go_on(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
-        self.check(&how)?;
         match self.state {
             State::Transitioning => {
+                self.check(&how)?;
+                check_with_others(layer, &how)?;
+                self.keep(&how);
                 if self.has_phases() {
                     self.forward_again(layer, how)?;
                 } else {
@@ -97,24 +118,29 @@ impl<'a> Update<'a> {
     }
 
     /// Whether the editions run, or tasks may still be in them.
-    fn is_flipped(&self) -> bool {
+    pub(super) fn is_flipped(&self) -> bool {
         self.steps.done().contains(&Step::Flipped)
     }
 
     /// Gives up a revert that is held: the editions take all calls again. Where a hook was the reason for the revert it
     /// cannot be given up.
     pub fn resume(&mut self, layer: &mut dyn Layer, how: Switching) -> Result<(), Refusal<'a>> {
-        // Where all objects have moved, calls that are not counted any more are under way.
-        let moved = self.scope == Scope::Object && self.state == State::Draining;
-        if self.must || moved {
+        // Where all objects have moved, calls that are not counted any more are under way; where parameters differ, callers
+        // that would give V1's.
+        let one_way = self.scope == Scope::Object || self.record.is_reshaped();
+        if self.must || one_way && self.state == State::Draining {
             return Err(self.wrong_state(State::Active));
         }
+        self.check_time(&how)?;
         if self.moves_singly() {
+            self.check_switch(&how)?;
+            self.keep(&how);
             self.move_on_again(layer, how)?;
             if self.state != State::Active {
                 return Ok(()); // Held.
             }
         } else {
+            self.keep(&how);
             self.take_calls(layer)?;
         }
         if self.on || self.running.is_some() { Ok(()) } else { self.be_on(layer, how, true) }

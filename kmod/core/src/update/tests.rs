@@ -4,10 +4,16 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use dynamos_abi::{NONE, Record, Slot};
+
+use super::hooks_tests::Hooks;
 use super::sim::*;
 use super::*;
 use crate::budget::Budget;
+use crate::refusal::Name;
 use crate::testing::with_record;
+
+const SLOT: Slot = Slot { symbol: 0, offset: 0, before: 0, after: NONE, clone: NONE };
 
 /// Runs an update's whole life, then again without failures; checks what must hold after each call.
 pub(super) fn live(sim: &mut Sim, how: Switching) {
@@ -319,6 +325,80 @@ fn what_is_replaced_leaves_at_the_others_switch() {
         update.go_on(&mut sim, HOW).unwrap();
         assert_eq!(update.state(), State::Reverted);
         assert!(sim.is_pristine());
+    });
+}
+
+/// An update of this name, with something about it.
+fn company(name: &str, change: impl FnOnce(&mut crate::testing::Build)) -> Vec<u8> {
+    let mut build = builder(FUNCTIONS);
+    change(&mut build);
+    build.finish(name)
+}
+
+#[test]
+fn who_goes_with_whom() {
+    use crate::testing::Build;
+    use dynamos_abi::function_flags::RESHAPED;
+    let plain = company("plain", |_| {});
+    type Change<'a> = &'a dyn Fn(&mut Build);
+    let kinds: [(&str, Change<'_>, [bool; 4]); 4] = [
+        // Above, below, in the place of another, replaced by another.
+        ("plain", &|_| {}, [true, true, true, true]),
+        ("slots", &|build| build.0.slots.push(SLOT), [false, false, true, false]),
+        ("hooks", &|build| Hooks::all().add_to(build), [false; 4]),
+        ("reshaped", &|build| build.0.functions[1].flags |= RESHAPED, [false, false, true, true]),
+    ];
+    let update = |bytes: &'static [u8]| Update::new(&Record::parse(bytes).unwrap()).unwrap();
+    let other = update(plain.leak());
+    for (name, change, may) in kinds {
+        let this = update(company(name, change).leak());
+        let alone = [].iter();
+        assert!(this.check_company(alone.clone(), true).is_ok(), "{name} alone");
+        assert!(this.check_company(alone, false).is_ok(), "{name} alone");
+        let both = [(&this, &other, true), (&other, &this, true), (&this, &other, false)];
+        let cases = both.into_iter().chain([(&other, &this, false)]).zip(may);
+        for ((comes, there, stacks), may) in cases {
+            // Also where it is not the first of several.
+            let there = [&other, there];
+            let outcome = comes.check_company(there.into_iter(), stacks);
+            assert_eq!(outcome.is_ok(), may, "{name}, {} comes, {stacks}", comes.name());
+            if let Err(refusal) = outcome {
+                assert!(refusal.to_string().contains(&format!("update `{name}`")), "{refusal}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_leaves_with_other_parameters_leaves_whole() {
+    let bytes = record();
+    with_record(&bytes, |record| {
+        let name = Name::new("pipe_args").unwrap();
+        let kernel = || Sim { others: [true, false, false], reshaped_other: Some(name), ..sim() };
+        let whole = |how: &Switching| {
+            how.scope == Scope::System && how.on_timeout != OnTimeout::ForceNewCalls
+        };
+        for how in ways() {
+            let mut sim = kernel();
+            let mut update = ready(&mut sim, record);
+            let before = sim.operations;
+            let outcome = update.activate(&mut sim, &ADDRESSES, &WRITABLE, how);
+            assert_eq!(outcome.is_ok(), whole(&how), "{how:?}");
+            assert!(whole(&how) || sim.operations == before, "nothing is touched");
+            if let Err(refusal) = outcome {
+                let text = refusal.to_string();
+                assert!(text.contains("use --scope system"), "{text}");
+            }
+            // Nor does what is held go on like that.
+            let mut sim = Sim { blocked: 1_000_000, ..kernel() };
+            let mut update = ready(&mut sim, record);
+            let hold = Switching { on_timeout: OnTimeout::Hold, ..HOW };
+            update.activate(&mut sim, &ADDRESSES, &WRITABLE, hold).unwrap();
+            sim.blocked = 0;
+            assert_eq!(update.go_on(&mut sim, how).is_ok(), whole(&how), "{how:?}");
+            assert_eq!(update.state() == State::Active, whole(&how));
+            assert_eq!(sim.active, whole(&how));
+        }
     });
 }
 

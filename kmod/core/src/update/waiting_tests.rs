@@ -224,6 +224,125 @@ fn an_update_whose_parameters_differ_is_not_switched_call_by_call() {
     });
 }
 
+/// Looks at what is held, as the module does.
+fn look<'a>(sim: &mut Sim, update: &mut Update<'a>) -> Result<(), Refusal<'a>> {
+    update.go_on(sim, update.as_held(100, false))
+}
+
+/// Runs `test` with an update whose parameters differ.
+fn reshaped(test: impl Fn(&mut Sim, Update<'_>)) {
+    let mut build = builder(FUNCTIONS);
+    build.0.functions[1].flags |= RESHAPED;
+    with_record(&build.finish("update"), |record| {
+        let mut sim = sim();
+        let update = ready(&mut sim, record);
+        test(&mut sim, update);
+    });
+}
+
+#[test]
+fn calls_that_have_only_to_end_do_so_whatever_the_parameters() {
+    // It leaves at another's switch; its redirections come off at once, or late.
+    for fails in [BTreeSet::new(), BTreeSet::from([1])] {
+        reshaped(|sim, mut update| {
+            update.activate(sim, &ADDRESSES, &WRITABLE, HOW).unwrap();
+            update.make_ready(sim).unwrap();
+            sim.active = false; // by the other one's switch
+            update.leave(sim).unwrap();
+            sim.blocked = 1000;
+            look(sim, &mut update).unwrap();
+            assert_eq!((update.state(), update.is_held()), (State::Draining, true));
+            // It cannot have calls again: V1's callers may be under way to it.
+            assert!(matches!(update.resume(sim, HOW), Err(Refusal::WrongState { .. })));
+            // Whoever asks for it to end, in whatever way, does not switch it.
+            update.revert(sim, way(Scope::Function, OnTimeout::ForceNewCalls)).unwrap();
+            sim.blocked = 0;
+            sim.fail = fails.iter().map(|fail| sim.operations + 1 + fail).collect();
+            let outcome = look(sim, &mut update);
+            assert_eq!(outcome.is_ok(), fails.is_empty());
+            if outcome.is_err() {
+                assert_eq!(update.state(), State::Reverting);
+                look(sim, &mut update).unwrap();
+            }
+            assert_eq!((update.state(), sim.is_pristine()), (State::Reverted, true));
+        });
+    }
+    // It leaves from below.
+    reshaped(|sim, mut update| {
+        update.activate(sim, &ADDRESSES, &WRITABLE, HOW).unwrap();
+        sim.blocked = 1000;
+        update.leave_from_below(sim, way(Scope::System, OnTimeout::Hold)).unwrap();
+        assert_eq!((update.state(), update.scope()), (State::Draining, Scope::Function));
+        sim.blocked = 0;
+        look(sim, &mut update).unwrap();
+        assert_eq!((update.state(), sim.is_pristine()), (State::Reverted, true));
+    });
+}
+
+#[test]
+fn tasks_that_move_back_and_on_again_do_not_mix_parameters() {
+    reshaped(|sim, mut update| {
+        let hold = way(Scope::Task, OnTimeout::Hold);
+        update.activate(sim, &ADDRESSES, &WRITABLE, hold).unwrap();
+        sim.blocked = 1000;
+        update.revert(sim, hold).unwrap();
+        assert_eq!(update.state(), State::Reverting);
+        let force = way(Scope::Task, OnTimeout::ForceNewCalls);
+        for how in [way(Scope::Function, OnTimeout::Hold), force] {
+            assert_eq!(update.resume(sim, how), Err(Refusal::ReshapedNeedsWhole));
+            assert_eq!((update.state(), sim.toward), (State::Reverting, Some(false)));
+        }
+        assert_eq!(update.revert(sim, force), Err(Refusal::ReshapedNeedsWhole));
+        update.resume(sim, hold).unwrap();
+        sim.blocked = 0;
+        look(sim, &mut update).unwrap();
+        assert!(sim.is_fully_active());
+    });
+}
+
+#[test]
+fn a_revert_is_made_as_the_activation_was_whatever_is_proposed() {
+    let mut build = builder(FUNCTIONS);
+    let symbol = build.0.functions[1].symbol as usize;
+    build.0.symbols[symbol].name = build.0.str("do_exit");
+    with_record(&build.finish("update"), |record| {
+        let mut sim = sim();
+        let mut update = ready(&mut sim, record);
+        let how = Switching { scope: Scope::Function, ..HOW };
+        update.activate(&mut sim, &ADDRESSES, &WRITABLE, how).unwrap();
+        update.revert(&mut sim, HOW).unwrap();
+        assert_eq!(update.state(), State::Reverted);
+    });
+}
+
+#[test]
+fn what_is_refused_does_not_count_for_what_is_held() {
+    let hold = Switching { signal: true, ..way(Scope::Function, OnTimeout::Hold) };
+    let refused = Switching { phase_ms: 5, ..way(Scope::Function, OnTimeout::Hold) };
+    let no_phases = Err(Refusal::NoPhases);
+    with_sleepers(|sim, mut update| {
+        assert_eq!(update.activate(sim, &ADDRESSES, &WRITABLE, refused), no_phases);
+        update.activate(sim, &ADDRESSES, &WRITABLE, hold).unwrap();
+        update.revert(sim, hold).unwrap();
+        assert_eq!(update.revert(sim, refused), no_phases);
+        assert_eq!(update.resume(sim, refused), no_phases);
+        let look = update.as_held(100, false);
+        assert_eq!((look.phase_ms, look.signal, look.scope), (0, true, Scope::Function));
+        sim.blocked = 0;
+        update.go_on(sim, look).unwrap();
+        assert_eq!(update.state(), State::Reverted);
+    });
+    // What is not refused does, also where it does not get what it wants.
+    with_sleepers(|sim, mut update| {
+        let way = |on_timeout, signal| Switching { signal, ..way(Scope::System, on_timeout) };
+        update.activate(sim, &ADDRESSES, &WRITABLE, way(OnTimeout::Hold, false)).unwrap();
+        assert_eq!(update.go_on(sim, refused), no_phases);
+        assert!(!update.as_held(100, false).signal);
+        assert!(update.go_on(sim, way(OnTimeout::RollBack, true)).is_err());
+        assert!(update.as_held(100, false).signal);
+    });
+}
+
 #[test]
 fn a_function_that_tasks_leave_unseen_is_switched_call_by_call_alone() {
     let mut build = builder(FUNCTIONS);

@@ -26,8 +26,10 @@ impl KernelLayer {
         let address = |index: u32| self.addresses.get(index as usize).copied().ok_or(INVALID);
         let below = self.replacing.below(index);
         let (under, leaving) = (self.replacing.under(index), self.replacing.is_leaving());
+        // Where it takes another's place, not even what does not become steady may lead there after the switch.
+        let asks = !self.replacing.stacks || rule == Rule::Always && !adapts;
         match (handler, rule) {
-            (Handler::Transition, Rule::Always) if !adapts && under.is_some() && !leaving => {
+            (Handler::Transition, _) if asks && under.is_some() && !leaving => {
                 self.choice_place(index)
             }
             (Handler::Transition, _) if under.is_some() && !leaving => under.ok_or(INVALID),
@@ -71,17 +73,49 @@ impl KernelLayer {
         (redirection.handler() != wanted).then_some(wanted)
     }
 
-    /// Sends those back that [`KernelLayer::strays`] finds: a policy was set while they had no steady handler.
+    /// Sends those back that [`KernelLayer::strays`] finds: a policy was set while they had no steady handler, or they did
+    /// not get one when this took another's place.
+    ///
+    /// Before the flag changes: what they were sent to may ask it, and lead to an update that has gone since.
     pub(crate) fn gather_strays(&mut self) -> Result<(), Errno> {
+        let mut found = false;
+        let mut result = Ok(());
         for function in 0..self.record.functions().len() {
-            if let Some(wanted) = self.strays(function) {
-                // Whoever is in a slot leaves it before it is written.
+            let Some(wanted) = self.strays(function) else { continue };
+            found = true;
+            result = self.gather(function, wanted);
+            if result.is_err() {
+                break;
+            }
+        }
+        if found {
+            // Also where not all are gathered: the next time these are no strays. The grace period comes after the
+            // redirection, so nobody is on the way to the flag by what they led to when it changes.
+            self.replacing.stale = true;
+            self.replacing.freshen();
+        }
+        result
+    }
+
+    /// Has what did not get its steady handler at the switch get it after all: what asks the flag instead may lead to an
+    /// update that has gone since.
+    pub(crate) fn settle_rest(&mut self) -> Result<(), Errno> {
+        for (function, _) in self.record.replaced() {
+            if self.has_redirection(function) {
+                let steady =
+                    self.handler(function, Handler::Steady, self.policies.rule(function))?;
                 self.replacing.stale = true;
-                self.write_choice(function)?;
-                self.redirect(function, wanted)?;
+                self.redirect(function, steady)?;
             }
         }
         Ok(())
+    }
+
+    fn gather(&mut self, function: u32, wanted: u64) -> Result<(), Errno> {
+        // Whoever is in a slot leaves it before it is written.
+        self.replacing.stale = true;
+        self.write_choice(function)?;
+        self.redirect(function, wanted)
     }
 
     /// Whether both editions of every function may run at a time, because policies decide on each call.

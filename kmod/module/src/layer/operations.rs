@@ -7,7 +7,7 @@ use core::time::Duration;
 use dynamos_abi::HookKind;
 use dynamos_abi::edition::ORIGINAL;
 use dynamos_core::{
-    Blocked, Blockers, Errno, Handler, Layer, Memory, Phase, Returned, Scope, State,
+    Blocked, Blockers, Errno, Handler, Layer, Memory, Name, Phase, Returned, Scope, State, Update,
 };
 
 use super::{INVALID, KernelLayer, Switch, VMLINUX, Written};
@@ -68,6 +68,9 @@ impl Layer for KernelLayer {
 
     fn undo_late_sections(&mut self) {
         if self.keeps_code() {
+            if self.going || !self.hold_targets() {
+                self.forget_tables();
+            }
             return;
         }
         match &self.own {
@@ -137,6 +140,11 @@ impl Layer for KernelLayer {
 
     fn replaces_others(&self) -> bool {
         !self.replacing.others.is_empty()
+    }
+
+    fn reshaped_other(&self) -> Option<Name> {
+        let mut others = self.replacing.others.iter().map(|(_, other)| &other.update);
+        others.find(|update| update.record().is_reshaped()).map(Update::name)
     }
 
     fn ready_others(&mut self) -> Result<(), Errno> {
@@ -321,6 +329,8 @@ impl Layer for KernelLayer {
         // references are written. The update's module is held, and gives nothing back before the hook is ended.
         let hook = unsafe { Hook::begin(function) }.map_err(to_core)?;
         self.hook = Some((kind, hook));
+        // It may hand out what has to stay then, and refuse all the same.
+        self.has_run = true;
         updates::show_hook(self.id, Some(kind));
         Ok(())
     }
