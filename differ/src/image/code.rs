@@ -231,7 +231,9 @@ fn same_memory(
     }
     if i.memory_segment() == Register::GS {
         // There may be nothing with a name: the members of what is allocated for each CPU begin at 0.
-        let unnamed = |side: &Side<'_, '_, '_>, n| !matches!(side.names.at(n), Target::Symbol(..));
+        let unnamed = |side: &Side<'_, '_, '_>, n| {
+            n < SMALL && !matches!(side.names.at(n), Target::Symbol(..))
+        };
         let number = p == q && unnamed(a, p) && unnamed(b, q);
         return number || same((a.names, p), (b.names, q), reads, pairs);
     }
