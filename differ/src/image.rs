@@ -1,11 +1,14 @@
 //! Linked images (`vmlinux`): no relocations are left, so code is compared by what its operands point at.
 
+mod begins;
 mod code;
 mod content;
 mod data;
 mod functions;
 mod load;
 mod names;
+mod pairing;
+mod per_cpu;
 mod special;
 
 pub use data::ImageData;
@@ -16,6 +19,7 @@ use crate::error::Result;
 use crate::layout::{self, LayoutChange};
 use crate::units::Units;
 use names::{Names, number_files};
+use pairing::Known;
 
 /// What is in two images, and differs or not.
 #[derive(Debug)]
@@ -36,7 +40,12 @@ pub fn contents(v1: &Image<'_>, v2: &Image<'_>) -> Result<Contents> {
         || Names::build(v2, &files_b, &units_b),
     );
     let (a, b) = (a?, b?);
-    let (functions, data) = rayon::join(|| functions::functions(&a, &b), || data::data(&a, &b));
+    let paired = functions::paired(&a, &b);
+    let known = Known::of(&a, &b, &paired.pairs);
+    let (functions, data) = rayon::join(
+        || functions::functions(&a, &b, paired, known.clone()),
+        || data::data(&a, &b, &known),
+    );
     Ok(Contents { functions: functions?, data })
 }
 

@@ -3,9 +3,10 @@
 // The helpers of these tests may fail like the tests themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use std::process::Command;
+mod built;
 
-use dynamos_differ::image::{self, FunctionVerdict, Image};
+use built::verdicts;
+use dynamos_differ::image::{self, Image};
 use dynamos_differ::verdict::Verdict;
 
 const SOURCE: &str = include_str!("image.c");
@@ -19,16 +20,7 @@ fn link(edit: (&str, &str)) -> Vec<u8> {
 }
 
 fn build(source: &str) -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    let run = |program: &str, arguments: &str| {
-        let mut command = Command::new(program);
-        let status = command.current_dir(&dir).args(arguments.split(' ')).status().unwrap();
-        assert!(status.success(), "{program} {arguments}");
-    };
-    std::fs::write(dir.path().join("a.c"), source).unwrap();
-    run("gcc", "-c -g -O2 -mcmodel=kernel -fno-pic -fno-pie -fcf-protection=none -fno-inline a.c");
-    run("ld", "-static -e exception -Ttext=0xffffffff81000000 -o image a.o");
-    std::fs::read(dir.path().join("image")).unwrap()
+    built::build(source, "")
 }
 
 /// The functions that are not as they were, and why.
@@ -38,11 +30,6 @@ fn differing(edit: (&str, &str)) -> Vec<(String, Verdict, String)> {
         .filter(|f| f.verdict != Verdict::Unchanged)
         .map(|f| (f.name, f.verdict, f.reason))
         .collect()
-}
-
-fn verdicts(v1: &[u8], v2: &[u8]) -> Vec<FunctionVerdict> {
-    let (a, b) = (Image::parse(v1, "v1").unwrap(), Image::parse(v2, "v2").unwrap());
-    image::contents(&a, &b).unwrap().functions
 }
 
 #[test]
@@ -87,6 +74,17 @@ fn an_entry_more_or_less_is_a_change() {
 fn the_line_of_a_bug_is_no_change() {
     assert_eq!(differing((".word 100", ".word 200")), []);
     assert_eq!(differing(("int out(int);", "int out(int);\n\n\n")), []);
+}
+
+#[test]
+fn a_line_that_is_passed_is_no_change_but_another_number_is() {
+    let image = |number: &str, before: &str| {
+        let more = format!("{before}int line(int a)\n{{\n    return out(a) + out({number});\n}}\n");
+        build(&format!("{SOURCE}{more}"))
+    };
+    let moved = built::changed(&image("__LINE__", ""), &image("__LINE__", "\n\n\n"));
+    assert_eq!(moved, [""; 0]);
+    assert_eq!(built::changed(&image("700", ""), &image("703", "\n\n\n")), ["line"]);
 }
 
 #[test]
@@ -157,4 +155,50 @@ fn code_without_a_name_is_compared_where_a_fault_leads_to_it() {
     }
     let v1 = image(1, ".skip 8", "goes_on:");
     assert_eq!(changed(&v1, &image(1, ".skip 8", "goes_there:")), ["exception"]);
+}
+
+#[test]
+fn truncated_and_flipped_images_do_not_panic() {
+    let good = link(("", ""));
+    let reference = Image::parse(&good, "good").unwrap();
+    for len in (0..good.len()).step_by(97) {
+        assert!(Image::parse(&good[..len], "cut").is_err(), "cut at {len}");
+    }
+    for at in (0..good.len()).step_by(7) {
+        let mut bad = good.clone();
+        bad[at] ^= 0xff;
+        if let Ok(image) = Image::parse(&bad, "flipped") {
+            let _ = image::contents(&reference, &image);
+            let _ = image::contents(&image, &reference);
+            let _ = image::layouts(&reference, &image);
+            let _ = image::layouts(&image, &reference);
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_byte() {
+    let types =
+        "struct s { int a; long b; } s; union u { int a; char c[8]; } u; enum e { A, B } e;\n";
+    let source = format!("{types}{SOURCE}");
+    let edited = source.replace("char c[8]", "char c[9]").replace("long b", "int b");
+    let edited = edited.replace("a + 1", "a + 2").replace("SetupMode", "Mode");
+    let (v1, v2) = (build(&source), build(&edited));
+    let told = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let (a, b) = (Image::parse(&v1, "v1").unwrap(), Image::parse(&v2, "v2").unwrap());
+            let contents = image::contents(&a, &b).unwrap();
+            let layouts = image::layouts(&a, &b).unwrap();
+            serde_json::to_string(&(contents.functions, contents.data, layouts)).unwrap()
+        })
+    };
+    let one = told(1);
+    assert!(
+        ["branch", "wide", "\"kind\":\"union\""].iter().all(|part| one.contains(part)),
+        "{one}"
+    );
+    for _ in 0..4 {
+        assert_eq!(one, told(8));
+    }
 }

@@ -1,19 +1,25 @@
 //! Code of two images, instruction by instruction, operands by what they point at.
 
+use std::cell::OnceCell;
+
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction, Mnemonic, OpKind,
     Register,
 };
 
-use super::content::same;
+use super::content::{Reads, same};
 use super::names::{Names, Target};
+use super::per_cpu::{self, Field, Offsets};
 use super::special;
 use crate::lines::Lines;
 
 /// Where the kernel is linked to (`__START_KERNEL_map`).
 pub(super) const KERNEL: u64 = 0xffff_ffff_8000_0000;
 
-/// Numbered variables that two functions would have to share.
+/// Numbers below may be offsets of per-CPU variables, which start at 0.
+const SMALL: u64 = 1 << 31;
+
+/// Numbered variables and functions that two functions would have to share.
 pub(super) type Pairs = Vec<(u32, u32)>;
 
 /// What comes of two functions: nothing differs if the variables are pairs; or what does.
@@ -29,6 +35,8 @@ pub(super) struct Side<'n, 'i, 'd> {
     /// The address of its first byte.
     pub start: u64,
     pub bytes: &'i [u8],
+    /// Which of its numbers are per-CPU variables, once that is asked for.
+    offsets: OnceCell<Offsets>,
 }
 
 impl<'n, 'i, 'd> Side<'n, 'i, 'd> {
@@ -45,7 +53,8 @@ impl<'n, 'i, 'd> Side<'n, 'i, 'd> {
 
     fn at(names: &'n Names<'i, 'd>, lines: Option<&'n Lines>, start: u64, len: usize) -> Self {
         let bytes = names.bytes(start);
-        Self { names, lines, start, bytes: bytes.get(..len).unwrap_or(bytes) }
+        let bytes = bytes.get(..len).unwrap_or(bytes);
+        Self { names, lines, start, bytes, offsets: OnceCell::new() }
     }
 
     fn decoder(&self) -> Decoder<'i> {
@@ -61,7 +70,7 @@ impl<'n, 'i, 'd> Side<'n, 'i, 'd> {
     /// Whether an address here and one of the other side are the same place.
     pub fn same_place(&self, p: u64, other: &Self, q: u64, pairs: &mut Pairs) -> bool {
         match (self.inside(p), other.inside(q)) {
-            (None, None) => same(self.names, p, other.names, q, 0, pairs),
+            (None, None) => same((self.names, p), (other.names, q), Reads::AtLeast(0), pairs),
             (p, q) => p == q,
         }
     }
@@ -71,6 +80,16 @@ impl<'n, 'i, 'd> Side<'n, 'i, 'd> {
         let lines = self.lines.into_iter().flat_map(|lines| lines.at_address(address));
         let start = self.start;
         lines.filter(|(from, _)| *from >= start).any(|(_, line)| line == number)
+    }
+
+    /// Whether a number of the instruction at an address is an offset of a per-CPU variable.
+    fn is_offset(&self, number: u64, address: u64, field: Field) -> bool {
+        number >= per_cpu::LEAST
+            && self.names.occupied(number)
+            && self
+                .offsets
+                .get_or_init(|| per_cpu::offsets(self.names, self.decoder().into_iter()))
+                .contains(&(address, field))
     }
 
     fn show(&self, instruction: &Instruction) -> String {
@@ -175,37 +194,67 @@ fn instruction(
     if x != y && x.iter().zip(y).enumerate().any(|(at, (p, q))| p != q && !field(at)) {
         return false;
     }
-    let width = i.memory_size().size();
     if branches(i) {
         let (p, q) = (i.near_branch_target(), j.near_branch_target());
         return a.same_place(p, b, q, pairs) || same_aside(a, p, b, q, pairs);
     }
+    let (x, y) = ((a, i), (b, j));
+    same_memory(x, y, fields.displacement_size(), pairs) && same_immediates(x, y, pairs)
+}
+
+/// An instruction of one side.
+type Of<'x, 'n, 'i, 'd> = (&'x Side<'n, 'i, 'd>, &'x Instruction);
+
+/// Whether the operands in memory of two instructions are the same, as far as these are numbers: of so many bytes.
+fn same_memory(
+    x: Of<'_, '_, '_, '_>,
+    y: Of<'_, '_, '_, '_>,
+    bytes: usize,
+    pairs: &mut Pairs,
+) -> bool {
+    let ((a, i), (b, j)) = (x, y);
+    let (p, q) = (i.memory_displacement64(), j.memory_displacement64());
+    let plain = i.is_ip_rel_memory_operand()
+        || i.memory_base() == Register::None && i.memory_index() == Register::None;
+    let reads = match i.memory_size().size() {
+        _ if i.mnemonic() == Mnemonic::Lea => Reads::AtLeast(0),
+        0 => Reads::AtLeast(0),
+        size if plain => Reads::Exactly(size),
+        // An index may begin at 1, so that the first one lies before what is read.
+        size => Reads::AtLeast(size.saturating_mul(2)),
+    };
     if i.is_ip_rel_memory_operand() {
-        let (p, q) = (i.ip_rel_memory_address(), j.ip_rel_memory_address());
-        let width = if i.mnemonic() == Mnemonic::Lea { 0 } else { width };
-        if !same(a.names, p, b.names, q, width, pairs) {
-            return false;
-        }
-    } else if fields.displacement_size() >= 4 {
-        let (p, q) = (i.memory_displacement64(), j.memory_displacement64());
-        let plain = i.memory_base() == Register::None && i.memory_index() == Register::None;
-        let width = if plain { width } else { 0 };
-        if !number(a, p, b, q, width, pairs) {
-            return false;
-        }
-    } else if i.memory_displacement64() != j.memory_displacement64() {
-        return false;
+        return same((a.names, p), (b.names, q), reads, pairs);
     }
-    // A mask may look like an address.
-    let mask =
-        matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::And | Mnemonic::Or | Mnemonic::Xor);
+    if bytes < 4 {
+        return p == q;
+    }
+    if i.memory_segment() == Register::GS {
+        // There may be nothing with a name: the members of what is allocated for each CPU begin at 0.
+        let unnamed = |side: &Side<'_, '_, '_>, n| {
+            n < SMALL && !matches!(side.names.at(n), Target::Symbol(..))
+        };
+        let number = p == q && unnamed(a, p) && unnamed(b, q);
+        return number || same((a.names, p), (b.names, q), reads, pairs);
+    }
+    same_number((x, p), (y, q), Field::Displacement, reads, pairs)
+}
+
+fn same_immediates(x: Of<'_, '_, '_, '_>, y: Of<'_, '_, '_, '_>, pairs: &mut Pairs) -> bool {
+    let ((a, i), (b, j)) = (x, y);
     (0..i.op_count()).all(|operand| match i.try_immediate(operand) {
-        Ok(p) if mask => j.try_immediate(operand).is_ok_and(|q| p == q),
+        Ok(p) if is_mask(i) => j.try_immediate(operand).is_ok_and(|q| p == q),
         Ok(p) => j.try_immediate(operand).is_ok_and(|q| {
-            number(a, p, b, q, 0, pairs) || a.is_line(p, i.ip()) && b.is_line(q, j.ip())
+            same_number((x, p), (y, q), Field::Immediate, Reads::AtLeast(0), pairs)
+                || a.is_line(p, i.ip()) && b.is_line(q, j.ip())
         }),
         Err(_) => true,
     })
+}
+
+/// A mask may look like an address.
+pub(super) fn is_mask(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::And | Mnemonic::Or | Mnemonic::Xor)
 }
 
 /// Whether two addresses are the same code that no symbol names, up to where it leaves: the kernel's `static_cpu_has` moves
@@ -223,7 +272,7 @@ pub(super) fn same_aside(
     if !is_aside(a, p) || !is_aside(b, q) {
         return false;
     }
-    let until = |names: &Names<'_, '_>, start| names.unnamed(start).min(LONGEST);
+    let until = |names: &Names<'_, '_>, start| names.unnamed(start, 0).min(LONGEST);
     let (a, b) = (a.aside(p, until(a.names, p)), b.aside(q, until(b.names, q)));
     if !special::alike(&a, &b) {
         return false;
@@ -248,19 +297,26 @@ pub(super) fn same_aside(
     let (p, q) = (end(&a), end(&b));
     let named = |names: &Names<'_, '_>, at| matches!(names.at(at), Target::Symbol(_, 0));
     let ended = !old.can_decode() && !new.can_decode();
-    ended && named(a.names, p) && named(b.names, q) && same(a.names, p, b.names, q, 0, pairs)
+    ended
+        && named(a.names, p)
+        && named(b.names, q)
+        && same((a.names, p), (b.names, q), Reads::AtLeast(0), pairs)
 }
 
-/// Whether two numbers mean the same: equal, unless they are addresses in the images.
-fn number(
-    a: &Side<'_, '_, '_>,
-    p: u64,
-    b: &Side<'_, '_, '_>,
-    q: u64,
-    width: usize,
+/// Whether two numbers mean the same: equal, unless they are addresses in the images or of per-CPU variables.
+fn same_number(
+    ((a, i), p): (Of<'_, '_, '_, '_>, u64),
+    ((b, j), q): (Of<'_, '_, '_, '_>, u64),
+    field: Field,
+    reads: Reads,
     pairs: &mut Pairs,
 ) -> bool {
-    // Small numbers may be offsets of per-CPU variables, which start at 0; equal ones are taken for equal.
-    let small = p < 1 << 31 && q < 1 << 31;
-    (small && p == q) || same(a.names, p, b.names, q, width, pairs)
+    if p >= SMALL || q >= SMALL {
+        return same((a.names, p), (b.names, q), reads, pairs);
+    }
+    match (a.is_offset(p, i.ip(), field), b.is_offset(q, j.ip(), field)) {
+        (true, true) => same((a.names, p), (b.names, q), reads, pairs),
+        (false, false) => p == q,
+        _ => false,
+    }
 }

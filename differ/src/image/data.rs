@@ -6,11 +6,11 @@ use object::elf;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::code::KERNEL;
+use super::code::{KERNEL, Pairs};
 use super::content::same_content;
-use super::functions::{Id, name, pair};
 use super::load::Symbol;
 use super::names::Names;
+use super::pairing::{Id, Known, Paired, name, pair};
 use crate::load::Section;
 use crate::names::BTF_ID;
 use crate::verdict::DataChange;
@@ -34,8 +34,8 @@ pub struct ImageData {
 
 /// Compares all variables and constants that have a name of their own. What the compiler numbered is left out where it
 /// is constant: the functions that use it are compared by its content.
-pub(super) fn data(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Vec<ImageData> {
-    let (pairs, removed, new) = pair(a, b, is_data);
+pub(super) fn data(a: &Names<'_, '_>, b: &Names<'_, '_>, known: &Known) -> Vec<ImageData> {
+    let Paired { pairs, removed, new } = pair(a, b, is_data, &|_, _| false);
     let (tables_a, tables_b) = (tables(a), tables(b));
     let is_compilers = |names: &Names<'_, '_>, id: Id| {
         let numbered = names.identities.get(id as usize).is_some_and(|i| i.numbered);
@@ -46,7 +46,7 @@ pub(super) fn data(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Vec<ImageData> {
         .par_iter()
         .filter(|(x, y)| !is_compilers(a, *x) || !is_compilers(b, *y))
         .filter_map(|(x, y)| {
-            let (change, reason) = compare(a, *x, b, *y)?;
+            let (change, reason) = compare((a, *x), (b, *y), known)?;
             Some(verdict((b, &tables_b), *y, change, reason))
         })
         .collect();
@@ -104,7 +104,11 @@ fn verdict(
 }
 
 /// What differs; nothing if both are the same.
-fn compare(a: &Names<'_, '_>, x: Id, b: &Names<'_, '_>, y: Id) -> Option<(DataChange, String)> {
+fn compare(
+    (a, x): (&Names<'_, '_>, Id),
+    (b, y): (&Names<'_, '_>, Id),
+    known: &Known,
+) -> Option<(DataChange, String)> {
     let (s, t) = (a.image.symbols.get(x as usize)?, b.image.symbols.get(y as usize)?);
     if s.size != t.size {
         let reason = format!("{} bytes instead of {}", t.size, s.size);
@@ -116,7 +120,11 @@ fn compare(a: &Names<'_, '_>, x: Id, b: &Names<'_, '_>, y: Id) -> Option<(DataCh
     };
     let same = match (nobits(a, s), nobits(b, t)) {
         (true, true) => true,
-        (false, false) => same_content(a, s.address, b, t.address, s.size, 0),
+        (false, false) => {
+            let mut pairs = Pairs::new();
+            same_content((a, s.address), (b, t.address), s.size, 0, &mut pairs)
+                && known.agrees(a, b, &pairs)
+        }
         _ => false,
     };
     (!same).then(|| (DataChange::Changed, format!("another initial value{}", place(a, s, b, t))))

@@ -1,14 +1,15 @@
 //! Functions of two linked images: instruction by instruction, operands by what they point at.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use object::elf;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::code::{Compared, Pairs, compare};
+use super::code::{Compared, compare};
 use super::load::Symbol;
 use super::names::Names;
+use super::pairing::{Id, Known, Paired, name, pair};
 use super::special;
 use crate::error::Result;
 use crate::lines::Lines;
@@ -35,20 +36,27 @@ pub struct FunctionVerdict {
     pub lifetime: Lifetime,
 }
 
-/// A function or variable: index of its best symbol.
-pub(super) type Id = u32;
+/// Pairs all functions of two images. Clones of one function (`f.constprop.0`) are numbered as it comes: they are known by
+/// what they do.
+pub(super) fn paired(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Paired {
+    pair(a, b, is_function, &|x, y| compare((a, x, None), (b, y, None)).is_ok())
+}
 
 /// Compares all functions of two images. Unchanged ones are in the list too.
-pub(super) fn functions(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Result<Vec<FunctionVerdict>> {
-    let (pairs, removed, new) = pair(a, b, is_function);
+pub(super) fn functions(
+    a: &Names<'_, '_>,
+    b: &Names<'_, '_>,
+    paired: Paired,
+    mut known: Known,
+) -> Result<Vec<FunctionVerdict>> {
+    let Paired { pairs, removed, new } = paired;
     let mut compared: Vec<Compared> =
         pairs.par_iter().map(|(x, y)| compare((a, *x, None), (b, *y, None))).collect();
     forgive_lines(a, b, &pairs, &mut compared)?;
     let sites = special::sites(a.image);
     let mut judged = Vec::with_capacity(pairs.len());
-    let mut known = Known::default();
     for ((x, y), result) in pairs.iter().zip(compared) {
-        let result = result.and_then(|pairs| known.check(a, b, pairs));
+        let result = result.and_then(|pairs| known.check(a, b, &pairs));
         let obstacle = not_redirectable(a, *x, sites.as_deref());
         judged.push(Judged { row: verdict((a, *x), (b, *y), result), obstacle });
     }
@@ -193,102 +201,7 @@ fn join_cold(judged: &mut Vec<Judged>) {
     judged.retain(|_| index.next().is_none_or(|index| !parts.contains_key(&index)));
 }
 
-/// What a symbol is called, and the source it is from.
-pub(super) fn name(names: &Names<'_, '_>, id: Id) -> (String, String) {
-    let Some(symbol) = names.image.symbols.get(id as usize) else { return Default::default() };
-    (symbol.name.to_owned(), names.source(symbol).to_owned())
-}
-
-/// Which numbered variable of one side is which of the other, as the functions compared so far have it.
-#[derive(Default)]
-struct Known {
-    forth: HashMap<u32, u32>,
-    back: HashMap<u32, u32>,
-}
-
-impl Known {
-    fn check(
-        &mut self,
-        a: &Names<'_, '_>,
-        b: &Names<'_, '_>,
-        pairs: Pairs,
-    ) -> std::result::Result<(), String> {
-        for (x, y) in pairs {
-            let (forth, back) =
-                (*self.forth.entry(x).or_insert(y), *self.back.entry(y).or_insert(x));
-            if forth != y || back != x {
-                return Err(format!(
-                    "uses {} where it used {}, which other functions know as another variable",
-                    name(b, y).0,
-                    name(a, x).0
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What kind of symbol is wanted.
-pub(super) type Wanted = fn(&Symbol<'_>, &Section<'_>) -> bool;
-
 fn is_function(symbol: &Symbol<'_>, section: &Section<'_>) -> bool {
     let code = section.is_exec() && !section.is_nobits();
     symbol.kind == elf::STT_FUNC && code && !is_padding(symbol.name)
-}
-
-/// All wanted symbols of an image, by identity: one for each address.
-fn all(names: &Names<'_, '_>, wanted: Wanted) -> BTreeMap<u64, Vec<Id>> {
-    let mut at: BTreeMap<(u32, u64), Id> = BTreeMap::new();
-    let symbols = &names.image.symbols;
-    for (id, symbol) in symbols.iter().enumerate() {
-        let section = names.image.sections.get(symbol.section as usize);
-        if symbol.size == 0 || !section.is_some_and(|s| wanted(symbol, &s.section)) {
-            continue;
-        }
-        let rank = |id: Id| symbols.get(id as usize).map(|s| (!s.global, s.name));
-        let best = at.entry((symbol.section, symbol.address)).or_insert(id as Id);
-        if rank(id as Id) < rank(*best) {
-            *best = id as Id;
-        }
-    }
-    let mut all: BTreeMap<u64, Vec<Id>> = BTreeMap::new();
-    for id in at.into_values() {
-        if let Some(identity) = names.identities.get(id as usize) {
-            all.entry(identity.hash).or_default().push(id);
-        }
-    }
-    all
-}
-
-/// Pairs symbols by identity; of several with one identity those of one name, then the others by order.
-#[allow(clippy::type_complexity)] // pairs, removed, new
-pub(super) fn pair(
-    a: &Names<'_, '_>,
-    b: &Names<'_, '_>,
-    wanted: Wanted,
-) -> (Vec<(Id, Id)>, Vec<Id>, Vec<Id>) {
-    let (old, mut new) = (all(a, wanted), all(b, wanted));
-    let (mut pairs, mut removed) = (Vec::new(), Vec::new());
-    for (hash, mut xs) in old {
-        let mut ys = new.remove(&hash).unwrap_or_default();
-        xs.retain(|x| {
-            let same = ys.iter().position(|y| name(a, *x).0 == name(b, *y).0);
-            match same {
-                Some(at) => pairs.push((*x, ys.remove(at))),
-                None => return true,
-            }
-            false
-        });
-        let rest = xs.len().min(ys.len());
-        pairs.extend(xs.drain(..rest).zip(ys.drain(..rest)));
-        removed.extend(xs);
-        if !ys.is_empty() {
-            new.insert(hash, ys);
-        }
-    }
-    pairs.sort_unstable();
-    let mut new: Vec<Id> = new.into_values().flatten().collect();
-    removed.sort_unstable();
-    new.sort_unstable();
-    (pairs, removed, new)
 }

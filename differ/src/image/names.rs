@@ -3,9 +3,11 @@
 //! A global symbol is known by its name. A local one is known by its name and its source file.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 
 use object::elf;
 
+use super::begins::begins;
 use super::code::KERNEL;
 use super::load::{Image, Symbol};
 use super::special::Entries;
@@ -37,6 +39,12 @@ pub(super) struct Names<'i, 'd> {
     sorted: Vec<u32>,
     /// Sections that occupy memory, by address.
     sections: Vec<(u64, u64, u32)>,
+    /// Addresses of constants that something refers to, in order.
+    begins: Vec<u64>,
+    /// Where this CPU has its variables (`this_cpu_off`, read through `%gs:`).
+    pub this_cpu: Range<u64>,
+    /// Where each CPU has its (`__per_cpu_offset`).
+    pub each_cpu: Range<u64>,
 }
 
 /// What an address is.
@@ -79,7 +87,14 @@ impl<'i, 'd> Names<'i, 'd> {
             .collect();
         sections.sort_unstable();
         let entries = Entries::build(image)?;
-        Ok(Self { image, units, entries, identities, sorted, sections })
+        let variable = |name: &str| {
+            let found = image.symbols.iter().find(|symbol| symbol.name == name);
+            found.map_or(0..0, |s| s.address..s.address.saturating_add(s.size))
+        };
+        let (this_cpu, each_cpu) = (variable("this_cpu_off"), variable("__per_cpu_offset"));
+        let is_constant = |section| !writable(image, section);
+        let begins = begins(image, is_constant, entries.leads());
+        Ok(Self { image, units, entries, identities, sorted, sections, begins, this_cpu, each_cpu })
     }
 
     /// What a symbol is called on both sides, and the symbol.
@@ -146,22 +161,47 @@ impl<'i, 'd> Names<'i, 'd> {
         found.section.data.get(offset..).unwrap_or(&[])
     }
 
-    /// How many bytes there are from an address to the next symbol, or to the end of the section.
-    pub(super) fn unnamed(&self, address: u64) -> usize {
-        let after = self.sorted.partition_point(|i| {
-            self.image.symbols.get(*i as usize).is_some_and(|s| s.address <= address)
-        });
-        let next = self.symbol(after).and_then(|(_, symbol)| symbol.address.checked_sub(address));
+    /// How many bytes there are from an address to the next symbol or to what something refers to, if that is so far away as
+    /// `least`; or to the end of the section.
+    pub(super) fn unnamed(&self, address: u64, least: usize) -> usize {
+        let from = address.saturating_add(least.max(1) as u64);
+        let begun = self.begins.partition_point(|begin| *begin < from);
+        let next = self.begins.get(begun).copied().into_iter().chain(self.next_symbol(from)).min();
         let rest = self.bytes(address).len();
-        next.and_then(|next| usize::try_from(next).ok()).map_or(rest, |next| next.min(rest))
+        let distance = next.and_then(|next| usize::try_from(next.checked_sub(address)?).ok());
+        distance.map_or(rest, |distance| distance.min(rest))
     }
 
-    /// Whether the kernel may write there. The linker marks `.rodata` as writable, but it is not.
+    /// The first address with a symbol, from one on.
+    fn next_symbol(&self, from: u64) -> Option<u64> {
+        let next = self.sorted.partition_point(|i| {
+            self.image.symbols.get(*i as usize).is_some_and(|s| s.address < from)
+        });
+        self.symbol(next).map(|(_, symbol)| symbol.address)
+    }
+
+    /// What else something refers to: so many places before an address, and as many behind `len` bytes of it, with the end of
+    /// the last. Nothing if there are not so many without a symbol between them.
+    pub(super) fn neighbours(&self, at: u64, len: usize, many: usize) -> Option<(&[u64], &[u64])> {
+        let here = self.begins.partition_point(|begin| *begin < at);
+        let end = at.checked_add(len as u64)?;
+        let behind = self.begins.partition_point(|begin| *begin < end);
+        let before = self.begins.get(here.checked_sub(many)?..here)?;
+        let after = self.begins.get(behind..)?.get(..=many)?;
+        let (first, last) = (*before.first()?, *after.last()?);
+        let within = self.bytes(first).len() as u64 > last.checked_sub(first)?;
+        let named = self.next_symbol(first).is_some_and(|symbol| symbol <= last);
+        (within && !named).then_some((before, after))
+    }
+
+    /// Whether there is anything at an address.
+    pub(super) fn occupied(&self, address: u64) -> bool {
+        self.section_at(address).is_some()
+    }
+
+    /// Whether the kernel may write there.
     pub(super) fn writable(&self, section: u32) -> bool {
-        self.image
-            .sections
-            .get(section as usize)
-            .is_none_or(|s| s.section.is_write() && !s.section.name.starts_with(".rodata"))
+        writable(self.image, section)
     }
 
     /// Whether a section holds code, which is no text, whatever its bytes look like.
@@ -188,6 +228,12 @@ impl<'i, 'd> Names<'i, 'd> {
             Target::Number => format!("{address:#x}"),
         }
     }
+}
+
+/// Whether the kernel may write to a section. The linker marks `.rodata` as writable, but it is not.
+fn writable(image: &Image<'_>, section: u32) -> bool {
+    let placed = image.sections.get(section as usize);
+    placed.is_none_or(|s| s.section.is_write() && !s.section.name.starts_with(".rodata"))
 }
 
 fn identity(symbol: &Symbol<'_>, file: u64) -> Identity {

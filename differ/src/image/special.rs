@@ -60,6 +60,11 @@ impl Entries {
         Ok(Self { sorted })
     }
 
+    /// Where all lead.
+    pub(super) fn leads(&self) -> impl Iterator<Item = u64> {
+        self.sorted.iter().filter_map(|entry| entry.leads)
+    }
+
     /// Those of the instructions from one address to another.
     fn within(&self, start: u64, len: usize) -> &[Entry] {
         let end = start.saturating_add(len as u64);
