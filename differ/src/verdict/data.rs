@@ -180,40 +180,48 @@ fn data_kind(object: &Object<'_>, id: SectionId) -> DataKind {
 /// Registration tables, unknown sections and stray code that no symbol names: compared whole.
 pub(super) fn unnamed_sections(comparer: &Comparer<'_, '_>) -> Vec<SectionChange> {
     let (a, b) = (comparer.a, comparer.b);
-    let unnamed = |o: &Object<'_>| -> BTreeMap<String, (SectionId, u64)> {
-        o.elf
-            .sections()
-            .filter(|(id, s)| {
-                let class = special::class_of(s);
-                let table = matches!(class, Some(Class::Registration | Class::Unknown));
-                let code = class.is_none() && s.is_exec();
-                s.size > 0
-                    && (table || code)
-                    && o.model.data_in(*id).is_empty()
-                    && o.model.functions_in(*id).is_empty()
-            })
-            .map(|(id, s)| (s.name.to_owned(), (id, s.size)))
-            .collect()
-    };
-    let (of_a, of_b) = (unnamed(a), unnamed(b));
+    let (of_a, of_b) = (without_names(a), without_names(b));
     let names: BTreeSet<&String> = of_a.keys().chain(of_b.keys()).collect();
+    let none = Vec::new();
     let mut changes = Vec::new();
     for name in names {
-        let (reason, kind) = match (of_a.get(name), of_b.get(name)) {
-            (Some((x, size_x)), Some((y, size_y))) => {
-                match comparer.whole_sections((*x, *size_x), (*y, *size_y)) {
-                    Ok(()) => continue,
-                    Err(difference) => (difference.text, data_kind(b, *y)),
-                }
-            }
-            (Some((x, _)), None) => ("not in v2".to_owned(), data_kind(a, *x)),
-            (None, Some((y, _))) => ("not in v1".to_owned(), data_kind(b, *y)),
-            (None, None) => continue,
+        let x = of_a.get(name).unwrap_or(&none);
+        let y = of_b.get(name).unwrap_or(&none);
+        let differs = |(x, y): (&Whole, &Whole)| comparer.whole_sections(*x, *y).err();
+        let reason = match (x.len(), y.len()) {
+            (_, 0) => "not in v2".to_owned(),
+            (0, _) => "not in v1".to_owned(),
+            (old, new) if old != new => format!("{new} sections of this name instead of {old}"),
+            _ => match x.iter().zip(y).find_map(differs) {
+                Some(difference) => difference.text,
+                None => continue,
+            },
         };
+        let of_v1 = x.first().map(|(id, _)| data_kind(a, *id));
+        let kind = y.first().map(|(id, _)| data_kind(b, *id)).or(of_v1);
+        let kind = kind.unwrap_or(DataKind::Unknown);
         changes.push(SectionChange { section: name.clone(), kind, reason });
     }
     changes.extend(unnamed_code(comparer));
     changes
+}
+
+/// A section and its size.
+type Whole = (SectionId, u64);
+
+/// The sections to compare whole, by name: there may be several of one, in an order that counts.
+fn without_names(o: &Object<'_>) -> BTreeMap<String, Vec<Whole>> {
+    let mut found: BTreeMap<String, Vec<Whole>> = BTreeMap::new();
+    for (id, section) in o.elf.sections().filter(|(_, s)| s.size > 0) {
+        let class = special::class_of(section);
+        let table = matches!(class, Some(Class::Registration | Class::Unknown));
+        let code = class.is_none() && section.is_exec();
+        if (table || code) && o.model.data_in(id).is_empty() && o.model.functions_in(id).is_empty()
+        {
+            found.entry(section.name.to_owned()).or_default().push((id, section.size));
+        }
+    }
+    found
 }
 
 /// Code between functions that no symbol names, and that is not padding.
