@@ -225,11 +225,11 @@ impl Pair {
         let correlation = Correlation::build(v1, v2);
         let comparer = Comparer::new(v1, v2, &correlation);
         let functions = functions(&comparer);
-        let data = data::verdicts(&comparer);
-        let slots = data::slots(&comparer, &data)?;
+        let Layouts { types, variables, unknown, alignments } = crate::layout::compare(v1, v2)?;
+        let data = data::verdicts(&comparer, &alignments);
+        let slots = data::slots(&comparer, &data, &alignments)?;
         let sections = data::unnamed_sections(&comparer);
         let symbol_map = symbol_map(v1, v2, &correlation);
-        let Layouts { types, variables, unknown } = crate::layout::compare(v1, v2)?;
         Ok(Comparison {
             functions,
             data,

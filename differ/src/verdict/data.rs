@@ -5,14 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{DataChange, DataKind, DataVerdict, SectionChange};
 use crate::compare::{Comparer, Slots, may_have_slots, section_is_read_only};
 use crate::error::Result;
-use crate::layout::VariableTypes;
+use crate::layout::{Alignments, VariableTypes};
+use crate::lines::address;
 use crate::load::SectionId;
-use crate::model::{DataId, Place};
+use crate::model::{DataId, DataObject, Place};
 use crate::object_file::Object;
 use crate::special::{self, Class};
 
 /// The verdicts on all data objects, by name.
-pub(super) fn verdicts(comparer: &Comparer<'_, '_>) -> Vec<DataVerdict> {
+pub(super) fn verdicts(
+    comparer: &Comparer<'_, '_>,
+    alignments: &[Alignments; 2],
+) -> Vec<DataVerdict> {
     let (a, b) = (comparer.a, comparer.b);
     let mut verdicts = Vec::new();
     for (x, d) in a.model.data() {
@@ -31,9 +35,13 @@ pub(super) fn verdicts(comparer: &Comparer<'_, '_>) -> Vec<DataVerdict> {
                     b.section_name(e.section)
                 ),
             ),
-            Some((y, _)) => match comparer.data(x, y) {
-                Ok(()) => (DataChange::Unchanged, String::new()),
-                Err(difference) => (DataChange::Changed, difference.text),
+            Some((y, e)) => match (comparer.data(x, y), alignment((a, d), (b, e), alignments)) {
+                (Ok(()), None) => (DataChange::Unchanged, String::new()),
+                (Ok(()), Some(aligned)) => (DataChange::Changed, aligned),
+                (Err(difference), None) => (DataChange::Changed, difference.text),
+                (Err(difference), Some(aligned)) => {
+                    (DataChange::Changed, format!("{}; {aligned}", difference.text))
+                }
             },
         };
         verdicts.push(data_verdict(comparer, Some(x), y, change, reason));
@@ -52,6 +60,7 @@ pub(super) fn verdicts(comparer: &Comparer<'_, '_>) -> Vec<DataVerdict> {
 pub(super) fn slots(
     comparer: &Comparer<'_, '_>,
     verdicts: &[DataVerdict],
+    alignments: &[Alignments; 2],
 ) -> Result<BTreeMap<String, std::result::Result<Slots, String>>> {
     let (a, b) = (comparer.a, comparer.b);
     let lasting = |kind| {
@@ -69,6 +78,10 @@ pub(super) fn slots(
         if !wanted {
             continue;
         }
+        if let Some(aligned) = alignment((a, d), (b, e), alignments) {
+            found.insert(verdict.name.clone(), Err(aligned));
+            continue;
+        }
         let known = match &types {
             Some(known) => known,
             None => types.insert((VariableTypes::read(&a.elf)?, VariableTypes::read(&b.elf)?)),
@@ -77,6 +90,33 @@ pub(super) fn slots(
         found.insert(verdict.name.clone(), slots);
     }
     Ok(found)
+}
+
+/// How the required alignment differs. Where neither source asks for one, the compiler's choice depends on what else is
+/// compared; but it may not be told of all (assembly, a declaration before the definition), so that the section of a
+/// variable that has one to itself must be aligned alike.
+fn alignment(
+    (a, d): (&Object<'_>, &DataObject),
+    (b, e): (&Object<'_>, &DataObject),
+    [of_a, of_b]: &[Alignments; 2],
+) -> Option<String> {
+    let asked =
+        |known: &Alignments, d: &DataObject| known.get(&address(d.section, d.start)).copied();
+    let told = |alignment: Option<u64>| {
+        alignment.map_or_else(|| "that of its type".to_owned(), |bytes| bytes.to_string())
+    };
+    let (old, new) = match (asked(of_a, d), asked(of_b, e)) {
+        (None, None) => (alone(a, d)?, alone(b, e)?),
+        known => known,
+    };
+    (old != new).then(|| format!("alignment {} instead of {}", told(new), told(old)))
+}
+
+/// The alignment of a variable's section, if there is nothing else in it.
+fn alone(object: &Object<'_>, d: &DataObject) -> Option<Option<u64>> {
+    let section = object.elf.sections.get(d.section.0 as usize)?;
+    let alone = object.model.data_in(d.section).len() == 1;
+    (alone && d.start == 0 && d.end == section.size).then_some(Some(section.align))
 }
 
 fn data_verdict(
