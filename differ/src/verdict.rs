@@ -17,6 +17,7 @@ mod aliases;
 mod by_unit;
 mod callers;
 mod data;
+mod renamed;
 
 /// What became of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -30,7 +31,7 @@ pub enum Verdict {
     New,
     /// Only in v1.
     Removed,
-    /// The same under another compiler-made name.
+    /// The same under another compiler-made name, or static where it was global, or the other way round.
     Renamed,
     /// Changed, but cannot be replaced at run time.
     Refused,
@@ -343,13 +344,13 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
         return verdict;
     }
     match comparer.functions(x, y) {
-        Ok(()) if old == new || aliases::share_a_name(a, x, b, y) => {}
         Err(_) if registers_with_kasan(a, x) && registers_with_kasan(b, y) => {
             verdict.reason = "tells KASAN of this object's variables: not compared".to_owned();
         }
         Ok(()) => {
-            verdict.verdict = Verdict::Renamed;
-            verdict.reason = format!("was {old}");
+            if let Some(why) = renamed::why((a, x), (b, y)) {
+                (verdict.verdict, verdict.reason) = (Verdict::Renamed, why);
+            }
         }
         Err(difference) => {
             let obstacle = not_redirectable(a, x).or_else(|| not_copyable(b, y));
