@@ -196,7 +196,10 @@ impl<'c, 'd> Comparer<'c, 'd> {
                 Place::Function { function: fx, offset: ox },
                 Place::Function { function: fy, offset: oy },
             ) => {
-                if self.correlation.functions.get(&fx) != Some(&fy) {
+                // Under one name two functions that were one: those that are not alike are refused.
+                let paired = self.correlation.functions.get(&fx) == Some(&fy)
+                    || self.correlation.aliases.contains_key(&(fx, fy));
+                if !paired {
                     return other();
                 }
                 if (ox == 0 && oy == 0) || self.same_position(fx, ox, fy, oy) {

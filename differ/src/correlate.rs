@@ -16,6 +16,7 @@ use crate::model::{DataId, FunctionId, Place};
 use crate::names::{Base, base, is_numbered};
 use crate::object_file::Object;
 
+mod aliases;
 mod side;
 
 use side::{Homes, Side};
@@ -27,6 +28,8 @@ pub struct Correlation {
     pub functions: BTreeMap<FunctionId, FunctionId>,
     /// v2 function → v1 function.
     pub functions_back: BTreeMap<FunctionId, FunctionId>,
+    /// A v1 and a v2 function in no pair with each other that have this name in common: each may be in another pair.
+    pub aliases: BTreeMap<(FunctionId, FunctionId), String>,
     /// v1 data object → v2 data object.
     pub data: BTreeMap<DataId, DataId>,
     /// v2 data object → v1 data object.
@@ -40,9 +43,11 @@ impl Correlation {
         let homes = Homes::of(a, b);
         let (a, b) = (&Side { object: a, homes: &homes.0 }, &Side { object: b, homes: &homes.1 });
         all.functions_by_name(a, b);
+        all.functions_by_alias(a, b);
         all.clones(a, b);
         all.functions_moved(a, b);
         all.cold_parts(a, b);
+        all.note_aliases(a, b);
         all.data_by_name(a, b);
         all.data_moved(a, b);
         all.data_by_votes(a, b);

@@ -74,6 +74,9 @@ pub struct Enumerator {
 pub struct Definition {
     /// Size in bytes.
     pub size: u64,
+    /// In bytes, where the source asks for one (`aligned`), of the type or of something in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<u64>,
     /// For a struct or union.
     pub members: Vec<Member>,
     /// For an enum.
@@ -158,7 +161,12 @@ pub struct Layouts {
     pub variables: Vec<Retyped>,
     /// Why it is not known, if it is not.
     pub unknown: Option<String>,
+    /// Alignments that v1's and v2's sources ask for, by the addresses of the variables.
+    pub(crate) alignments: [Alignments; 2],
 }
+
+/// The alignment that the source asks for, by the address of the variable (see [`crate::lines::address`]).
+pub(crate) type Alignments = BTreeMap<u64, u64>;
 
 /// All named types that the DWARF of an object defines.
 pub fn types(elf: &Elf<'_>) -> Result<Types> {
@@ -221,7 +229,9 @@ pub fn compare(a: &Object<'_>, b: &Object<'_>) -> Result<Layouts> {
             change.instances = live::instances(&old, &name, &change.embedded_in);
         }
     }
-    Ok(Layouts { types, variables: live::retyped(&old, &new), unknown: None })
+    let variables = live::retyped(&old, &new);
+    let alignments = [old.alignments, new.alignments];
+    Ok(Layouts { types, variables, unknown: None, alignments })
 }
 
 /// Compares the types of two images, each given with the name that errors call it. The same as comparing all

@@ -192,8 +192,13 @@ impl Model {
 
     fn link_cold_parts(&mut self, elf: &Elf<'_>) {
         let file = |f: &Function| elf.symbol(f.symbol).map_or(0, |symbol| symbol.file);
-        let names: HashMap<(&str, u32), FunctionId> =
-            self.functions().map(|(id, f)| ((f.name.as_str(), file(f)), id)).collect();
+        // The part bears the name of the definition, its function perhaps that of an alias.
+        let aliases = self.functions().flat_map(|(id, f)| {
+            let symbols = f.aliases.iter().filter_map(|alias| elf.symbol(*alias).ok());
+            symbols.map(move |symbol| ((symbol.name, symbol.file), id))
+        });
+        let own = self.functions().map(|(id, f)| ((f.name.as_str(), file(f)), id));
+        let names: HashMap<(&str, u32), FunctionId> = aliases.chain(own).collect();
         let links: Vec<(FunctionId, FunctionId)> = self
             .functions()
             .filter_map(|(id, f)| {

@@ -30,13 +30,13 @@ pub struct Object<'d> {
 #[derive(Debug, Default)]
 pub struct Referrers {
     /// For each data object: the functions whose code refers to it, in order.
-    pub functions_of_data: HashMap<DataId, Vec<FunctionId>>,
+    pub functions_of_data: HashMap<DataId, BTreeSet<FunctionId>>,
     /// For each data object: the data objects that point to it.
-    pub data_of_data: HashMap<DataId, Vec<DataId>>,
+    pub data_of_data: HashMap<DataId, BTreeSet<DataId>>,
     /// For each function: the functions whose code refers to it. A `.cold` part counts as its function.
-    pub callers: HashMap<FunctionId, std::collections::BTreeSet<FunctionId>>,
+    pub callers: HashMap<FunctionId, BTreeSet<FunctionId>>,
     /// Functions whose address is taken, by code or data.
-    pub address_taken: std::collections::BTreeSet<FunctionId>,
+    pub address_taken: BTreeSet<FunctionId>,
     /// Section offsets something refers to: where anonymous content begins.
     pub boundaries: HashMap<SectionId, Vec<u64>>,
 }
@@ -224,11 +224,8 @@ fn collect_referrers(object: &Object<'_>) -> Referrers {
                     }
                 }
                 if let Place::Data { data, .. } = reference.place {
-                    let list = all.functions_of_data.entry(data).or_default();
                     let whole = f.parent.unwrap_or(id);
-                    if !list.contains(&whole) {
-                        list.push(whole);
-                    }
+                    all.functions_of_data.entry(data).or_default().insert(whole);
                 }
             }
         }
@@ -251,10 +248,7 @@ fn collect_referrers(object: &Object<'_>) -> Referrers {
             if let Place::Data { data, .. } = place
                 && let Place::Data { data: from, .. } = object.model.at(section_id, r.offset as i64)
             {
-                let list = all.data_of_data.entry(data).or_default();
-                if !list.contains(&from) {
-                    list.push(from);
-                }
+                all.data_of_data.entry(data).or_default().insert(from);
             }
         }
     }

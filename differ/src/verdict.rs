@@ -9,13 +9,15 @@ use crate::correlate::Correlation;
 use crate::error::Result;
 use crate::layout::{LayoutChange, Layouts, Retyped};
 use crate::load::SymbolId;
-use crate::model::{DataId, FunctionId};
+use crate::model::{DataId, Function, FunctionId};
 use crate::object_file::Object;
 use crate::special::Class;
 
+mod aliases;
 mod by_unit;
 mod callers;
 mod data;
+mod renamed;
 
 /// What became of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -29,7 +31,7 @@ pub enum Verdict {
     New,
     /// Only in v1.
     Removed,
-    /// The same under another compiler-made name.
+    /// The same under another compiler-made name, or static where it was global, or the other way round.
     Renamed,
     /// Changed, but cannot be replaced at run time.
     Refused,
@@ -224,11 +226,11 @@ impl Pair {
         let correlation = Correlation::build(v1, v2);
         let comparer = Comparer::new(v1, v2, &correlation);
         let functions = functions(&comparer);
-        let data = data::verdicts(&comparer);
-        let slots = data::slots(&comparer, &data)?;
+        let Layouts { types, variables, unknown, alignments } = crate::layout::compare(v1, v2)?;
+        let data = data::verdicts(&comparer, &alignments);
+        let slots = data::slots(&comparer, &data, &alignments)?;
         let sections = data::unnamed_sections(&comparer);
         let symbol_map = symbol_map(v1, v2, &correlation);
-        let Layouts { types, variables, unknown } = crate::layout::compare(v1, v2)?;
         Ok(Comparison {
             functions,
             data,
@@ -273,46 +275,50 @@ fn functions(comparer: &Comparer<'_, '_>) -> Vec<FunctionVerdict> {
     for (x, f) in a.model.functions().filter(|(_, f)| f.parent.is_none()) {
         verdicts.push(match comparer.correlation.functions.get(&x) {
             Some(y) => pair_verdict(comparer, x, *y),
-            None => FunctionVerdict {
-                name: f.name.clone(),
-                old_name: None,
-                v1: Some(x),
-                v2: None,
-                verdict: Verdict::Removed,
-                reason: "not in v2".to_owned(),
-                cause: None,
-                inlined: None,
-                lifetime: lifetime(a, x),
-                along: false,
-                inner: false,
-                global: is_global(a, x),
-            },
+            None => aliases::verdict(comparer, Some(x), None).unwrap_or_else(|| {
+                alone((a, x), (f, true), (Verdict::Removed, "not in v2".to_owned()))
+            }),
         });
     }
     for (y, f) in b.model.functions().filter(|(_, f)| f.parent.is_none()) {
         if comparer.correlation.functions_back.contains_key(&y) {
             continue;
         }
-        let obstacle = not_copyable(b, y);
-        verdicts.push(FunctionVerdict {
-            name: f.name.clone(),
-            old_name: None,
-            v1: None,
-            v2: Some(y),
-            verdict: if obstacle.is_some() { Verdict::Refused } else { Verdict::New },
-            reason: obstacle.map_or("not in v1".to_owned(), |o| format!("new, but {o}")),
-            cause: None,
-            inlined: None,
-            lifetime: lifetime(b, y),
-            along: false,
-            inner: false,
-            global: is_global(b, y),
-        });
+        verdicts.push(aliases::verdict(comparer, None, Some(y)).unwrap_or_else(|| {
+            let what = match not_copyable(b, y) {
+                Some(obstacle) => (Verdict::Refused, format!("new, but {obstacle}")),
+                None => (Verdict::New, "not in v1".to_owned()),
+            };
+            alone((b, y), (f, false), what)
+        }));
     }
     callers::let_go_along(comparer, &mut verdicts);
     callers::find_inner(comparer, &mut verdicts);
+    aliases::refuse(comparer, &mut verdicts);
     verdicts.sort_by(|p, q| (&p.name, p.v1, p.v2).cmp(&(&q.name, q.v1, q.v2)));
     verdicts
+}
+
+/// That on a function of one version (of V1, if the flag says so) that the other has not.
+fn alone(
+    (object, id): (&Object<'_>, FunctionId),
+    (f, old): (&Function, bool),
+    (verdict, reason): (Verdict, String),
+) -> FunctionVerdict {
+    FunctionVerdict {
+        name: f.name.clone(),
+        old_name: None,
+        v1: old.then_some(id),
+        v2: (!old).then_some(id),
+        verdict,
+        reason,
+        cause: None,
+        inlined: None,
+        lifetime: lifetime(object, id),
+        along: false,
+        inner: false,
+        global: is_global(object, id),
+    }
 }
 
 fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> FunctionVerdict {
@@ -338,13 +344,13 @@ fn pair_verdict(comparer: &Comparer<'_, '_>, x: FunctionId, y: FunctionId) -> Fu
         return verdict;
     }
     match comparer.functions(x, y) {
-        Ok(()) if old == new => {}
         Err(_) if registers_with_kasan(a, x) && registers_with_kasan(b, y) => {
             verdict.reason = "tells KASAN of this object's variables: not compared".to_owned();
         }
         Ok(()) => {
-            verdict.verdict = Verdict::Renamed;
-            verdict.reason = format!("was {old}");
+            if let Some(why) = renamed::why((a, x), (b, y)) {
+                (verdict.verdict, verdict.reason) = (Verdict::Renamed, why);
+            }
         }
         Err(difference) => {
             let obstacle = not_redirectable(a, x).or_else(|| not_copyable(b, y));
@@ -478,6 +484,7 @@ fn symbol_map(
             map.insert(g.symbol, f.symbol);
         }
     }
+    map.extend(aliases::symbols(a, b, correlation));
     for (x, y) in &correlation.data {
         if let (Some(d), Some(e)) = (a.model.data_object(*x), b.model.data_object(*y)) {
             map.insert(e.symbol, d.symbol);

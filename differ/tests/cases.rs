@@ -130,6 +130,11 @@ fn facts(comparison: &Comparison) -> Vec<String> {
             let to = renamed(e.new.as_ref().map(|n| &n.name), &e.name);
             members.push(format!("{} {}{to}", e.name, e.change));
         }
+        if let ([old], [new]) = (l.old.as_slice(), l.new.as_slice())
+            && old.alignment != new.alignment
+        {
+            members.push(format!("alignment {:?} → {:?}", old.alignment, new.alignment));
+        }
         lines.push(format!("layout {kind} {} {verdict} {}", l.name, members.join(", ")));
         for e in &l.embedded_in {
             lines.push(format!("embeds {kind} {} {} {}", l.name, e.name.name, e.chain.join(" ")));

@@ -92,5 +92,7 @@ fn what_becomes_static_is_still_the_same_function() {
         ("more.c", "static int twice(int a) { return a * 2; } int m(int a) { return twice(a); }"),
     ];
     let parts = compare(&old, &new);
-    assert_eq!(differing(&parts, "more.c"), []);
+    // Said, and nothing to replace.
+    assert_eq!(differing(&parts, "more.c"), [("twice".to_owned(), Verdict::Renamed)]);
+    assert!(parts["more.c"].is_unchanged());
 }

@@ -26,7 +26,7 @@ use crate::plan::{
 };
 use crate::report::Reporter;
 use crate::run::Request;
-use crate::verdicts::{data_change, data_verdict, function_verdict};
+use crate::verdicts::{data_change, data_verdict, function_verdict, retyped_row};
 
 /// A part of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -45,6 +45,8 @@ struct Found {
     layouts: Vec<LayoutPlan>,
     notes: Vec<String>,
     compared: usize,
+    /// Sections differ, of which notes tell and no row does.
+    sections: bool,
 }
 
 /// Compares built files and writes the report.
@@ -85,10 +87,13 @@ pub fn run(request: &Request, reporter: &Reporter) -> Result<Plan> {
             Ok((shown, found))
         })
         .collect::<Result<_>>()?;
-    let mut skipped = 0;
+    let (mut skipped, mut sections) = (0, false);
     for (name, found) in results {
         match found {
-            Ok(Some(found)) => add(&mut plan, &name, found),
+            Ok(Some(found)) => {
+                sections |= found.sections;
+                add(&mut plan, &name, found);
+            }
             Ok(None) => skipped += 1,
             Err(error) if single => return Err(error),
             Err(error) => plan.refusals.push(Refusal::new(
@@ -100,7 +105,7 @@ pub fn run(request: &Request, reporter: &Reporter) -> Result<Plan> {
     }
     plan.notes
         .push(format!("{skipped} of {} pairs are identical or only link others", pairs.len()));
-    finish(&mut plan);
+    finish(&mut plan, sections);
     reporter.phase("write", "writing the report");
     output.finish(&plan, ("", None))?;
     reporter.end();
@@ -127,12 +132,13 @@ fn add(plan: &mut Plan, name: &str, found: Found) {
     plan.notes.extend(found.notes.into_iter().map(|note| format!("{name}: {note}")));
 }
 
-/// Sorts, and says of each change of a type only once where it was seen.
-fn finish(plan: &mut Plan) {
+/// Sorts, and says of each change of a type only once where it was seen. `sections`: some differ, without a row.
+fn finish(plan: &mut Plan, sections: bool) {
     plan.settle();
     let mut seen = BTreeSet::new();
     plan.layouts.retain(|layout| seen.insert(layout.key()));
-    let differs = !plan.functions.is_empty() || !plan.data.is_empty() || !plan.layouts.is_empty();
+    let rows = plan.functions.len() + plan.data.len() + plan.layouts.len();
+    let differs = rows > 0 || sections;
     plan.outcome = match plan.outcome {
         Outcome::Refused => Outcome::Refused,
         _ if differs => Outcome::Differs,
@@ -273,6 +279,7 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -
             comparison.functions.clear();
             comparison.data.clear();
             comparison.sections.clear();
+            comparison.retyped.clear();
         }
         Some(Only::Functions) => {
             comparison.layouts.clear();
@@ -300,6 +307,9 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -
             found.data.push(row);
         }
     }
+    let retyped = comparison.retyped.iter();
+    found.data.extend(retyped.filter_map(|variable| retyped_row(&comparison, variable, name)));
+    found.sections = !comparison.sections.is_empty();
     found.layouts(name, &comparison.layouts, comparison.layouts_unknown);
     for section in &comparison.sections {
         found.notes.push(format!("section {}: {}", section.section, section.reason));

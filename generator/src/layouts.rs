@@ -392,6 +392,10 @@ fn reason(layout: &LayoutChange) -> String {
             if old.size != new.size {
                 parts.push(format!("size {} → {}", old.size, new.size));
             }
+            if old.alignment != new.alignment {
+                let told = |to: Option<u64>| to.map_or("natural".into(), |to| to.to_string());
+                parts.push(format!("alignment {} → {}", told(old.alignment), told(new.alignment)));
+            }
             if old.target != new.target {
                 let named = |target: &Option<String>| target.clone().unwrap_or_default();
                 parts.push(format!("{} → {}", named(&old.target), named(&new.target)));
@@ -446,7 +450,7 @@ fn all(list: &[Definition]) -> String {
 /// is sized by the number of values counts by itself.
 fn only_adds_values(layout: &LayoutChange) -> bool {
     let same_size = match (layout.old.as_slice(), layout.new.as_slice()) {
-        ([old], [new]) => old.size == new.size,
+        ([old], [new]) => old.size == new.size && old.alignment == new.alignment,
         _ => false,
     };
     layout.kind == LayoutKind::Enum
@@ -465,6 +469,7 @@ fn only_adds_names(layout: &LayoutChange) -> bool {
     };
     let is_alias = |m: &Member| m.bit_size > 0 && old.members.iter().any(|o| same_place(m, o));
     old.size == new.size
+        && old.alignment == new.alignment
         && !layout.members.is_empty()
         && old.members.iter().all(|m| new.members.contains(m))
         && new.members.iter().all(|m| old.members.contains(m) || is_alias(m))
@@ -493,8 +498,13 @@ mod tests {
     /// Of several types of one name.
     fn change_of(old: Vec<Vec<Member>>, new: Vec<Vec<Member>>) -> LayoutChange {
         let side = |all: Vec<Vec<Member>>| {
-            let definition =
-                |members| Definition { size: 16, members, enumerators: Vec::new(), target: None };
+            let definition = |members| Definition {
+                size: 16,
+                alignment: None,
+                members,
+                enumerators: Vec::new(),
+                target: None,
+            };
             let name = TypeName { kind: LayoutKind::Struct, name: "s".into() };
             Types::from([(name, all.into_iter().map(definition).collect())])
         };

@@ -29,8 +29,10 @@ use crate::uses::Reader;
 mod function_row;
 mod renamed;
 mod reshaped;
+mod retyped;
 
 pub use function_row::{FunctionRow, function_verdict};
+pub use retyped::row as retyped_row;
 
 /// The objects with changed or new functions.
 #[derive(Debug, Default)]
@@ -415,29 +417,13 @@ impl Rows<'_> {
 
     /// A variable of the same size and first value, whose content nevertheless means something else now.
     fn retyped(&mut self, comparison: &Comparison, variable: &Retyped) {
-        // Of several with this name in the source it is one; where all of them have been told, it has.
-        let of_name = |data: &&DataVerdict| {
-            let paired = data.v1.is_some() && data.v2.is_some();
-            paired && base(&data.name) == variable.name
-        };
-        let mut of_name = comparison.data.iter().filter(of_name).peekable();
-        let differs = |data: &DataVerdict| data.change != DataChange::Unchanged;
-        if of_name.peek().is_some() && of_name.all(differs) {
-            return;
-        }
-        let within = variable.function.as_ref().map(|f| format!(" of {f}")).unwrap_or_default();
-        let reason = format!("its type{within}: {} → {}", variable.old, variable.new);
+        let Some(row) = retyped::row(comparison, variable, self.object) else { return };
         let only_const = variable.new.strip_prefix("const ") == Some(variable.old.as_str());
         if !variable.old.starts_with("const ") && !only_const {
-            let why = format!("{reason}; the running kernel's copy is not touched yet");
+            let why = format!("{}; the running kernel's copy is not touched yet", row.reason);
             self.refuse_state(&variable.name, &why);
         }
-        self.plan.data.push(DataPlan {
-            name: variable.name.clone(),
-            object: self.object.into(),
-            verdict: "retyped".into(),
-            reason,
-        });
+        self.plan.data.push(row);
     }
 
     fn refuse_state(&mut self, name: &str, reason: &str) {

@@ -248,6 +248,35 @@ fn the_same_file_twice_is_no_change() {
 }
 
 #[test]
+fn what_has_no_name_and_what_has_another_type_differs() {
+    let bench = Bench::new();
+    let section = |name: &str, flags: &str, body: &str| {
+        format!("{SOURCE}asm(\".section {name},\\\"{flags}\\\"\\n{body}\\n.previous\");\n")
+    };
+    for (name, flags, old, new) in [
+        (".pci_fixup_early", "a", ".quad 1", ".quad 1, 2"),
+        (".text.hidden", "ax", "mov $1, %eax; ret", "mov $2, %eax; ret"),
+    ] {
+        let v1 = bench.object("v1.o", &section(name, flags, old), &[]);
+        let v2 = bench.object("v2.o", &section(name, flags, new), &[]);
+        let plan = bench.plan(&v1, &v2, 0);
+        assert_eq!(plan["outcome"], "differs");
+        assert!(notes(&plan).contains(&format!("section {name}")), "{plan:#}");
+        assert_eq!(bench.run(&v1, &v2, &["--only", "layouts"]).status.code(), Some(1));
+    }
+    let with = |is: &str| format!("{SOURCE}{is} counter; int *where = (int *)&counter;\n");
+    let v1 = bench.object("v1.o", &with("int"), &[]);
+    let v2 = bench.object("v2.o", &with("unsigned"), &[]);
+    let plan = bench.plan(&v1, &v2, 0);
+    assert_eq!(plan["outcome"], "differs");
+    assert_eq!(rows(&plan, "data", "retyped"), ["counter"]);
+    // One that is told for what it holds is not told again for its type.
+    let v2 = bench.object("v2.o", &with("long"), &[]);
+    assert_eq!(rows(&bench.plan(&v1, &v2, 0), "data", "resized"), ["counter"]);
+    assert!(rows(&bench.plan(&v1, &v2, 0), "data", "retyped").is_empty());
+}
+
+#[test]
 fn what_has_nothing_in_common_is_an_error() {
     let bench = Bench::new();
     bench.object("v1/a.o", SOURCE, &[]);

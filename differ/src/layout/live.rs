@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use gimli::{Operation, UnitOffset};
 use serde::Serialize;
 
-use super::TypeName;
 use super::embed::{Embedder, by_value};
 use super::read::{Entry, Unit};
+use super::{Alignments, TypeName};
 use crate::error::Result;
 use crate::lines::{Debug, Reader};
 use crate::load::Elf;
@@ -76,6 +76,8 @@ pub(super) struct Variables {
     known: BTreeMap<Key, BTreeSet<Variable>>,
     /// The functions that a function's code is in.
     homes: BTreeMap<String, BTreeSet<String>>,
+    /// Alignments that the source asks for.
+    pub(super) alignments: Alignments,
 }
 
 /// Reads the variables of an object.
@@ -94,6 +96,7 @@ pub(super) fn variables(elf: &Elf<'_>) -> Result<Variables> {
         for (key, variable) in found.variables {
             variables.known.entry(key).or_default().insert(variable);
         }
+        variables.alignments.extend(found.alignments);
         for (function, home) in found.homes {
             variables.homes.entry(function).or_default().insert(home);
         }
@@ -166,6 +169,8 @@ struct Found {
     variables: Vec<(Key, Variable)>,
     /// A function, and one that its code is in.
     homes: Vec<(String, String)>,
+    /// Address and alignment of variables, where the source asks for one.
+    alignments: Vec<(u64, u64)>,
 }
 
 /// A function around an entry.
@@ -204,7 +209,11 @@ fn read(
                 let function = around.last().map(|of| of.name.clone());
                 let (Some(name), type_offset) = described(&reader, entry, 0)? else { continue };
                 let local = function.is_some();
-                let at = match (static_address(unit, entry)?, local) {
+                let address = static_address(unit, entry)?;
+                if let (Some(address), Some(to)) = (address, reader.alignment(entry, 0)?) {
+                    found.alignments.push((address, to));
+                }
+                let at = match (address, local) {
                     (Some(address), _) => place(address),
                     (None, true) => Place::Stack,
                     (None, false) => Place::Extern,

@@ -107,6 +107,7 @@ impl<'u, 'a> Unit<'u, 'a> {
     fn definition(&mut self, entry: &Entry<'_, 'a>, kind: LayoutKind) -> Result<Definition> {
         let mut definition = Definition {
             size: self.unsigned(entry, gimli::DW_AT_byte_size)?.unwrap_or(0),
+            alignment: self.unsigned(entry, gimli::DW_AT_alignment)?,
             members: Vec::new(),
             enumerators: Vec::new(),
             target: None,
@@ -126,6 +127,10 @@ impl<'u, 'a> Unit<'u, 'a> {
                 definition.size = self.size(target, 0)?;
                 if let Some(body) = self.unnamed_body(target)? {
                     self.members(body, "", 0, 0, &mut definition.members)?;
+                    if definition.alignment.is_none() {
+                        let body = self.unit.entry(body)?;
+                        definition.alignment = self.unsigned(&body, gimli::DW_AT_alignment)?;
+                    }
                 }
             }
         }
@@ -258,6 +263,31 @@ impl<'u, 'a> Unit<'u, 'a> {
             }
             gimli::DW_TAG_subroutine_type => Ok(0),
             _ => self.size(inner, depth + 1),
+        }
+    }
+
+    /// The alignment that the source asks for: of a variable, or else of its type.
+    pub(super) fn alignment(&self, entry: &Entry<'_, 'a>, depth: usize) -> Result<Option<u64>> {
+        if let Some(own) = self.unsigned(entry, gimli::DW_AT_alignment)? {
+            return Ok(Some(own));
+        }
+        if depth > MAX_DEPTH {
+            return Err(gimli::Error::UnsupportedOffset);
+        }
+        for attribute in [gimli::DW_AT_abstract_origin, gimli::DW_AT_specification] {
+            if let Some(AttributeValue::UnitRef(origin)) = entry.attr_value(attribute)? {
+                return self.alignment(&self.unit.entry(origin)?, depth + 1);
+            }
+        }
+        match entry.tag() {
+            // What it points at is aligned for itself.
+            gimli::DW_TAG_pointer_type
+            | gimli::DW_TAG_subroutine_type
+            | gimli::DW_TAG_enumeration_type => Ok(None),
+            _ => match self.type_of(entry)? {
+                Some(inner) => self.alignment(&self.unit.entry(inner)?, depth + 1),
+                None => Ok(None),
+            },
         }
     }
 

@@ -38,6 +38,8 @@ struct Node {
     name: u64,
     /// `DW_AT_byte_size`.
     size: Option<u64>,
+    /// `DW_AT_alignment`.
+    alignment: Option<u64>,
     target: u32,
     first: u32,
     last: u32,
@@ -71,6 +73,7 @@ struct Facts {
     name: u64,
     target: Option<u32>,
     byte_size: Option<u64>,
+    alignment: Option<u64>,
     bit_size: Option<u64>,
     bit_offset: Option<u64>,
     data_bit_offset: Option<u64>,
@@ -162,6 +165,7 @@ impl Scanner {
                         declaration: facts.declaration,
                         name: facts.name,
                         size: facts.byte_size,
+                        alignment: facts.alignment,
                         target: facts.target.unwrap_or(NONE),
                         first: NONE,
                         last: NONE,
@@ -221,7 +225,7 @@ impl Scanner {
             return Ok(None);
         }
         let (name, offset, target) = (node.name, node.offset, node.target);
-        let mut content = option(kind as u64, node.size);
+        let mut content = option(option(kind as u64, node.size), node.alignment);
         if kind == LayoutKind::Typedef || kind == LayoutKind::Enum {
             let (text, size) = self.of_type(target, 0)?;
             content = mix(mix(content, text), size);
@@ -264,9 +268,13 @@ impl Scanner {
         let Some(node) = self.nodes.get(index) else { return Ok((VOID, 0)) };
         let (role, name, size, inner) = (node.role, node.name, node.size, node.target);
         let own = mix(role as u64, name);
+        let alignment = node.alignment;
         let tag = matches!(role, Role::Struct | Role::Union | Role::Enum);
         let (text, size) = if tag {
-            let text = if name == 0 { self.body(index, own, depth)? } else { own };
+            let text = match name {
+                0 => self.body(index, option(own, alignment), depth)?,
+                _ => own,
+            };
             (text, option(0, Some(size.unwrap_or(0))))
         } else {
             let target = match role {
@@ -312,6 +320,7 @@ fn facts(specs: &[Spec], cursor: &mut Cursor<'_>, strings: &Strings<'_>) -> Resu
             dw::DW_AT_name => facts.name = strings.hash(spec, cursor)?,
             dw::DW_AT_type => facts.target = Some(cursor.reference(spec, strings)?),
             dw::DW_AT_byte_size => facts.byte_size = cursor.number(spec)?.map(|n| n.0),
+            dw::DW_AT_alignment => facts.alignment = cursor.number(spec)?.map(|n| n.0),
             dw::DW_AT_bit_size => facts.bit_size = cursor.number(spec)?.map(|n| n.0),
             dw::DW_AT_bit_offset => facts.bit_offset = cursor.number(spec)?.map(|n| n.0),
             dw::DW_AT_data_bit_offset => facts.data_bit_offset = cursor.number(spec)?.map(|n| n.0),

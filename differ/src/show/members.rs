@@ -106,5 +106,10 @@ fn lines(definition: &Definition) -> Vec<MemberLine> {
         place: String::new(),
         type_name: target.clone(),
     });
-    members.chain(enumerators).chain(target).collect()
+    let alignment = definition.alignment.iter().map(|bytes| MemberLine {
+        name: format!("aligned({bytes})"),
+        place: String::new(),
+        type_name: String::new(),
+    });
+    alignment.chain(members).chain(enumerators).chain(target).collect()
 }

@@ -5,14 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{DataChange, DataKind, DataVerdict, SectionChange};
 use crate::compare::{Comparer, Slots, may_have_slots, section_is_read_only};
 use crate::error::Result;
-use crate::layout::VariableTypes;
+use crate::layout::{Alignments, VariableTypes};
+use crate::lines::address;
 use crate::load::SectionId;
-use crate::model::{DataId, Place};
+use crate::model::{DataId, DataObject, Place};
 use crate::object_file::Object;
 use crate::special::{self, Class};
 
 /// The verdicts on all data objects, by name.
-pub(super) fn verdicts(comparer: &Comparer<'_, '_>) -> Vec<DataVerdict> {
+pub(super) fn verdicts(
+    comparer: &Comparer<'_, '_>,
+    alignments: &[Alignments; 2],
+) -> Vec<DataVerdict> {
     let (a, b) = (comparer.a, comparer.b);
     let mut verdicts = Vec::new();
     for (x, d) in a.model.data() {
@@ -31,9 +35,13 @@ pub(super) fn verdicts(comparer: &Comparer<'_, '_>) -> Vec<DataVerdict> {
                     b.section_name(e.section)
                 ),
             ),
-            Some((y, _)) => match comparer.data(x, y) {
-                Ok(()) => (DataChange::Unchanged, String::new()),
-                Err(difference) => (DataChange::Changed, difference.text),
+            Some((y, e)) => match (comparer.data(x, y), alignment((a, d), (b, e), alignments)) {
+                (Ok(()), None) => (DataChange::Unchanged, String::new()),
+                (Ok(()), Some(aligned)) => (DataChange::Changed, aligned),
+                (Err(difference), None) => (DataChange::Changed, difference.text),
+                (Err(difference), Some(aligned)) => {
+                    (DataChange::Changed, format!("{}; {aligned}", difference.text))
+                }
             },
         };
         verdicts.push(data_verdict(comparer, Some(x), y, change, reason));
@@ -52,6 +60,7 @@ pub(super) fn verdicts(comparer: &Comparer<'_, '_>) -> Vec<DataVerdict> {
 pub(super) fn slots(
     comparer: &Comparer<'_, '_>,
     verdicts: &[DataVerdict],
+    alignments: &[Alignments; 2],
 ) -> Result<BTreeMap<String, std::result::Result<Slots, String>>> {
     let (a, b) = (comparer.a, comparer.b);
     let lasting = |kind| {
@@ -69,6 +78,10 @@ pub(super) fn slots(
         if !wanted {
             continue;
         }
+        if let Some(aligned) = alignment((a, d), (b, e), alignments) {
+            found.insert(verdict.name.clone(), Err(aligned));
+            continue;
+        }
         let known = match &types {
             Some(known) => known,
             None => types.insert((VariableTypes::read(&a.elf)?, VariableTypes::read(&b.elf)?)),
@@ -77,6 +90,33 @@ pub(super) fn slots(
         found.insert(verdict.name.clone(), slots);
     }
     Ok(found)
+}
+
+/// How the required alignment differs. Where neither source asks for one, the compiler's choice depends on what else is
+/// compared; but it may not be told of all (assembly, a declaration before the definition), so that the section of a
+/// variable that has one to itself must be aligned alike.
+fn alignment(
+    (a, d): (&Object<'_>, &DataObject),
+    (b, e): (&Object<'_>, &DataObject),
+    [of_a, of_b]: &[Alignments; 2],
+) -> Option<String> {
+    let asked =
+        |known: &Alignments, d: &DataObject| known.get(&address(d.section, d.start)).copied();
+    let told = |alignment: Option<u64>| {
+        alignment.map_or_else(|| "that of its type".to_owned(), |bytes| bytes.to_string())
+    };
+    let (old, new) = match (asked(of_a, d), asked(of_b, e)) {
+        (None, None) => (alone(a, d)?, alone(b, e)?),
+        known => known,
+    };
+    (old != new).then(|| format!("alignment {} instead of {}", told(new), told(old)))
+}
+
+/// The alignment of a variable's section, if there is nothing else in it.
+fn alone(object: &Object<'_>, d: &DataObject) -> Option<Option<u64>> {
+    let section = object.elf.sections.get(d.section.0 as usize)?;
+    let alone = object.model.data_in(d.section).len() == 1;
+    (alone && d.start == 0 && d.end == section.size).then_some(Some(section.align))
 }
 
 fn data_verdict(
@@ -180,40 +220,48 @@ fn data_kind(object: &Object<'_>, id: SectionId) -> DataKind {
 /// Registration tables, unknown sections and stray code that no symbol names: compared whole.
 pub(super) fn unnamed_sections(comparer: &Comparer<'_, '_>) -> Vec<SectionChange> {
     let (a, b) = (comparer.a, comparer.b);
-    let unnamed = |o: &Object<'_>| -> BTreeMap<String, (SectionId, u64)> {
-        o.elf
-            .sections()
-            .filter(|(id, s)| {
-                let class = special::class_of(s);
-                let table = matches!(class, Some(Class::Registration | Class::Unknown));
-                let code = class.is_none() && s.is_exec();
-                s.size > 0
-                    && (table || code)
-                    && o.model.data_in(*id).is_empty()
-                    && o.model.functions_in(*id).is_empty()
-            })
-            .map(|(id, s)| (s.name.to_owned(), (id, s.size)))
-            .collect()
-    };
-    let (of_a, of_b) = (unnamed(a), unnamed(b));
+    let (of_a, of_b) = (without_names(a), without_names(b));
     let names: BTreeSet<&String> = of_a.keys().chain(of_b.keys()).collect();
+    let none = Vec::new();
     let mut changes = Vec::new();
     for name in names {
-        let (reason, kind) = match (of_a.get(name), of_b.get(name)) {
-            (Some((x, size_x)), Some((y, size_y))) => {
-                match comparer.whole_sections((*x, *size_x), (*y, *size_y)) {
-                    Ok(()) => continue,
-                    Err(difference) => (difference.text, data_kind(b, *y)),
-                }
-            }
-            (Some((x, _)), None) => ("not in v2".to_owned(), data_kind(a, *x)),
-            (None, Some((y, _))) => ("not in v1".to_owned(), data_kind(b, *y)),
-            (None, None) => continue,
+        let x = of_a.get(name).unwrap_or(&none);
+        let y = of_b.get(name).unwrap_or(&none);
+        let differs = |(x, y): (&Whole, &Whole)| comparer.whole_sections(*x, *y).err();
+        let reason = match (x.len(), y.len()) {
+            (_, 0) => "not in v2".to_owned(),
+            (0, _) => "not in v1".to_owned(),
+            (old, new) if old != new => format!("{new} sections of this name instead of {old}"),
+            _ => match x.iter().zip(y).find_map(differs) {
+                Some(difference) => difference.text,
+                None => continue,
+            },
         };
+        let of_v1 = x.first().map(|(id, _)| data_kind(a, *id));
+        let kind = y.first().map(|(id, _)| data_kind(b, *id)).or(of_v1);
+        let kind = kind.unwrap_or(DataKind::Unknown);
         changes.push(SectionChange { section: name.clone(), kind, reason });
     }
     changes.extend(unnamed_code(comparer));
     changes
+}
+
+/// A section and its size.
+type Whole = (SectionId, u64);
+
+/// The sections to compare whole, by name: there may be several of one, in an order that counts.
+fn without_names(o: &Object<'_>) -> BTreeMap<String, Vec<Whole>> {
+    let mut found: BTreeMap<String, Vec<Whole>> = BTreeMap::new();
+    for (id, section) in o.elf.sections().filter(|(_, s)| s.size > 0) {
+        let class = special::class_of(section);
+        let table = matches!(class, Some(Class::Registration | Class::Unknown));
+        let code = class.is_none() && section.is_exec();
+        if (table || code) && o.model.data_in(id).is_empty() && o.model.functions_in(id).is_empty()
+        {
+            found.entry(section.name.to_owned()).or_default().push((id, section.size));
+        }
+    }
+    found
 }
 
 /// Code between functions that no symbol names, and that is not padding.
