@@ -41,7 +41,7 @@ int retpoline(int x) { asm volatile("1: call __x86_indirect_thunk_rax\n" SEL("",
 int returns(int x) { asm volatile("1: jmp __x86_return_thunk\n" SEL("", AT(".return_sites"))); return x; }
 int calls(int x) { asm volatile("1: call callee\n" SEL(AT(".call_sites"), "")); return x; }
 int sealed(int x) { asm volatile("1: endbr64\n" SEL("", AT(".ibt_endbr_seal"))); return x; }
-int unwound(int x) { asm volatile("1: nop\n" PUSH(".orc_unwind_ip", ".long 1b - .") PUSH(".orc_unwind", ".short " SEL("8", "16") ", 0\n.byte 1, " SEL("2", "5"))); return x; }
+int unwound(int x) { asm volatile("1: nop\n" SEL("", PUSH(".orc_unwind_ip", ".long 1b - .")) PUSH(".orc_unwind", ".short " SEL("8", "16") ", 0\n.byte 1, " SEL("2", "5"))); return x; }
 // What objtool notes does not hide that the code goes elsewhere.
 // function retpoline_other changed calls __x86_indirect_thunk_rcx instead of __x86_indirect_thunk_rax
 int retpoline_other(int x) { asm volatile("1: call __x86_indirect_thunk_" SEL("rax", "rcx") "\n" AT(".retpoline_sites")); return x; }
