@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::OnceLock;
 
+use crate::compare::counts;
 use crate::decode::{self, Body, Field};
 use crate::error::Result;
 use crate::inlined::Inlined;
@@ -29,7 +30,7 @@ pub struct Object<'d> {
 /// Who refers to what.
 #[derive(Debug, Default)]
 pub struct Referrers {
-    /// For each data object: the functions whose code refers to it, in order.
+    /// For each data object: the functions whose code, or whose entries in special sections, refer to it.
     pub functions_of_data: HashMap<DataId, Vec<FunctionId>>,
     /// For each data object: the data objects that point to it.
     pub data_of_data: HashMap<DataId, Vec<DataId>>,
@@ -198,6 +199,13 @@ impl<'d> Object<'d> {
     }
 }
 
+fn note_user(users: &mut HashMap<DataId, Vec<FunctionId>>, data: DataId, function: FunctionId) {
+    let list = users.entry(data).or_default();
+    if !list.contains(&function) {
+        list.push(function);
+    }
+}
+
 fn collect_referrers(object: &Object<'_>) -> Referrers {
     let mut all = Referrers::default();
     let mut note = |place: Place, call: bool| match place {
@@ -224,11 +232,7 @@ fn collect_referrers(object: &Object<'_>) -> Referrers {
                     }
                 }
                 if let Place::Data { data, .. } = reference.place {
-                    let list = all.functions_of_data.entry(data).or_default();
-                    let whole = f.parent.unwrap_or(id);
-                    if !list.contains(&whole) {
-                        list.push(whole);
-                    }
+                    note_user(&mut all.functions_of_data, data, f.parent.unwrap_or(id));
                 }
             }
         }
@@ -259,6 +263,13 @@ fn collect_referrers(object: &Object<'_>) -> Referrers {
         }
     }
     for entry in &object.special.entries {
+        // A branch on a static key names it nowhere else.
+        for r in entry.relocations(&object.elf).iter().filter(|_| counts(entry.class)) {
+            let place = object.model.resolve(&object.elf, r.symbol, r.addend);
+            if let Place::Data { data, .. } = place {
+                note_user(&mut all.functions_of_data, data, object.model.whole(entry.function));
+            }
+        }
         if let Some((section, offset, len)) = entry.replacement {
             all.boundaries.entry(section).or_default().extend([offset, offset + len]);
         }

@@ -2,7 +2,7 @@
 // data flipped changed byte 0x0 is 0x01 instead of 0x00
 // function flipped_user changed
 // data typed changed byte 0x0 is 0x01 instead of 0x00
-// data old_style changed byte 0x0 is 0x01 instead of 0x00
+// data old_style changed byte 0x0 is 0x01 instead of 0x00 users ["old_style_user"]
 // data private.N changed byte 0x0 is 0x01 instead of 0x00
 // function private_user changed
 // function outer_user changed instruction
