@@ -195,6 +195,31 @@ fn a_layout_that_changed_is_seen_in_every_form_of_dwarf() {
 }
 
 #[test]
+fn debug_information_may_be_compressed_with_zstd() {
+    let bench = Bench::new();
+    let compressed = |name: &str, source: &str| {
+        let path = bench.object(name, source, &[]);
+        let mut objcopy = Command::new("objcopy");
+        objcopy.arg("--compress-debug-sections=zstd").arg(&path);
+        assert!(objcopy.status().unwrap().success(), "binutils 2.40 or newer, with zstd");
+        // Elf64_Shdr.sh_flags has SHF_COMPRESSED and Elf64_Chdr.ch_type is ELFCOMPRESS_ZSTD.
+        let mut readelf = Command::new("readelf");
+        let headers = readelf.args(["-t", "-W"]).arg(&path).output().unwrap().stdout;
+        assert!(String::from_utf8_lossy(&headers).contains("ZSTD"));
+        path
+    };
+    let v1 = compressed("v1.o", SOURCE);
+    let wider = SOURCE.replace("long b", "long b, c").replace("count++", "count--");
+    let plan = bench.plan(&v1, &compressed("v2.o", &wider), 0);
+    assert_eq!(rows(&plan, "layouts", "changed"), ["box"]);
+    assert_eq!(rows(&plan, "functions", "changed"), ["sum"], "{plan:#}");
+    assert!(!notes(&plan).contains("unknown"), "{plan:#}");
+    // Not compressed, they are the same.
+    let plan = bench.plan(&v1, &bench.object("v2.o", SOURCE, &[]), 1);
+    assert_eq!(plan["outcome"], "no-change");
+}
+
+#[test]
 fn split_dwarf_is_refused() {
     let bench = Bench::new();
     let v1 = bench.object("v1.o", SOURCE, &["-gsplit-dwarf"]);
@@ -212,6 +237,25 @@ fn without_dwarf_functions_are_still_compared() {
     assert!(notes(&plan).contains("layouts are unknown: v1 has no DWARF"), "{plan:#}");
     assert!(Command::new("strip").arg(&v2).status().unwrap().success());
     bench.error(&v1, &v2, "stripped");
+}
+
+#[test]
+fn an_object_stripped_on_one_side_still_has_functions() {
+    let bench = Bench::new();
+    let wider = SOURCE.replace("long b", "long b, c").replace("count++", "count--");
+    for stripped in ["v1.o", "v2.o"] {
+        let (v1, v2) = (bench.object("v1.o", SOURCE, &[]), bench.object("v2.o", &wider, &[]));
+        let side = bench.path(stripped);
+        assert!(Command::new("strip").arg("-g").arg(&side).status().unwrap().success());
+        let plan = bench.plan(&v1, &v2, 0);
+        assert_eq!(rows(&plan, "functions", "changed"), ["sum"], "{stripped}: {plan:#}");
+        assert_eq!(plan["layouts"].as_array().unwrap().len(), 0);
+        assert!(notes(&plan).contains("layouts are unknown"), "{plan:#}");
+        assert!(notes(&plan).contains("has no DWARF"), "{plan:#}");
+        // Without names there is nothing to compare.
+        assert!(Command::new("strip").arg(&side).status().unwrap().success());
+        bench.error(&v1, &v2, "is stripped (no symbol table)");
+    }
 }
 
 #[test]
