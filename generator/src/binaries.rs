@@ -26,7 +26,7 @@ use crate::plan::{
 };
 use crate::report::Reporter;
 use crate::run::Request;
-use crate::verdicts::{data_change, data_verdict, function_verdict};
+use crate::verdicts::{self, data_change, data_verdict, function_verdict};
 
 /// A part of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -53,16 +53,7 @@ pub fn run(request: &Request, reporter: &Reporter) -> Result<Plan> {
     let output = Output::begin(&request.output)?;
     let old = find::files(&request.v1, request.cache.as_deref(), "V1")?;
     let new = find::files(&request.v2, request.cache.as_deref(), "V2")?;
-    let pairs: Vec<(&str, &PathBuf, &PathBuf)> =
-        old.iter().filter_map(|(name, path)| Some((name.as_str(), path, new.get(name)?))).collect();
-    if pairs.is_empty() {
-        bail!(
-            "no object, module or image is on both sides ({} in V1, {} in V2): give two files, or two directories \
-             with the same layout",
-            old.len(),
-            new.len()
-        );
-    }
+    let pairs = pairs(&old, &new)?;
     let mut plan = Plan {
         kernels: Kernels { v1: request.v1.label(), v2: request.v2.label(), ..Kernels::default() },
         ..Plan::default()
@@ -105,6 +96,21 @@ pub fn run(request: &Request, reporter: &Reporter) -> Result<Plan> {
     output.finish(&plan, ("", None))?;
     reporter.end();
     Ok(plan)
+}
+
+/// What is on both sides: its name, and where it is.
+fn pairs<'f>(old: &'f Files, new: &'f Files) -> Result<Vec<(&'f str, &'f PathBuf, &'f PathBuf)>> {
+    let pairs: Vec<(&str, &PathBuf, &PathBuf)> =
+        old.iter().filter_map(|(name, path)| Some((name.as_str(), path, new.get(name)?))).collect();
+    if pairs.is_empty() {
+        bail!(
+            "no object, module or image is on both sides ({} in V1, {} in V2): give two files, or two directories \
+             with the same layout",
+            old.len(),
+            new.len()
+        );
+    }
+    Ok(pairs)
 }
 
 fn file_name(path: &Path) -> String {
@@ -238,6 +244,7 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> R
             verdict: data_change(data.change)?.to_owned(),
             name: data.name,
             reason: data.reason,
+            users: Vec::new(),
         })
     }));
     let (layouts, unknown) = layouts?;
@@ -272,6 +279,7 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -
         Some(Only::Layouts) => {
             comparison.functions.clear();
             comparison.data.clear();
+            comparison.retyped.clear();
             comparison.sections.clear();
         }
         Some(Only::Functions) => {
@@ -300,6 +308,10 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -
             found.data.push(row);
         }
     }
+    let retyped = comparison.retyped.iter();
+    found
+        .data
+        .extend(retyped.filter_map(|variable| verdicts::retyped(&comparison, variable, name)));
     found.layouts(name, &comparison.layouts, comparison.layouts_unknown);
     for section in &comparison.sections {
         found.notes.push(format!("section {}: {}", section.section, section.reason));

@@ -164,6 +164,9 @@ pub struct DataPlan {
     pub verdict: String,
     /// Why.
     pub reason: String,
+    /// Functions whose code refers to it, in either version, sorted; empty if none is known, as in linked images.
+    #[serde(default)]
+    pub users: Vec<String>,
 }
 
 /// A table of functions of which handlers differ.

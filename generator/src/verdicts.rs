@@ -20,16 +20,18 @@ use crate::counting;
 use crate::definitions::{self, Definition};
 use crate::hooks;
 use crate::layouts;
-use crate::plan::{DataPlan, ObjectPlan, Plan, Refusal};
+use crate::plan::{ObjectPlan, Plan, Refusal};
 use crate::report::Reporter;
 use crate::slots;
 use crate::unit::Unit;
 use crate::uses::Reader;
 
+mod data_row;
 mod function_row;
 mod renamed;
 mod reshaped;
 
+pub use data_row::{data_change, data_verdict, retyped};
 pub use function_row::{FunctionRow, function_verdict};
 
 /// The objects with changed or new functions.
@@ -415,29 +417,13 @@ impl Rows<'_> {
 
     /// A variable of the same size and first value, whose content nevertheless means something else now.
     fn retyped(&mut self, comparison: &Comparison, variable: &Retyped) {
-        // Of several with this name in the source it is one; where all of them have been told, it has.
-        let of_name = |data: &&DataVerdict| {
-            let paired = data.v1.is_some() && data.v2.is_some();
-            paired && base(&data.name) == variable.name
-        };
-        let mut of_name = comparison.data.iter().filter(of_name).peekable();
-        let differs = |data: &DataVerdict| data.change != DataChange::Unchanged;
-        if of_name.peek().is_some() && of_name.all(differs) {
-            return;
-        }
-        let within = variable.function.as_ref().map(|f| format!(" of {f}")).unwrap_or_default();
-        let reason = format!("its type{within}: {} → {}", variable.old, variable.new);
+        let Some(row) = retyped(comparison, variable, self.object) else { return };
         let only_const = variable.new.strip_prefix("const ") == Some(variable.old.as_str());
         if !variable.old.starts_with("const ") && !only_const {
-            let why = format!("{reason}; the running kernel's copy is not touched yet");
+            let why = format!("{}; the running kernel's copy is not touched yet", row.reason);
             self.refuse_state(&variable.name, &why);
         }
-        self.plan.data.push(DataPlan {
-            name: variable.name.clone(),
-            object: self.object.into(),
-            verdict: "retyped".into(),
-            reason,
-        });
+        self.plan.data.push(row);
     }
 
     fn refuse_state(&mut self, name: &str, reason: &str) {
@@ -447,28 +433,6 @@ impl Rows<'_> {
     fn refuse(&mut self, name: &str, reason: &str, remedy: &str) {
         self.plan.refusals.push(Refusal::new(name, reason, remedy));
     }
-}
-
-/// The plan's word for what became of a variable or constant; nothing if it is as it was.
-pub fn data_change(change: DataChange) -> Option<&'static str> {
-    match change {
-        DataChange::Unchanged => None,
-        DataChange::Changed => Some("changed"),
-        DataChange::Resized => Some("resized"),
-        DataChange::New => Some("new"),
-        DataChange::Removed => Some("removed"),
-    }
-}
-
-/// The plan's row for a variable or constant, if it differs and gets into the kernel.
-pub fn data_verdict(data: &DataVerdict, object: &str) -> Option<DataPlan> {
-    let verdict = data_change(data.change)?;
-    (data.kind != DataKind::Discarded).then(|| DataPlan {
-        name: data.name.clone(),
-        object: object.into(),
-        verdict: verdict.into(),
-        reason: data.reason.clone(),
-    })
 }
 
 /// Data that the running kernel no longer reads, or that only describes code for tools.

@@ -259,6 +259,35 @@ fn an_object_stripped_on_one_side_still_has_functions() {
 }
 
 #[test]
+fn who_uses_a_variable_that_differs_is_told() {
+    let bench = Bench::new();
+    let more = |value: &str, kind: &str, size: &str| {
+        format!(
+            "{SOURCE}static int level = {value};\n{kind} signs;\nint table[{size}];\nint alone = {value};\n\
+             void set(int n) {{ level = n; signs++; }}\nint get(int n) {{ return level + table[n]; }}\n"
+        )
+    };
+    let v1 = bench.object("v1.o", &more("1", "int", "2"), &[]);
+    let v2 = bench.object("v2.o", &more("2", "unsigned", "3"), &[]);
+    let plan = bench.plan(&v1, &v2, 0);
+    let users = |name: &str, verdict: &str| {
+        let all = plan["data"].as_array().unwrap();
+        let row = all.iter().find(|row| row["name"] == name && row["verdict"] == verdict);
+        row.unwrap_or_else(|| panic!("no {name}: {plan:#}"))["users"].to_string()
+    };
+    assert_eq!(users("level", "changed"), r#"["get","set"]"#);
+    assert_eq!(users("table", "resized"), r#"["get"]"#);
+    assert_eq!(users("signs", "retyped"), r#"["set"]"#);
+    assert_eq!(users("alone", "changed"), "[]");
+    let review = fs::read_to_string(bench.path("out/report/review.md")).unwrap();
+    let line = |name: &str| review.lines().find(|l| l.starts_with(&format!("| `{name}`"))).unwrap();
+    assert!(
+        line("level").ends_with("| changed | byte 0x0 is 0x02 instead of 0x01 | `get`, `set` |")
+    );
+    assert!(line("table").ends_with("| `get` |") && line("alone").ends_with("| – |"), "{review}");
+}
+
+#[test]
 fn another_architecture_is_named() {
     let bench = Bench::new();
     let v1 = bench.object("v1.o", SOURCE, &[]);
