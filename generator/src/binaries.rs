@@ -1,6 +1,7 @@
 //! Built files instead of sources: objects, modules, images, and directories of them. They are compared and
 //! reported; no update can be made of them, for it takes the sources to compile the clones.
 
+mod explain;
 mod find;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use dynamos_differ::verdict::Verdict;
 use dynamos_differ::{Object, Pair};
 use rayon::prelude::*;
 
+pub use explain::explain;
 pub use find::{Files, files, is_built, is_elf};
 
 use crate::layouts;

@@ -288,6 +288,28 @@ fn who_uses_a_variable_that_differs_is_told() {
 }
 
 #[test]
+fn built_objects_are_shown_side_by_side() {
+    let bench = Bench::new();
+    let v1 = bench.object("v1.o", SOURCE, &[]);
+    let v2 = bench.object("v2.o", &SOURCE.replace("count++", "count += 2"), &[]);
+    let explain = |v1: &Path, v2: &Path, name: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dynamos-diff"));
+        let output = command.arg(v1).arg(v2).args(["--explain", name]).output().unwrap();
+        (output.status.code(), said(&output))
+    };
+    let (code, text) = explain(&v1, &v2, "sum");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("sum in v2.o: ") && text.contains("file.c:7"), "{text}");
+    assert!(text.lines().any(|l| l.contains('|') && l.contains("addl $2,count")), "{text}");
+    let (code, text) = explain(&v1, &v2, "f");
+    assert!(code == Some(1) && text.contains("f in v2.o: unchanged"), "{text}");
+    assert_eq!(explain(&v1, &v2, "no_such").0, Some(2));
+    let image = bench.image("image", SAME, 1);
+    let (code, text) = explain(&image, &image, "f");
+    assert!(code == Some(2) && text.contains("is a linked image"), "{text}");
+}
+
+#[test]
 fn another_architecture_is_named() {
     let bench = Bench::new();
     let v1 = bench.object("v1.o", SOURCE, &[]);
