@@ -164,7 +164,8 @@ pub struct DataPlan {
     pub verdict: String,
     /// Why.
     pub reason: String,
-    /// Functions whose code refers to it, in either version, sorted; empty if none is known, as in linked images.
+    /// Functions of its object whose code or jump labels refer to it, in either version, sorted; empty if none is known,
+    /// as in linked images.
     #[serde(default)]
     pub users: Vec<String>,
 }
