@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::OnceLock;
 
+use crate::compare::counts;
 use crate::decode::{self, Body, Field};
 use crate::error::Result;
 use crate::inlined::Inlined;
@@ -29,7 +30,7 @@ pub struct Object<'d> {
 /// Who refers to what.
 #[derive(Debug, Default)]
 pub struct Referrers {
-    /// For each data object: the functions whose code refers to it, in order.
+    /// For each data object: the functions whose code, or whose entries in special sections, refer to it.
     pub functions_of_data: HashMap<DataId, BTreeSet<FunctionId>>,
     /// For each data object: the data objects that point to it.
     pub data_of_data: HashMap<DataId, BTreeSet<DataId>>,
@@ -224,8 +225,7 @@ fn collect_referrers(object: &Object<'_>) -> Referrers {
                     }
                 }
                 if let Place::Data { data, .. } = reference.place {
-                    let whole = f.parent.unwrap_or(id);
-                    all.functions_of_data.entry(data).or_default().insert(whole);
+                    all.functions_of_data.entry(data).or_default().insert(f.parent.unwrap_or(id));
                 }
             }
         }
@@ -253,6 +253,16 @@ fn collect_referrers(object: &Object<'_>) -> Referrers {
         }
     }
     for entry in &object.special.entries {
+        // A branch on a static key names it nowhere else.
+        for r in entry.relocations(&object.elf).iter().filter(|_| counts(entry.class)) {
+            let place = object.model.resolve(&object.elf, r.symbol, r.addend);
+            if let Place::Data { data, .. } = place {
+                all.functions_of_data
+                    .entry(data)
+                    .or_default()
+                    .insert(object.model.whole(entry.function));
+            }
+        }
         if let Some((section, offset, len)) = entry.replacement {
             all.boundaries.entry(section).or_default().extend([offset, offset + len]);
         }

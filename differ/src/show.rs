@@ -1,5 +1,6 @@
 //! Phase 9, on demand: both sides of a function or a type, row by row, for a person to read.
 
+mod entries;
 mod function;
 mod members;
 mod source;

@@ -173,7 +173,7 @@ pub struct DataVerdict {
     pub change: DataChange,
     /// Why, in words.
     pub reason: String,
-    /// Functions whose code refers to it, in either version.
+    /// Functions whose code, or whose entries in special sections, refer to it, in either version.
     pub users: Vec<String>,
     /// Whether others than those may: its name is global, or data points to it.
     pub shared: bool,

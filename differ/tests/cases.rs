@@ -7,6 +7,7 @@
 //! - `// embeds KIND NAME HOLDER [text of the chain]`, `// instance KIND NAME VARIABLE [text]`: of changed types
 //! - `// retyped NAME PLACE [text]`
 //! - `// map V2NAME V1NAME`: what a symbol of v2 is called in v1
+//! - `// renumbered NAME`: a symbol whose name begins so has another number in v2, and is known to be the same
 //! - `// shift`: the same file, moved three lines down, must be unchanged
 //!
 //! What is not expected must not be there: functions without a line are unchanged.
@@ -59,6 +60,7 @@ fn parse(path: &Path, source: &str) -> Case {
             "retyped ",
             "section ",
             "map ",
+            "renumbered ",
         ]
         .iter()
         .any(|p| directive.starts_with(p))
@@ -200,12 +202,29 @@ fn check_maps(case: &Case, v1: &[u8], v2: &[u8], comparison: &Comparison) -> Vec
         .iter()
         .map(|(y, x)| (b.elf.symbol(*y).unwrap().name, a.elf.symbol(*x).unwrap().name))
         .collect();
-    case.expected
+    let unnumbered = |name: &str| name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
+    let renumbered = |name: &str| {
+        known.iter().any(|(y, x)| {
+            y != x && [x, y].iter().all(|n| unnumbered(n).trim_end_matches('.') == name)
+        })
+    };
+    let mut problems: Vec<String> = case
+        .expected
         .iter()
         .filter_map(|e| e.strip_prefix("map ")?.split_once(' '))
         .filter(|pair| !known.contains(pair))
         .map(|(y, x)| format!("no map {y} → {x} in {known:?}"))
-        .collect()
+        .collect();
+    let wanted = case.expected.iter().filter_map(|e| e.strip_prefix("renumbered "));
+    problems.extend(
+        wanted.filter(|n| !renumbered(n)).map(|n| format!("{n} is not renumbered in {known:?}")),
+    );
+    problems
+}
+
+/// Whether an expectation is about symbols, and not a fact of the comparison.
+fn is_map(expectation: &str) -> bool {
+    ["map ", "renumbered "].iter().any(|p| expectation.starts_with(p))
 }
 
 fn run(path: &Path) -> Vec<String> {
@@ -216,7 +235,7 @@ fn run(path: &Path) -> Vec<String> {
     let v2 = compile(dir.path(), &case, &source, true);
     let comparison = compare(&v1, &v2);
     let facts = facts(&comparison);
-    let expected: Vec<&String> = case.expected.iter().filter(|e| !e.starts_with("map ")).collect();
+    let expected: Vec<&String> = case.expected.iter().filter(|e| !is_map(e)).collect();
     let mut problems = check_maps(&case, &v1, &v2, &comparison);
     for fact in facts.iter().filter(|f| !expected.iter().any(|e| meets(e, f))) {
         problems.push(format!("not expected: {fact}"));

@@ -1,6 +1,7 @@
 //! Built files instead of sources: objects, modules, images, and directories of them. They are compared and
 //! reported; no update can be made of them, for it takes the sources to compile the clones.
 
+mod explain;
 mod find;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use dynamos_differ::verdict::Verdict;
 use dynamos_differ::{Object, Pair};
 use rayon::prelude::*;
 
+pub use explain::explain;
 pub use find::{Files, files, is_built, is_elf};
 
 use crate::layouts;
@@ -26,7 +28,7 @@ use crate::plan::{
 };
 use crate::report::Reporter;
 use crate::run::Request;
-use crate::verdicts::{data_change, data_verdict, function_verdict, retyped_row};
+use crate::verdicts::{self, data_change, data_verdict, function_verdict};
 
 /// A part of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -55,16 +57,7 @@ pub fn run(request: &Request, reporter: &Reporter) -> Result<Plan> {
     let output = Output::begin(&request.output)?;
     let old = find::files(&request.v1, request.cache.as_deref(), "V1")?;
     let new = find::files(&request.v2, request.cache.as_deref(), "V2")?;
-    let pairs: Vec<(&str, &PathBuf, &PathBuf)> =
-        old.iter().filter_map(|(name, path)| Some((name.as_str(), path, new.get(name)?))).collect();
-    if pairs.is_empty() {
-        bail!(
-            "no object, module or image is on both sides ({} in V1, {} in V2): give two files, or two directories \
-             with the same layout",
-            old.len(),
-            new.len()
-        );
-    }
+    let pairs = pairs(&old, &new)?;
     let mut plan = Plan {
         kernels: Kernels { v1: request.v1.label(), v2: request.v2.label(), ..Kernels::default() },
         ..Plan::default()
@@ -110,6 +103,21 @@ pub fn run(request: &Request, reporter: &Reporter) -> Result<Plan> {
     output.finish(&plan, ("", None))?;
     reporter.end();
     Ok(plan)
+}
+
+/// What is on both sides: its name, and where it is.
+fn pairs<'f>(old: &'f Files, new: &'f Files) -> Result<Vec<(&'f str, &'f PathBuf, &'f PathBuf)>> {
+    let pairs: Vec<(&str, &PathBuf, &PathBuf)> =
+        old.iter().filter_map(|(name, path)| Some((name.as_str(), path, new.get(name)?))).collect();
+    if pairs.is_empty() {
+        bail!(
+            "no object, module or image is on both sides ({} in V1, {} in V2): give two files, or two directories \
+             with the same layout",
+            old.len(),
+            new.len()
+        );
+    }
+    Ok(pairs)
 }
 
 fn file_name(path: &Path) -> String {
@@ -244,6 +252,7 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> R
             verdict: data_change(data.change)?.to_owned(),
             name: data.name,
             reason: data.reason,
+            users: Vec::new(),
         })
     }));
     let (layouts, unknown) = layouts?;
@@ -278,8 +287,8 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -
         Some(Only::Layouts) => {
             comparison.functions.clear();
             comparison.data.clear();
-            comparison.sections.clear();
             comparison.retyped.clear();
+            comparison.sections.clear();
         }
         Some(Only::Functions) => {
             comparison.layouts.clear();
@@ -308,7 +317,9 @@ fn objects(name: &str, old: &Object<'_>, new: &Object<'_>, only: Option<Only>) -
         }
     }
     let retyped = comparison.retyped.iter();
-    found.data.extend(retyped.filter_map(|variable| retyped_row(&comparison, variable, name)));
+    found
+        .data
+        .extend(retyped.filter_map(|variable| verdicts::retyped(&comparison, variable, name)));
     found.sections = !comparison.sections.is_empty();
     found.layouts(name, &comparison.layouts, comparison.layouts_unknown);
     for section in &comparison.sections {

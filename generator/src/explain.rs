@@ -76,6 +76,11 @@ pub fn explain(
         .par_iter()
         .map(|(command, built)| object(&command.object, &built.v1, &built.v2, names, read))
         .collect::<Result<_>>()?;
+    Ok(merged(names, found))
+}
+
+/// What all objects have under each name.
+pub fn merged(names: &[String], found: Vec<Vec<Vec<Find>>>) -> Vec<Explained> {
     let mut all: Vec<Explained> = names.iter().map(|name| Explained::nothing(name)).collect();
     for finds in found {
         for (explained, finds) in all.iter_mut().zip(finds) {
@@ -87,7 +92,7 @@ pub fn explain(
             }
         }
     }
-    Ok(all)
+    all
 }
 
 /// What two builds of an object have under each name.
@@ -100,14 +105,25 @@ pub fn object(
 ) -> Result<Vec<Vec<Find>>> {
     let v1 = Object::parse(v1, &format!("{object} (V1)"))?;
     let v2 = Object::parse(v2, &format!("{object} (V2)"))?;
-    let comparison = Pair::compare(&v1, &v2)?;
+    pair(object, &v1, &v2, names, read)
+}
+
+/// The same of objects that were read.
+pub fn pair(
+    object: &str,
+    v1: &Object<'_>,
+    v2: &Object<'_>,
+    names: &[String],
+    read: &ReadSource<'_>,
+) -> Result<Vec<Vec<Find>>> {
+    let comparison = Pair::compare(v1, v2)?;
     let mut all = Vec::new();
     for name in names {
         let functions: Vec<&FunctionVerdict> =
             comparison.functions.iter().filter(|f| is_called(f, name)).collect();
-        let mut finds = show_functions(object, (&v1, &v2), &comparison, &functions, read);
+        let mut finds = show_functions(object, (v1, v2), &comparison, &functions, read);
         if finds.is_empty() {
-            finds.extend(show::types(&v1, &v2, name)?.iter().map(type_lines));
+            finds.extend(show::types(v1, v2, name)?.iter().map(type_lines));
         }
         all.push(finds);
     }

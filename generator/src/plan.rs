@@ -164,6 +164,10 @@ pub struct DataPlan {
     pub verdict: String,
     /// Why.
     pub reason: String,
+    /// Functions of its object whose code or jump labels refer to it, in either version, sorted; empty if none is known,
+    /// as in linked images.
+    #[serde(default)]
+    pub users: Vec<String>,
 }
 
 /// A table of functions of which handlers differ.

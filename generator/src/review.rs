@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::plan::{FunctionPlan, Outcome, Plan, ScopePlan};
+use crate::plan::{DataPlan, FunctionPlan, Outcome, Plan, ScopePlan};
 
 /// The review page; `diffs` are the source change and that of the bridge.
 pub fn review(plan: &Plan, diffs: (&str, Option<&str>)) -> String {
@@ -13,6 +13,7 @@ pub fn review(plan: &Plan, diffs: (&str, Option<&str>)) -> String {
     kernels(&mut page, plan);
     phases(&mut page, plan);
     functions(&mut page, plan);
+    data(&mut page, plan);
     hooks(&mut page, plan);
     slots(&mut page, plan);
     layouts(&mut page, plan);
@@ -207,18 +208,25 @@ fn functions(page: &mut String, plan: &Plan) {
         );
     }
     page.push('\n');
-    if !plan.data.is_empty() {
-        let _ = writeln!(page, "## Data\n\n| what | object | verdict | why |\n|---|---|---|---|");
-        for data in &plan.data {
-            let reason = cell(&data.reason);
-            let _ = writeln!(
-                page,
-                "| `{}` | `{}` | {} | {reason} |",
-                data.name, data.object, data.verdict
-            );
-        }
-        page.push('\n');
+}
+
+fn data(page: &mut String, plan: &Plan) {
+    if plan.data.is_empty() {
+        return;
     }
+    let _ = writeln!(
+        page,
+        "## Data\n\n| what | object | verdict | why | used by |\n|---|---|---|---|---|"
+    );
+    for DataPlan { name, object, verdict, reason, users } in &plan.data {
+        let users = match users.as_slice() {
+            [] => "–".to_string(),
+            known => format!("`{}`", known.join("`, `")),
+        };
+        let reason = cell(reason);
+        let _ = writeln!(page, "| `{name}` | `{object}` | {verdict} | {reason} | {users} |");
+    }
+    page.push('\n');
 }
 
 fn hooks(page: &mut String, plan: &Plan) {

@@ -352,6 +352,9 @@ pub fn explain(
     names: &[String],
     reporter: &Arc<Reporter>,
 ) -> Result<Vec<Explained>> {
+    if request.v1.is_built() || request.v2.is_built() {
+        return crate::binaries::explain(request, names, reporter);
+    }
     reporter.phase("provide", "providing both kernels");
     let cache = Cache::open(request.cache.as_deref())?.with_progress(reporter.clone());
     let input = input::resolve(&cache, &request.v1, &request.v2, request.kernel.as_deref())?;

@@ -126,6 +126,11 @@ mod tests {
         }
     }
 
+    fn data(name: String, object: String) -> DataPlan {
+        let (verdict, reason) = ("new".into(), String::new());
+        DataPlan { name, object, verdict, reason, users: Vec::new() }
+    }
+
     #[test]
     fn one_function_alone_may_switch_by_itself() {
         let (scope, reason) = proposed(&Plan::default(), 1);
@@ -164,7 +169,7 @@ mod tests {
         assert_eq!(proposed(&plan, 3).0, "system");
         plan.functions[1].adapted_by = None;
         let (name, object) = ("count".into(), "fs/pipe.o".into());
-        plan.data = vec![DataPlan { name, object, verdict: "new".into(), reason: String::new() }];
+        plan.data = vec![data(name, object)];
         assert_eq!(proposed(&plan, 3).0, "system");
     }
 
@@ -176,7 +181,7 @@ mod tests {
         let mut plan = Plan::default();
         assert_eq!(propose(&plan, &handlers).scope, "object");
         let (name, object) = ("count".into(), "fs/pipe.o".into());
-        plan.data = vec![DataPlan { name, object, verdict: "new".into(), reason: String::new() }];
+        plan.data = vec![data(name, object)];
         assert_eq!(propose(&plan, &handlers).scope, "system");
     }
 
@@ -203,8 +208,7 @@ mod tests {
         let (scope, reason) = proposed(&plan, 1);
         assert!(scope == "system" && reason.contains("struct pipe_buffer"), "{reason}");
         let (name, object) = ("count.1".into(), "fs/pipe.o".into());
-        let (verdict, reason) = ("new".into(), String::new());
-        let data = vec![DataPlan { name, object, verdict, reason }];
+        let data = vec![data(name, object)];
         let (scope, reason) = proposed(&Plan { data, ..Plan::default() }, 1);
         assert!(scope == "system" && reason.contains("`count.1` is new"), "{reason}");
     }

@@ -20,19 +20,19 @@ use crate::counting;
 use crate::definitions::{self, Definition};
 use crate::hooks;
 use crate::layouts;
-use crate::plan::{DataPlan, ObjectPlan, Plan, Refusal};
+use crate::plan::{ObjectPlan, Plan, Refusal};
 use crate::report::Reporter;
 use crate::slots;
 use crate::unit::Unit;
 use crate::uses::Reader;
 
+mod data_row;
 mod function_row;
 mod renamed;
 mod reshaped;
-mod retyped;
 
+pub use data_row::{data_change, data_verdict, retyped};
 pub use function_row::{FunctionRow, function_verdict};
-pub use retyped::row as retyped_row;
 
 /// The objects with changed or new functions.
 #[derive(Debug, Default)]
@@ -417,7 +417,7 @@ impl Rows<'_> {
 
     /// A variable of the same size and first value, whose content nevertheless means something else now.
     fn retyped(&mut self, comparison: &Comparison, variable: &Retyped) {
-        let Some(row) = retyped::row(comparison, variable, self.object) else { return };
+        let Some(row) = retyped(comparison, variable, self.object) else { return };
         let only_const = variable.new.strip_prefix("const ") == Some(variable.old.as_str());
         if !variable.old.starts_with("const ") && !only_const {
             let why = format!("{}; the running kernel's copy is not touched yet", row.reason);
@@ -433,28 +433,6 @@ impl Rows<'_> {
     fn refuse(&mut self, name: &str, reason: &str, remedy: &str) {
         self.plan.refusals.push(Refusal::new(name, reason, remedy));
     }
-}
-
-/// The plan's word for what became of a variable or constant; nothing if it is as it was.
-pub fn data_change(change: DataChange) -> Option<&'static str> {
-    match change {
-        DataChange::Unchanged => None,
-        DataChange::Changed => Some("changed"),
-        DataChange::Resized => Some("resized"),
-        DataChange::New => Some("new"),
-        DataChange::Removed => Some("removed"),
-    }
-}
-
-/// The plan's row for a variable or constant, if it differs and gets into the kernel.
-pub fn data_verdict(data: &DataVerdict, object: &str) -> Option<DataPlan> {
-    let verdict = data_change(data.change)?;
-    (data.kind != DataKind::Discarded).then(|| DataPlan {
-        name: data.name.clone(),
-        object: object.into(),
-        verdict: verdict.into(),
-        reason: data.reason.clone(),
-    })
 }
 
 /// Data that the running kernel no longer reads, or that only describes code for tools.

@@ -195,6 +195,31 @@ fn a_layout_that_changed_is_seen_in_every_form_of_dwarf() {
 }
 
 #[test]
+fn debug_information_may_be_compressed_with_zstd() {
+    let bench = Bench::new();
+    let compressed = |name: &str, source: &str| {
+        let path = bench.object(name, source, &[]);
+        let mut objcopy = Command::new("objcopy");
+        objcopy.arg("--compress-debug-sections=zstd").arg(&path);
+        assert!(objcopy.status().unwrap().success(), "binutils 2.40 or newer, with zstd");
+        // Elf64_Shdr.sh_flags has SHF_COMPRESSED and Elf64_Chdr.ch_type is ELFCOMPRESS_ZSTD.
+        let mut readelf = Command::new("readelf");
+        let headers = readelf.args(["-t", "-W"]).arg(&path).output().unwrap().stdout;
+        assert!(String::from_utf8_lossy(&headers).contains("ZSTD"));
+        path
+    };
+    let v1 = compressed("v1.o", SOURCE);
+    let wider = SOURCE.replace("long b", "long b, c").replace("count++", "count--");
+    let plan = bench.plan(&v1, &compressed("v2.o", &wider), 0);
+    assert_eq!(rows(&plan, "layouts", "changed"), ["box"]);
+    assert_eq!(rows(&plan, "functions", "changed"), ["sum"], "{plan:#}");
+    assert!(!notes(&plan).contains("unknown"), "{plan:#}");
+    // Not compressed, they are the same.
+    let plan = bench.plan(&v1, &bench.object("v2.o", SOURCE, &[]), 1);
+    assert_eq!(plan["outcome"], "no-change");
+}
+
+#[test]
 fn split_dwarf_is_refused() {
     let bench = Bench::new();
     let v1 = bench.object("v1.o", SOURCE, &["-gsplit-dwarf"]);
@@ -212,6 +237,76 @@ fn without_dwarf_functions_are_still_compared() {
     assert!(notes(&plan).contains("layouts are unknown: v1 has no DWARF"), "{plan:#}");
     assert!(Command::new("strip").arg(&v2).status().unwrap().success());
     bench.error(&v1, &v2, "stripped");
+}
+
+#[test]
+fn an_object_stripped_on_one_side_still_has_functions() {
+    let bench = Bench::new();
+    let wider = SOURCE.replace("long b", "long b, c").replace("count++", "count--");
+    for stripped in ["v1.o", "v2.o"] {
+        let (v1, v2) = (bench.object("v1.o", SOURCE, &[]), bench.object("v2.o", &wider, &[]));
+        let side = bench.path(stripped);
+        assert!(Command::new("strip").arg("-g").arg(&side).status().unwrap().success());
+        let plan = bench.plan(&v1, &v2, 0);
+        assert_eq!(rows(&plan, "functions", "changed"), ["sum"], "{stripped}: {plan:#}");
+        assert_eq!(plan["layouts"].as_array().unwrap().len(), 0);
+        assert!(notes(&plan).contains("layouts are unknown"), "{plan:#}");
+        assert!(notes(&plan).contains("has no DWARF"), "{plan:#}");
+        // Without names there is nothing to compare.
+        assert!(Command::new("strip").arg(&side).status().unwrap().success());
+        bench.error(&v1, &v2, "is stripped (no symbol table)");
+    }
+}
+
+#[test]
+fn who_uses_a_variable_that_differs_is_told() {
+    let bench = Bench::new();
+    let more = |value: &str, kind: &str, size: &str| {
+        format!(
+            "{SOURCE}static int level = {value};\n{kind} signs;\nint table[{size}];\nint alone = {value};\n\
+             void set(int n) {{ level = n; signs++; }}\nint get(int n) {{ return level + table[n]; }}\n"
+        )
+    };
+    let v1 = bench.object("v1.o", &more("1", "int", "2"), &[]);
+    let v2 = bench.object("v2.o", &more("2", "unsigned", "3"), &[]);
+    let plan = bench.plan(&v1, &v2, 0);
+    let users = |name: &str, verdict: &str| {
+        let all = plan["data"].as_array().unwrap();
+        let row = all.iter().find(|row| row["name"] == name && row["verdict"] == verdict);
+        row.unwrap_or_else(|| panic!("no {name}: {plan:#}"))["users"].to_string()
+    };
+    assert_eq!(users("level", "changed"), r#"["get","set"]"#);
+    assert_eq!(users("table", "resized"), r#"["get"]"#);
+    assert_eq!(users("signs", "retyped"), r#"["set"]"#);
+    assert_eq!(users("alone", "changed"), "[]");
+    let review = fs::read_to_string(bench.path("out/report/review.md")).unwrap();
+    let line = |name: &str| review.lines().find(|l| l.starts_with(&format!("| `{name}`"))).unwrap();
+    assert!(
+        line("level").ends_with("| changed | byte 0x0 is 0x02 instead of 0x01 | `get`, `set` |")
+    );
+    assert!(line("table").ends_with("| `get` |") && line("alone").ends_with("| – |"), "{review}");
+}
+
+#[test]
+fn built_objects_are_shown_side_by_side() {
+    let bench = Bench::new();
+    let v1 = bench.object("v1.o", SOURCE, &[]);
+    let v2 = bench.object("v2.o", &SOURCE.replace("count++", "count += 2"), &[]);
+    let explain = |v1: &Path, v2: &Path, name: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dynamos-diff"));
+        let output = command.arg(v1).arg(v2).args(["--explain", name]).output().unwrap();
+        (output.status.code(), said(&output))
+    };
+    let (code, text) = explain(&v1, &v2, "sum");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("sum in v2.o: ") && text.contains("file.c:7"), "{text}");
+    assert!(text.lines().any(|l| l.contains('|') && l.contains("addl $2,count")), "{text}");
+    let (code, text) = explain(&v1, &v2, "f");
+    assert!(code == Some(1) && text.contains("f in v2.o: unchanged"), "{text}");
+    assert_eq!(explain(&v1, &v2, "no_such").0, Some(2));
+    let image = bench.image("image", SAME, 1);
+    let (code, text) = explain(&image, &image, "f");
+    assert!(code == Some(2) && text.contains("is a linked image"), "{text}");
 }
 
 #[test]

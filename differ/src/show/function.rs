@@ -1,7 +1,7 @@
 //! The instructions of a function on both sides.
 
 use super::text::{Extent, Shown, shown};
-use super::{Mark, Row, Source, Sources, align};
+use super::{Mark, Row, Source, Sources, align, entries};
 use crate::compare::Comparer;
 use crate::decode::Body;
 use crate::model::FunctionId;
@@ -13,7 +13,8 @@ use crate::verdict::{Comparison, FunctionVerdict};
 pub struct Code {
     /// Bytes from the start of its function.
     pub offset: u64,
-    /// The instruction, in AT&T syntax, with names for what it refers to.
+    /// The instruction, in AT&T syntax, with names for what it refers to; or the name of a special section and what an
+    /// entry of it says about this place.
     pub text: String,
     /// Its source line.
     pub source: Option<Source>,
@@ -26,7 +27,7 @@ pub struct Code {
 pub struct Part {
     /// Its name.
     pub name: String,
-    /// Both sides.
+    /// Both sides: instructions, then entries of special sections.
     pub rows: Vec<Row<Code>>,
 }
 
@@ -48,16 +49,19 @@ pub fn function(
         .filter(|(_, x, y)| x.is_some() || y.is_some())
         .map(|(name, x, y)| {
             let (x, y) = (Side::new(v1, lines1, x), Side::new(v2, lines2, y));
-            Part { name, rows: rows(&comparer, &x, &y) }
+            let mut rows = rows(&comparer, &x, &y);
+            rows.extend(entries::rows(&comparer, &x, &y));
+            Part { name, rows }
         })
         .collect()
 }
 
 /// One side of the comparison.
-struct Side<'s, 'd> {
-    object: &'s Object<'d>,
+pub(super) struct Side<'s, 'd> {
+    pub(super) object: &'s Object<'d>,
+    pub(super) id: Option<FunctionId>,
     body: &'s Body,
-    at: Extent,
+    pub(super) at: Extent,
     shown: Vec<Shown>,
     sources: Option<&'s Sources>,
 }
@@ -70,7 +74,7 @@ impl<'s, 'd> Side<'s, 'd> {
             function.map_or((crate::load::SectionId(0), 0, 0), |f| (f.section, f.start, f.end));
         let body = id.map_or(&NOTHING, |id| object.body(id));
         let shown = body.insns.iter().map(|insn| shown(object, insn, at)).collect();
-        Side { object, body, at, shown, sources }
+        Side { object, id, body, at, shown, sources }
     }
 
     fn keys(&self) -> Vec<String> {
@@ -79,12 +83,17 @@ impl<'s, 'd> Side<'s, 'd> {
 
     fn code(&self, index: usize) -> Option<Code> {
         let (insn, shown) = (self.body.insns.get(index)?, self.shown.get(index)?);
-        Some(Code {
-            offset: insn.offset - self.at.1,
-            text: shown.text.clone(),
-            source: self.sources.and_then(|s| s.at(self.at.0, insn.offset)),
-            inlined: self.object.inlined_at(self.at.0, insn.offset),
-        })
+        Some(self.line(insn.offset, shown.text.clone()))
+    }
+
+    /// What there is to say of a place in its section.
+    pub(super) fn line(&self, at: u64, text: String) -> Code {
+        Code {
+            offset: at.saturating_sub(self.at.1),
+            text,
+            source: self.sources.and_then(|s| s.at(self.at.0, at)),
+            inlined: self.object.inlined_at(self.at.0, at),
+        }
     }
 }
 

@@ -62,7 +62,8 @@ fn inside(object: &Object<'_>, place: Place, (section, start, end): Extent) -> O
     (s == section && (start + 1..=end).contains(&offset)).then_some(offset)
 }
 
-fn name(object: &Object<'_>, place: Place) -> String {
+/// What a person would call a place: a string by its text.
+pub(super) fn name(object: &Object<'_>, place: Place) -> String {
     let Some(string) = string_at(object, place) else { return object.describe(place) };
     let short: String = string.chars().take(LONGEST).collect();
     let more = if short.len() < string.len() { "…" } else { "" };

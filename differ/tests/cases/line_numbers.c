@@ -57,6 +57,24 @@ unsigned long spanning_lines(int *destination, unsigned long size)
 	return fortified(destination,
 			 size);
 }
+// include/linux/lockdep.h and rcupdate.h: an address in the function itself, a key and a flag of its own, a line.
+#define THIS_IP ({ __label__ here; here: (unsigned long)&&here; })
+struct map { const char *name; void *key; };
+void lock_acquire(struct map *map, unsigned long ip);
+void lock_init(struct map *map, const char *name, void *key);
+void rcu_suspicious(const char *file, int line, const char *text);
+int lockdep_on(void);
+void acquire(struct map *map) { lock_acquire(map, THIS_IP); number(1); lock_acquire(map + 1, THIS_IP); }
+void init(struct map *map) { static struct { } __key; lock_init(map, "&map", &__key); }
+int dereference(int *p)
+{
+	static _Bool __attribute__((section(".data.once"))) __warned;
+	if (lockdep_on() && !__warned) {
+		__warned = 1;
+		rcu_suspicious(__FILE__, __LINE__, "suspicious rcu_dereference_check() usage");
+	}
+	return *p;
+}
 int line_after(int x) { return number(__LINE__); }
 // The number is the line, but nothing says that it is meant as one. (These lines do not move.)
 #ifdef V2

@@ -271,4 +271,4 @@ fn errors(unit: &TranslationUnit<'_>) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

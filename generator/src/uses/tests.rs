@@ -1,15 +1,14 @@
-//! Small sources, and what must be found in them. Where there is no libclang they do nothing but say so.
+//! Small sources, and what must be found in them. It takes libclang, which `cargo xtask setup` provides.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
 
-fn open() -> Option<Reader> {
-    let reader = Reader::open();
-    if let Err(why) = &reader {
-        eprintln!("not tested: {why}");
-    }
-    reader.ok()
+/// The reader; without it nothing here would be tested.
+pub(crate) fn open() -> Reader {
+    Reader::open().unwrap_or_else(|why| {
+        panic!("libclang-14 is needed: run `cargo xtask setup`, or install libclang1-14 ({why:#})")
+    })
 }
 
 const TYPES: &str = "
@@ -60,7 +59,7 @@ fn calls(list: &BTreeSet<Call>) -> Vec<String> {
 
 #[test]
 fn reads_writes_and_addresses() {
-    let Some(open) = open() else { return };
+    let open = open();
     check(&open, "void f(struct foo *p) { p->a = p->b; }", &["a write", "b read"]);
     check(
         &open,
@@ -95,7 +94,7 @@ fn reads_writes_and_addresses() {
 
 #[test]
 fn nested_and_unnamed_members() {
-    let Some(open) = open() else { return };
+    let open = open();
     check(&open, "void f(struct foo *p) { p->in.x = 1; }", &["in write"]);
     check(
         &open,
@@ -111,7 +110,7 @@ fn nested_and_unnamed_members() {
 
 #[test]
 fn what_the_macros_of_the_kernel_expand_to() {
-    let Some(open) = open() else { return };
+    let open = open();
     check(
         &open,
         "int f(struct foo *p) { return (*(const volatile typeof(p->a) *)&(p->a)); }",
@@ -141,7 +140,7 @@ fn what_the_macros_of_the_kernel_expand_to() {
 
 #[test]
 fn whole_values() {
-    let Some(open) = open() else { return };
+    let open = open();
     check(
         &open,
         "size_t f(struct foo *p) { return sizeof(struct foo) + sizeof(*p) + sizeof p->arr; }",
@@ -170,7 +169,7 @@ fn whole_values() {
 #[test]
 fn extents_are_those_of_the_expressions() {
     let body = "void f(struct foo *p)\n{\n\tp->u.left = get((p)->a);\n}";
-    let Some(open) = open() else { return };
+    let open = open();
     let (text, uses) = uses(&open, body);
     let found: Vec<(u32, &str)> =
         uses.accesses.iter().map(|a| (a.at.line, &text[a.at.extent.0..a.at.extent.1])).collect();
@@ -193,7 +192,7 @@ void bye(struct foo *p) { kfree(p); }
 void later(struct foo *p) { kvfree_call_rcu(&p->rcu, (void *)p); }
 void not_it(struct foo *p) { kfree(p->op); }
 ";
-    let Some(open) = open() else { return };
+    let open = open();
     let (_, uses) = uses(&open, body);
     assert_eq!(
         calls(&uses.created),
@@ -215,7 +214,7 @@ void not_it(struct foo *p) { kfree(p->op); }
 
 #[test]
 fn what_is_not_understood_is_named() {
-    let Some(open) = open() else { return };
+    let open = open();
     let (_, uses) = uses(&open, "void f(struct foo *p) { p->nothing = 1; p->a = 2; }");
     assert_eq!(uses.accesses.len(), 1);
     assert!(uses.unknown.iter().any(|why| why.starts_with("case.c:1: no member named 'nothing'")));
@@ -236,7 +235,7 @@ fn table(open: &Reader, body: &str) -> std::result::Result<(), String> {
 
 #[test]
 fn a_table_that_is_only_looked_up_stays() {
-    let Some(open) = open() else { return };
+    let open = open();
     let lookup = "int f(const char *n) { const struct entry *e; for (e = table; e->name; e++) \
         if (!strcmp(e->name, n)) return e->call(1); return table[0].tag == 0 ? 0 : -1; }";
     let without = lookup.replace("table[0].tag == 0 ? 0 : ", "");
@@ -252,7 +251,7 @@ fn a_table_that_is_only_looked_up_stays() {
 
 #[test]
 fn a_table_that_gets_out_does_not() {
-    let Some(open) = open() else { return };
+    let open = open();
     for body in [
         "void f(void) { keep(table); }",
         "void f(void) { keep(&table[1]); }",
@@ -275,8 +274,8 @@ fn a_table_that_gets_out_does_not() {
 }
 
 /// What `body`, in `int f(struct ops *o, int a)`, does with `o->x`.
-fn looks(body: &str) -> Option<Vec<Look>> {
-    let reader = open()?;
+fn looks(body: &str) -> Vec<Look> {
+    let reader = open();
     let text = format!(
         "struct ops {{ int (*x)(int); int n; }}; int keep(void *); extern int (*kept)(int); int more(void);
 int more_of(struct ops **);
@@ -289,7 +288,7 @@ int f(struct ops *o, struct ops *other, int a) {{ {body} }}"
         .unwrap()
         .unwrap();
     assert_eq!(uses.unknown, Vec::<String>::new(), "{body}");
-    Some(uses.handled.into_iter().map(|handled| handled.look).collect())
+    uses.handled.into_iter().map(|handled| handled.look).collect()
 }
 
 #[test]
@@ -305,7 +304,7 @@ fn handlers_that_are_tested_and_called() {
         "if (!o || !o->x) return 0; return o->x(a);",
         "return o->x == 0 || o->x(a);",
     ] {
-        let Some(found) = looks(body) else { return };
+        let found = looks(body);
         assert_eq!(found, [Test, GuardedCall], "{body}");
     }
 }
@@ -333,14 +332,14 @@ fn handlers_that_are_not_known_to_be_there() {
         ("return (a ? o->x : other->x)(a);", vec![Kept]),
         ("return sizeof(o->x);", vec![]),
     ] {
-        let Some(found) = looks(body) else { return };
+        let found = looks(body);
         assert_eq!(found, expected, "{body}");
     }
 }
 
 #[test]
 fn a_type_of_a_function_is_found_there() {
-    let Some(open) = open() else { return };
+    let open = open();
     let body = "int f(void) { struct foo { int own; } it; it.own = 1; return sizeof(it); }";
     check(&open, body, &["struct foo sizeof", "own write"]);
 }
