@@ -21,6 +21,7 @@ mod members;
 mod read;
 mod scan;
 mod slots;
+mod unnamed;
 
 pub use embed::Embedder;
 pub(crate) use live::fixed_address;
@@ -90,7 +91,7 @@ pub struct Definition {
 pub struct TypeName {
     /// What it is.
     pub kind: LayoutKind,
-    /// Its tag or typedef name.
+    /// Its tag or typedef name; `of FIRST` for an enum without one that begins with that enumerator.
     pub name: String,
 }
 
@@ -135,6 +136,12 @@ pub struct LayoutChange {
 }
 
 impl LayoutChange {
+    /// Whether it is an enum without a name, whose enumerators are no more than numbers with names. What is of its type
+    /// nevertheless has a type that says them all.
+    pub fn is_unnamed(&self) -> bool {
+        unnamed::is_one(&self.type_name())
+    }
+
     /// Kind and name.
     pub fn type_name(&self) -> TypeName {
         TypeName { kind: self.kind, name: self.name.clone() }
@@ -249,8 +256,8 @@ pub fn compare_debug(
 /// Compares two sets of types.
 pub fn compare_types(old: &Types, new: &Types) -> Vec<LayoutChange> {
     let names: BTreeSet<&TypeName> = old.keys().chain(new.keys()).collect();
-    let mut changes = Vec::new();
-    for name in names {
+    let mut changes = unnamed::compare(old, new);
+    for name in names.into_iter().filter(|name| !unnamed::is_one(name)) {
         let (x, y) = (old.get(name), new.get(name));
         if x == y {
             continue;
@@ -283,6 +290,7 @@ pub fn compare_types(old: &Types, new: &Types) -> Vec<LayoutChange> {
             instances: Vec::new(),
         });
     }
+    changes.sort_by(|x, y| (x.kind, &x.name).cmp(&(y.kind, &y.name)));
     changes
 }
 

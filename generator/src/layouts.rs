@@ -51,6 +51,8 @@ pub fn row(layout: &LayoutChange, object: &str, stays: &dyn Fn(&Instance) -> boo
         live,
         liveness: match layout.verdict {
             LayoutVerdict::Added => "none",
+            // Like the values of macros: what uses them differs, or its type does.
+            _ if layout.is_unnamed() => UNAFFECTED,
             _ if only_adds_values(layout) || only_adds_names(layout) => UNAFFECTED,
             _ => "unknown",
         }
@@ -124,6 +126,8 @@ fn find_users(plan: &mut Plan, commands: &[CompileCommand], v2: &Path) {
             .layouts
             .iter_mut()
             .filter(|row| row.object == command.object && row.verdict != "added")
+            // No source can name an enum without a name.
+            .filter(|row| !row.name.starts_with("of "))
             .collect();
         if !rows.is_empty() {
             read_users(rows.iter_mut().map(|row| &mut **row).collect(), command, v2, &reader);

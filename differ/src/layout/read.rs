@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use gimli::{AttributeValue, DebuggingInformationEntry, Result, UnitOffset};
 
-use super::{Definition, Enumerator, LayoutKind, Member, TypeName};
+use super::{Definition, Enumerator, LayoutKind, Member, TypeName, unnamed};
 use crate::lines::{Reader, text};
 
 pub(super) type Entry<'u, 'a> = DebuggingInformationEntry<'u, 'u, Reader<'a>>;
@@ -64,7 +64,7 @@ impl<'u, 'a> Unit<'u, 'a> {
         Self { dwarf, unit, names: HashMap::new(), left: Cell::new(MAX_COST) }
     }
 
-    /// The definition that an entry is, if it is a named one.
+    /// The definition that an entry is, if it is a named one, or an enum.
     fn named(&mut self, entry: &Entry<'_, 'a>) -> Result<Option<(TypeName, Definition)>> {
         let kind = match entry.tag() {
             gimli::DW_TAG_structure_type => LayoutKind::Struct,
@@ -76,7 +76,13 @@ impl<'u, 'a> Unit<'u, 'a> {
         if entry.attr(gimli::DW_AT_declaration)?.is_some() {
             return Ok(None);
         }
-        let Some(name) = self.name(entry)? else { return Ok(None) };
+        let name = match self.name(entry)? {
+            None if kind == LayoutKind::Enum => {
+                self.enumerators(entry.offset())?.first().map(|e| unnamed::name(&e.name))
+            }
+            name => name,
+        };
+        let Some(name) = name else { return Ok(None) };
         let definition = self.definition(entry, kind)?;
         Ok(Some((TypeName { kind, name }, definition)))
     }

@@ -17,7 +17,7 @@ const NONE: u32 = u32::MAX;
 /// As in the exact reader: what nests deeper than this is cyclic.
 const MAX_DEPTH: usize = 64;
 
-/// A named definition of the unit.
+/// A definition of the unit that has a name, or an enum.
 pub(super) struct Found {
     /// What it is.
     pub kind: LayoutKind,
@@ -47,6 +47,8 @@ struct Node {
 
 /// A member, enumerator, array dimension or parameter.
 struct Child {
+    /// Hash of its name.
+    name: u64,
     /// Hash of all it says but its type.
     content: u64,
     target: u32,
@@ -203,7 +205,8 @@ impl Scanner {
         };
         let index = self.children.len() as u32;
         let target = if role == Role::Subrange { None } else { facts.target };
-        self.children.push(Child { content, target: target.unwrap_or(NONE), next: NONE });
+        let target = target.unwrap_or(NONE);
+        self.children.push(Child { name: facts.name, content, target, next: NONE });
         let Some(node) = self.nodes.get_mut(parent as usize) else { return };
         match self.children.get_mut(node.last as usize) {
             Some(last) => last.next = index,
@@ -221,10 +224,16 @@ impl Scanner {
             Role::Typedef => LayoutKind::Typedef,
             _ => return Ok(None),
         };
-        if node.declaration || node.name == 0 {
+        // An enum without a name goes by its first enumerator.
+        let first = self.children.get(node.first as usize).map(|child| mix(FIRST, child.name));
+        let name = match (node.name, first) {
+            (0, Some(first)) if kind == LayoutKind::Enum => first,
+            (name, _) => name,
+        };
+        if node.declaration || name == 0 {
             return Ok(None);
         }
-        let (name, offset, target) = (node.name, node.offset, node.target);
+        let (offset, target) = (node.offset, node.target);
         let mut content = option(option(kind as u64, node.size), node.alignment);
         if kind == LayoutKind::Typedef || kind == LayoutKind::Enum {
             let (text, size) = self.of_type(target, 0)?;
@@ -339,6 +348,9 @@ fn facts(specs: &[Spec], cursor: &mut Cursor<'_>, strings: &Strings<'_>) -> Resu
 }
 
 const VOID: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Tells a first enumerator from a name of its own.
+const FIRST: u64 = 0xd6e8_feb8_6659_fd93;
 
 /// Adds a number to a hash: the halves of a 128-bit product, folded, with another odd factor for each side.
 pub(super) fn mix(hash: u64, value: u64) -> u64 {

@@ -19,6 +19,9 @@
 // layout struct tail changed list resized+retyped
 // layout struct inside changed inner.b renamed to inner.c
 // layout enum state changed STOPPED renamed to HALTED, LAST enumerator changed
+// layout enum of FIRST changed SECOND enumerator changed
+// layout enum of SIGN changed SIGN enumerator changed
+// function uses_second changed
 // instance enum colour h static enum colour
 // instance enum state t static enum state
 // retyped i static struct gone * → struct fresh *
@@ -83,3 +86,10 @@ static struct tail *r; static struct inside *s; static enum state t;
 EACH each_cpu __attribute__((section(".data..percpu")));
 void use(void *);
 void all(void) { use(&a); use(&b); use(&c); use(&d); use(&e); use(&f); use(&g); use(&h); use(&i); use(&j); use(&k); use(&l); use(&m); use(&n); use(&o); use(&p); use(&q); use(&r); use(&s); use(&t); static HERE *here; use(&here); use(&each_cpu); }
+
+#ifdef V2
+enum { FIRST, ADDED, SECOND }; enum { SIGN = -1 }; enum { BEFORE, STAYS = 4, MORE };
+#else
+enum { FIRST, SECOND, }; enum { SIGN = 1 }; enum { STAYS = 4, LESS };
+#endif
+int uses_second(int x) { return x + SECOND * 3 + SIGN + STAYS; }
