@@ -2,9 +2,11 @@
 
 mod exits;
 mod kcore;
+mod linear;
 mod load;
 mod pipe;
 mod pipes;
+mod race;
 mod seccomp;
 mod sleepers;
 mod stress;
@@ -108,6 +110,9 @@ enum Command {
         /// Its name.
         name: String,
     },
+    /// Administrators of one update of `pipe_fcntl`, which is not loaded, all at once: whether what they did and saw can
+    /// have been done one after the other. Then how many operations of each kind were done, of how many.
+    Race(race::Race),
     /// Run a program as another user, without any other group.
     AsUser {
         /// The user's and the group's number.
@@ -229,6 +234,7 @@ fn main() -> anyhow::Result<()> {
         Command::Exits { count, stop_file } => println!("{}", exits::run(count, &stop_file)?),
         Command::ExitOnce { name } => exits::once(&name)?,
         Command::Yields { times } => println!("{}", yields::cost(times)?),
+        Command::Race(race) => println!("{}", race.run()?),
         Command::AsUser { id, program } => pipe::as_user(id, &program)?,
         Command::SeccompVictim { scratch } => seccomp::victim(&scratch)?,
         Command::Kbytes { symbol, length, module } => {
