@@ -76,6 +76,14 @@ pub(crate) fn unload(sysfs: &Sysfs, name: &str, revert_first: bool) -> Result<()
                 held_by(&update)
             )));
         }
+        // One that waits is given up; what is on its way is somebody else's.
+        let waits = update.state.contains("held") || update.state.starts_with("waiting");
+        if update.state != "reverted" && !waits && !revert_first {
+            return Err(Failure::refused(format!(
+                "{name} is {}: it is being switched by somebody else; try again in a moment",
+                update.state
+            )));
+        }
         if update.state != "reverted" {
             revert(sysfs, name, &Options::default())?;
         }

@@ -72,7 +72,12 @@ pub(crate) fn load(
         match sysfs.update(&name).ok() {
             // It was given up, and cannot be taken away yet.
             Some(update) if update.state.starts_with("revert") => {
-                let said = sysfs.refusals_since(&before, &name).join("; ");
+                let said = sysfs.refusals_since(&before, &name);
+                if said.is_empty() {
+                    println!("{name} was loaded, and is {} since by somebody else", update.state);
+                    return Ok(());
+                }
+                let said = said.join("; ");
                 return Err(Failure::refused(format!(
                     "{name} is refused: {said}; until it can go it is {}: {}",
                     update.state,

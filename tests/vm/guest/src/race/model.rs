@@ -266,8 +266,7 @@ impl Around<'_> {
         }
     }
 
-    /// Two points: `dynamos unload` looks, reverts and then has the module removed. It reverts where `--revert` was said,
-    /// and also what was neither enabled nor reverted when it looked, because another command was under way.
+    /// With `--revert` two points: `dynamos unload` looks, reverts and then has the module removed.
     fn ways_of_unload(&self, answer: Answer, revert: bool) -> Vec<Vec<Does>> {
         let off = Does::Switch { on: false };
         let does = match answer {
@@ -284,7 +283,7 @@ impl Around<'_> {
         // What it says of the revert alone is all that it did.
         let goes_on = !matches!(answer, Answer::DoneAndUndone | Answer::Enabled | Answer::Drains)
             && !self.operation.said.contains("cannot revert");
-        if goes_on && (revert || self.meets_switch()) {
+        if goes_on && revert {
             ways.extend(does.iter().map(|does| vec![off, *does]));
         }
         ways
@@ -307,6 +306,7 @@ fn answer(operation: &Operation) -> Answer {
         Some(3) if says("(os error ") => {
             error_number(&operation.said).map_or(Answer::Unknown, Answer::Cannot)
         }
+        Some(3) if says("is being switched by somebody else") => Answer::Cannot(EBUSY),
         Some(3) if says("is loaded already;") => Answer::LoadedAlready,
         Some(3) if says("is being loaded by somebody else") => Answer::Comes,
         Some(3) if says("is enabled;") => Answer::Enabled,

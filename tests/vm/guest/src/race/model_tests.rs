@@ -127,8 +127,11 @@ fn what_is_done_may_be_an_error() {
 }
 
 #[test]
-fn an_unload_reverts_what_just_comes() {
-    check(&[done(0, 5, LOAD), done(4, 9, UNLOAD), edition(10, 11, "0")]).unwrap();
+fn an_unload_reverts_nothing_unless_asked() {
+    let busy =
+        operation(4, 9, UNLOAD, 3, "dynamos: u is loading: it is being switched by somebody else;");
+    check(&[done(0, 5, LOAD), busy, edition(10, 11, "1")]).unwrap();
+    wrong(&[done(0, 5, LOAD), done(4, 9, UNLOAD), edition(10, 11, "0")], "#1");
     wrong(&[done(0, 3, LOAD), done(4, 9, UNLOAD)], "#1");
 }
 
