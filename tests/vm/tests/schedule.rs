@@ -206,7 +206,8 @@ fn no_return([version, release]: [&str; 2]) {
             guest-tool exits --stop-file /run/stop >/run/exits &
             says load dynamos load /update/update --scope function
             says loaded ends
-            dynamos unload dynamos_exit --revert --timeout 240
+            dynamos revert dynamos_exit --timeout 240
+            dynamos unload dynamos_exit
             for round in $(seq 12); do
                 dynamos load /update/update --scope function >/dev/null
                 code=0
