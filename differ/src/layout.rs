@@ -226,15 +226,8 @@ pub fn compare(a: &Object<'_>, b: &Object<'_>) -> Result<Layouts> {
     let mut types = compare_debug((&a.elf.name, &old), (&b.elf.name, &new))?;
     let (old, new) = rayon::join(|| live::variables(&a.elf), || live::variables(&b.elf));
     let (old, new) = (old?, new?);
-    if !types.is_empty() {
-        let (x, y) = rayon::join(|| embed::nesting(&a.elf), || embed::nesting(&b.elf));
-        let (x, y) = (x?, y?);
-        for change in &mut types {
-            let name = change.type_name();
-            change.defined_in = x.defined_in(&name).or(y.defined_in(&name)).map(str::to_owned);
-            change.embedded_in = x.embedders(&name);
-            change.instances = live::instances(&old, &name, &change.embedded_in);
-        }
+    for change in &mut types {
+        change.instances = live::instances(&old, &change.type_name(), &change.embedded_in);
     }
     let variables = live::retyped(&old, &new);
     let alignments = [old.alignments, new.alignments];
@@ -248,9 +241,26 @@ pub fn compare_debug(
     new: (&str, &Debug<'_>),
 ) -> Result<Vec<LayoutChange>> {
     let (dwarf, other) = (old.1.dwarf(), new.1.dwarf());
-    let index = index::Index::build(old.0, &dwarf)?;
-    let (old, new) = index.differing(&index::Index::build(new.0, &other)?)?;
-    Ok(compare_types(&old, &new))
+    let (old, new) = (index::Index::build(old.0, &dwarf)?, index::Index::build(new.0, &other)?);
+    let names = old.differing(&new);
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let is_one = |name| names.contains(&name);
+    let (x, y) = rayon::join(|| old.read(is_one), || new.read(is_one));
+    let mut changes = compare_types(&x?, &y?);
+    let (x, y) = rayon::join(|| old.nesting(&names), || new.nesting(&names));
+    nest(&mut changes, &x?, &y?);
+    Ok(changes)
+}
+
+/// Where types that differ are defined, and which of V1's hold them.
+fn nest(changes: &mut [LayoutChange], old: &embed::Nesting, new: &embed::Nesting) {
+    for change in changes {
+        let name = change.type_name();
+        change.defined_in = old.defined_in(&name).or(new.defined_in(&name)).map(str::to_owned);
+        change.embedded_in = old.embedders(&name);
+    }
 }
 
 /// Compares two sets of types.

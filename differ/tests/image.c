@@ -50,3 +50,7 @@ asm(".pushsection __mcount, \"a\"\n .globl __start_mcount_loc, __stop_mcount_loc
     "__start_mcount_loc:\n .quad exception, alternative, branch, bug, begin, wide\n"
     "__stop_mcount_loc:\n .popsection");
 int out(int a) { return a ^ 1; }
+struct held { int member; };
+struct holder { struct held list[2]; };
+struct outer { struct { int before; struct holder in; } unnamed; };
+struct outer outer_of_all;

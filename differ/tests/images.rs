@@ -202,3 +202,26 @@ fn the_number_of_threads_changes_no_byte() {
         assert_eq!(one, told(8));
     }
 }
+
+/// What embeds a changed type, and where it is defined.
+#[test]
+fn types_that_hold_a_changed_one_are_told() {
+    let (v1, v2) = (link(("", "")), link(("int member;", "long member;")));
+    let (v1, v2) = (Image::parse(&v1, "v1").unwrap(), Image::parse(&v2, "v2").unwrap());
+    let (types, unknown) = image::layouts(&v1, &v2).unwrap();
+    assert_eq!(unknown, None);
+    let held = types.iter().find(|change| change.name == "held").unwrap();
+    assert!(held.defined_in.as_ref().is_some_and(|file| file.ends_with(".c")), "{held:?}");
+    let holders: Vec<String> = held
+        .embedded_in
+        .iter()
+        .map(|holder| format!("{}: {}", holder.name, holder.chain.join(" ")))
+        .collect();
+    assert_eq!(
+        holders,
+        [
+            "struct holder: struct holder.list[]",
+            "struct outer: struct outer.unnamed.in struct holder.list[]",
+        ]
+    );
+}

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use gimli::UnitOffset;
 use serde::Serialize;
 
+use super::index::Index;
 use super::read::{Entry, MAX_DEPTH, Unit};
 use super::{LayoutKind, TypeName};
 use crate::error::Result;
@@ -31,28 +32,33 @@ pub(super) struct Nesting {
 
 /// What one unit says.
 #[derive(Default)]
-struct Found {
+pub(super) struct Found {
     /// The type held, by whom, as which member.
     held: Vec<(TypeName, TypeName, String)>,
     files: Vec<(TypeName, String)>,
 }
 
-/// Reads which types of an object hold which.
+/// Which types of an object hold which.
 pub(super) fn nesting(elf: &Elf<'_>) -> Result<Nesting> {
     let debug = Debug::load(elf)?;
-    let mut nesting = Nesting::default();
-    for found in super::each_unit(elf, &debug, &|dwarf, unit| read(dwarf, unit))? {
-        for (inner, outer, member) in found.held {
-            nesting.holders.entry(inner).or_default().insert((outer, member));
-        }
-        for (name, file) in found.files {
-            nesting.files.entry(name).or_insert(file);
-        }
-    }
-    Ok(nesting)
+    Index::build(&elf.name, &debug.dwarf())?.whole_nesting()
 }
 
 impl Nesting {
+    /// What units say, in their order.
+    pub(super) fn of(units: Vec<Found>) -> Self {
+        let mut nesting = Nesting::default();
+        for found in units {
+            for (inner, outer, member) in found.held {
+                nesting.holders.entry(inner).or_default().insert((outer, member));
+            }
+            for (name, file) in found.files {
+                nesting.files.entry(name).or_insert(file);
+            }
+        }
+        nesting
+    }
+
     pub(super) fn defined_in(&self, name: &TypeName) -> Option<&str> {
         self.files.get(name).map(String::as_str)
     }
@@ -78,29 +84,35 @@ impl Nesting {
     }
 }
 
-fn read(
-    dwarf: &gimli::Dwarf<crate::lines::Reader<'_>>,
-    unit: &gimli::Unit<crate::lines::Reader<'_>>,
+/// What the definitions at these places of a unit say.
+pub(super) fn at<'a>(
+    dwarf: &gimli::Dwarf<crate::lines::Reader<'a>>,
+    unit: &gimli::Unit<crate::lines::Reader<'a>>,
+    offsets: Vec<UnitOffset>,
 ) -> gimli::Result<Found> {
     let reader = Unit::new(dwarf, unit);
     let mut found = Found::default();
-    let mut entries = unit.entries();
-    while let Some((_, entry)) = entries.next_dfs()? {
-        let Some(outer) = named(&reader, entry)? else { continue };
-        if let Some(file) = file_of(dwarf, unit, entry)? {
-            found.files.push((outer.clone(), file));
-        }
-        let mut held = Vec::new();
-        match outer.kind {
-            LayoutKind::Typedef => by_value(&reader, reader.type_of(entry)?, "", 0, &mut held)?,
-            LayoutKind::Struct | LayoutKind::Union => {
-                members(&reader, entry.offset(), "", 0, &mut held)?;
-            }
-            LayoutKind::Enum => {}
-        }
-        found.held.extend(held.into_iter().map(|(inner, member)| (inner, outer.clone(), member)));
+    for offset in offsets {
+        note(&reader, &unit.entry(offset)?, &mut found)?;
     }
     Ok(found)
+}
+
+fn note<'a>(reader: &Unit<'_, 'a>, entry: &Entry<'_, 'a>, found: &mut Found) -> gimli::Result<()> {
+    let Some(outer) = named(reader, entry)? else { return Ok(()) };
+    if let Some(file) = file_of(reader.dwarf, reader.unit, entry)? {
+        found.files.push((outer.clone(), file));
+    }
+    let mut held = Vec::new();
+    match outer.kind {
+        LayoutKind::Typedef => by_value(reader, reader.type_of(entry)?, "", 0, &mut held)?,
+        LayoutKind::Struct | LayoutKind::Union => {
+            members(reader, entry.offset(), "", 0, &mut held)?;
+        }
+        LayoutKind::Enum => {}
+    }
+    found.held.extend(held.into_iter().map(|(inner, member)| (inner, outer.clone(), member)));
+    Ok(())
 }
 
 /// Kind and name of a type that has both and is not only declared.

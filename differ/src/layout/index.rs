@@ -1,6 +1,6 @@
 //! All type definitions of an image by hash, and the proper definitions of those that differ.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,8 @@ use gimli::Section as _;
 use rayon::prelude::*;
 
 use super::abbreviations::{self, Abbreviation, Cursor, Sizes, Strings};
-use super::scan::{Found, Scanner, mix};
+use super::embed::{self, Nesting};
+use super::scan::{Found, Scanner, Sink, mix};
 use super::{Types, read};
 use crate::error::{Error, Result};
 use crate::lines::Reader;
@@ -25,7 +26,13 @@ pub(super) struct Index<'i, 'a> {
     definitions: Definitions,
 }
 
-type Definitions = HashMap<u64, Place, BuildHasherDefault<Identity>>;
+type Definitions = HashMap<u64, Definition, BuildHasherDefault<Identity>>;
+
+/// A definition, and the names (hashed, like [`Place::name`]) of what it holds by value.
+struct Definition {
+    place: Place,
+    held: Vec<u64>,
+}
 
 /// Where a definition is: of all equal ones the first, so that the result depends on no thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,8 +77,10 @@ impl<'i, 'a> Index<'i, 'a> {
             match (all.as_mut(), found) {
                 (Ok(all), Ok(found)) if all.is_empty() => *all = found,
                 (Ok(all), Ok(found)) => {
-                    for (key, place) in found {
-                        note(all, key, place);
+                    for (key, definition) in found {
+                        all.entry(key)
+                            .and_modify(|old| old.place = old.place.min(definition.place))
+                            .or_insert(definition);
                     }
                 }
                 (Ok(_), Err(error)) => *all = Err(error),
@@ -85,23 +94,42 @@ impl<'i, 'a> Index<'i, 'a> {
         Ok(Self { name, dwarf, headers, definitions })
     }
 
-    /// The definitions of the types that differ between two images.
-    pub(super) fn differing(&self, other: &Index<'_, '_>) -> Result<(Types, Types)> {
+    /// The names of the types that differ between two images, hashed.
+    pub(super) fn differing(&self, other: &Index<'_, '_>) -> HashSet<u64> {
         let (old, new) = (self.by_name(), other.by_name());
         let differs = |name: &u64| old.get(name) != new.get(name);
-        let names: std::collections::HashSet<u64> =
-            old.keys().chain(new.keys()).copied().filter(differs).collect();
-        let (old, new) = rayon::join(
-            || self.read(|name| names.contains(&name)),
-            || other.read(|name| names.contains(&name)),
-        );
-        Ok((old?, new?))
+        old.keys().chain(new.keys()).copied().filter(differs).collect()
+    }
+
+    /// Which types hold those of these names, to any depth, and where all of them are defined.
+    pub(super) fn nesting(&self, names: &HashSet<u64>) -> Result<Nesting> {
+        let mut holders: HashMap<u64, Vec<u64>> = HashMap::new();
+        for definition in self.definitions.values() {
+            for held in &definition.held {
+                holders.entry(*held).or_default().push(definition.place.name);
+            }
+        }
+        let (mut reached, mut left) = (names.clone(), names.iter().copied().collect::<Vec<_>>());
+        while let Some(name) = left.pop() {
+            for holder in holders.get(&name).into_iter().flatten() {
+                if reached.insert(*holder) {
+                    left.push(*holder);
+                }
+            }
+        }
+        let found = self.each(|name| reached.contains(&name), embed::at)?;
+        Ok(Nesting::of(found))
+    }
+
+    /// Which types hold which, and where all are defined.
+    pub(super) fn whole_nesting(&self) -> Result<Nesting> {
+        Ok(Nesting::of(self.each(|_| true, embed::at)?))
     }
 
     fn by_name(&self) -> HashMap<u64, Vec<u64>> {
         let mut names: HashMap<u64, Vec<u64>> = HashMap::new();
-        for (key, place) in &self.definitions {
-            names.entry(place.name).or_default().push(*key);
+        for (key, definition) in &self.definitions {
+            names.entry(definition.place.name).or_default().push(*key);
         }
         names.values_mut().for_each(|keys| keys.sort_unstable());
         names
@@ -109,31 +137,62 @@ impl<'i, 'a> Index<'i, 'a> {
 
     /// Reads the definitions whose name's hash is wanted.
     pub(super) fn read(&self, wanted: impl Fn(u64) -> bool) -> Result<Types> {
-        let mut places: Vec<Place> =
-            self.definitions.values().filter(|p| wanted(p.name)).copied().collect();
-        places.sort_unstable();
-        let units: Vec<&[Place]> = places.chunk_by(|a, b| a.unit == b.unit).collect();
-        let found = units
-            .into_par_iter()
-            .map(|places| {
-                let bad = |e: gimli::Error| Error::new(self.name, format_args!("DWARF: {e}"));
-                let header = places.first().and_then(|p| self.headers.get(p.unit as usize));
-                let Some(header) = header else { return Ok(Vec::new()) };
-                let unit = self.dwarf.unit(*header).map_err(bad)?;
-                let offsets = places.iter().map(|p| gimli::UnitOffset(p.offset as usize));
-                read::at(self.dwarf, &unit, offsets).map_err(bad)
-            })
-            .collect::<Result<Vec<_>>>()?;
         let mut types = Types::new();
-        for (name, definition) in found.into_iter().flatten() {
+        for (name, definition) in self.each(wanted, read::at)?.into_iter().flatten() {
             types.entry(name).or_default().insert(definition);
         }
         Ok(types)
     }
+
+    /// Reads the definitions whose name's hash is wanted, unit by unit, in the order of the units.
+    fn each<T: Send>(
+        &self,
+        wanted: impl Fn(u64) -> bool,
+        read: impl Fn(&gimli::Dwarf<Reader<'a>>, &gimli::Unit<Reader<'a>>, Offsets) -> gimli::Result<T>
+        + Sync,
+    ) -> Result<Vec<T>> {
+        let mut places: Vec<Place> =
+            self.definitions.values().map(|d| d.place).filter(|p| wanted(p.name)).collect();
+        places.sort_unstable();
+        let units: Vec<&[Place]> = places.chunk_by(|a, b| a.unit == b.unit).collect();
+        let found = units.into_par_iter().filter_map(|places| {
+            let bad = |e: gimli::Error| Error::new(self.name, format_args!("DWARF: {e}"));
+            let header = places.first().and_then(|p| self.headers.get(p.unit as usize))?;
+            let offsets = places.iter().map(|p| gimli::UnitOffset(p.offset as usize)).collect();
+            let unit = self.dwarf.unit(*header).map_err(bad);
+            Some(unit.and_then(|unit| read(self.dwarf, &unit, offsets).map_err(bad)))
+        });
+        found.collect()
+    }
 }
 
-fn note(all: &mut Definitions, key: u64, place: Place) {
-    all.entry(key).and_modify(|old| *old = (*old).min(place)).or_insert(place);
+/// Where entries are in a unit.
+pub(super) type Offsets = Vec<gimli::UnitOffset>;
+
+/// Notes the definitions of a unit.
+struct Noting<'n> {
+    all: &'n mut Definitions,
+    unit: u32,
+}
+
+impl Sink for Noting<'_> {
+    fn note(&mut self, found: &Found) -> bool {
+        let place = Place { unit: self.unit, offset: found.offset, name: found.id() };
+        match self.all.get_mut(&found.key()) {
+            Some(known) => known.place = known.place.min(place),
+            None => {
+                self.all.insert(found.key(), Definition { place, held: Vec::new() });
+                return true;
+            }
+        }
+        false
+    }
+
+    fn holds(&mut self, found: &Found, held: Vec<u64>) {
+        if let Some(known) = self.all.get_mut(&found.key()) {
+            known.held = held;
+        }
+    }
 }
 
 /// Reads units until there is none left; fails with the number of the bad unit.
@@ -149,12 +208,9 @@ fn work(
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let Some(header) = headers.get(number) else { return Ok(all) };
-        let found = |found: Found| {
-            let id = mix(found.kind as u64, found.name);
-            let place = Place { unit: number as u32, offset: found.offset, name: id };
-            note(&mut all, mix(id, found.content), place);
-        };
-        scan(name, dwarf, header, &mut scanner, &mut tables, found).map_err(|e| (number, e))?;
+        let mut noting = Noting { all: &mut all, unit: number as u32 };
+        scan(name, dwarf, header, &mut scanner, &mut tables, &mut noting)
+            .map_err(|e| (number, e))?;
     }
 }
 
@@ -167,7 +223,7 @@ fn scan(
     header: &Header<'_>,
     scanner: &mut Scanner,
     tables: &mut Tables,
-    found: impl FnMut(Found),
+    sink: &mut impl Sink,
 ) -> Result<()> {
     let bad = |e: gimli::Error| Error::new(name, format_args!("DWARF: {e}"));
     let info = dwarf.debug_info.reader().slice();
@@ -208,5 +264,5 @@ fn scan(
         base: base.unwrap_or(if sizes.offset == 8 { 16 } else { 8 }),
         unit: start.0 as u64,
     };
-    scanner.scan(cursor, table, &strings, found).map_err(bad)
+    scanner.scan(cursor, table, &strings, sink).map_err(bad)
 }

@@ -22,7 +22,7 @@ const MEMBER_COST: u64 = 64;
 
 /// A unit, and the names of its types as far as they were asked for.
 pub(super) struct Unit<'u, 'a> {
-    dwarf: &'u gimli::Dwarf<Reader<'a>>,
+    pub(super) dwarf: &'u gimli::Dwarf<Reader<'a>>,
     pub(super) unit: &'u gimli::Unit<Reader<'a>>,
     names: HashMap<UnitOffset, String>,
     left: Cell<u64>,
@@ -46,7 +46,7 @@ pub(super) fn unit<'a>(
 pub(super) fn at<'a>(
     dwarf: &gimli::Dwarf<Reader<'a>>,
     unit: &gimli::Unit<Reader<'a>>,
-    offsets: impl Iterator<Item = UnitOffset>,
+    offsets: Vec<UnitOffset>,
 ) -> Result<Vec<(TypeName, Definition)>> {
     let mut reader = Unit::new(dwarf, unit);
     let mut found = Vec::new();

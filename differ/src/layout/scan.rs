@@ -29,6 +29,26 @@ pub(super) struct Found {
     pub offset: u32,
 }
 
+impl Found {
+    /// Hash of kind and name.
+    pub(super) fn id(&self) -> u64 {
+        mix(self.kind as u64, self.name)
+    }
+
+    /// Hash of all of it.
+    pub(super) fn key(&self) -> u64 {
+        mix(self.id(), self.content)
+    }
+}
+
+/// Who wants to know of definitions.
+pub(super) trait Sink {
+    /// A definition; whether what it holds is wanted too.
+    fn note(&mut self, found: &Found) -> bool;
+    /// The types ([`Found::id`]) that a value of it is made of.
+    fn holds(&mut self, found: &Found, held: Vec<u64>);
+}
+
 /// A DIE that can be the type of something.
 struct Node {
     offset: u32,
@@ -93,14 +113,17 @@ impl Scanner {
         cursor: Cursor<'_>,
         table: &[Option<Abbreviation>],
         strings: &Strings<'_>,
-        mut found: impl FnMut(Found),
+        sink: &mut impl Sink,
     ) -> Result<()> {
         self.at.resize(self.at.len().max(cursor.data.len()), 0);
         let result = self.collect(cursor, table, strings).and_then(|()| {
             self.hashes.resize(self.nodes.len(), None);
             for index in 0..self.nodes.len() {
-                if let Some(definition) = self.definition(index)? {
-                    found(definition);
+                let Some(definition) = self.definition(index)? else { continue };
+                if sink.note(&definition) {
+                    let mut held = Vec::new();
+                    self.parts(index, 0, &mut held)?;
+                    sink.holds(&definition, held);
                 }
             }
             Ok(())
@@ -217,13 +240,7 @@ impl Scanner {
 
     fn definition(&mut self, index: usize) -> Result<Option<Found>> {
         let Some(node) = self.nodes.get(index) else { return Ok(None) };
-        let kind = match node.role {
-            Role::Struct => LayoutKind::Struct,
-            Role::Union => LayoutKind::Union,
-            Role::Enum => LayoutKind::Enum,
-            Role::Typedef => LayoutKind::Typedef,
-            _ => return Ok(None),
-        };
+        let Some(kind) = kind(node.role) else { return Ok(None) };
         // An enum without a name goes by its first enumerator.
         let first = self.children.get(node.first as usize).map(|child| mix(FIRST, child.name));
         let name = match (node.name, first) {
@@ -256,6 +273,47 @@ impl Scanner {
             }
         }
         Ok(hash)
+    }
+
+    /// What a definition holds by value (as `embed::by_value` has it).
+    fn parts(&self, index: usize, depth: usize, held: &mut Vec<u64>) -> Result<()> {
+        let Some(node) = self.nodes.get(index) else { return Ok(()) };
+        match node.role {
+            Role::Typedef => self.by_value(node.target, depth + 1, held),
+            Role::Struct | Role::Union => {
+                let mut next = node.first;
+                while let Some(child) = self.children.get(next as usize) {
+                    self.by_value(child.target, depth + 1, held)?;
+                    next = child.next;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn by_value(&self, target: u32, depth: usize, held: &mut Vec<u64>) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(Error::UnsupportedOffset);
+        }
+        let found = self.at.get(target as usize).copied().unwrap_or(0);
+        let Some(index) = found.checked_sub(1).map(|i| i as usize) else { return Ok(()) };
+        let Some(node) = self.nodes.get(index) else { return Ok(()) };
+        if let Some(kind) = kind(node.role)
+            && node.name != 0
+            && !node.declaration
+        {
+            held.push(mix(kind as u64, node.name));
+            return Ok(());
+        }
+        match node.role {
+            Role::Struct | Role::Union => self.parts(index, depth, held),
+            // `restrict` and `_Atomic` are no names of their own.
+            Role::Array | Role::Const | Role::Volatile | Role::Base => {
+                self.by_value(node.target, depth + 1, held)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The hashes of the type at an offset of the unit.
@@ -310,6 +368,16 @@ impl Scanner {
             *slot = Some((text, size));
         }
         Ok((text, size))
+    }
+}
+
+fn kind(role: Role) -> Option<LayoutKind> {
+    match role {
+        Role::Struct => Some(LayoutKind::Struct),
+        Role::Union => Some(LayoutKind::Union),
+        Role::Enum => Some(LayoutKind::Enum),
+        Role::Typedef => Some(LayoutKind::Typedef),
+        _ => None,
     }
 }
 
