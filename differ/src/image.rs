@@ -16,7 +16,7 @@ pub use functions::FunctionVerdict;
 pub use load::{Image, Placed, Symbol, is_linked};
 
 use crate::error::Result;
-use crate::layout::{self, LayoutChange};
+use crate::layout::{self, LayoutChange, Place};
 use crate::units::Units;
 use names::{Names, number_files};
 use pairing::Known;
@@ -56,6 +56,15 @@ pub fn layouts(v1: &Image<'_>, v2: &Image<'_>) -> Result<(Vec<LayoutChange>, Opt
             return Ok((Vec::new(), Some(format!("{side} has no DWARF (.debug_info)"))));
         }
     }
-    let types = layout::compare_debug((&v1.name, &v1.debug()), (&v2.name, &v2.debug()))?;
+    let of_cpu = |placed: &&Placed<'_>| placed.section.name.contains("percpu");
+    let of_cpu: Vec<_> = v1.sections.iter().filter(of_cpu).collect();
+    let place = |address: u64| {
+        let is_in = |placed: &&&Placed<'_>| {
+            address.checked_sub(placed.address).is_some_and(|at| at < placed.section.size)
+        };
+        if of_cpu.iter().any(|placed| is_in(&placed)) { Place::PerCpu } else { Place::Static }
+    };
+    let (old, new) = ((v1.name.as_str(), &v1.debug()), (v2.name.as_str(), &v2.debug()));
+    let types = layout::compare_images(old, new, &place)?;
     Ok((types, None))
 }

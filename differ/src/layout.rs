@@ -3,7 +3,7 @@
 //! Types are compared by name and content. Units are read in parallel; equal definitions from
 //! several units are one definition.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::lines::{Debug, Reader};
 use crate::load::Elf;
 use crate::object_file::Object;
+use index::Index;
 
 mod abbreviations;
 mod embed;
@@ -234,22 +235,47 @@ pub fn compare(a: &Object<'_>, b: &Object<'_>) -> Result<Layouts> {
     Ok(Layouts { types, variables, unknown: None, alignments })
 }
 
-/// Compares the types of two images, each given with the name that errors call it. The same as comparing all
+/// Compares the types of two objects or images, each given with the name that errors call it. The same as comparing all
 /// their [`types`], but only those that differ are ever built.
 pub fn compare_debug(
     old: (&str, &Debug<'_>),
     new: (&str, &Debug<'_>),
 ) -> Result<Vec<LayoutChange>> {
     let (dwarf, other) = (old.1.dwarf(), new.1.dwarf());
-    let (old, new) = (index::Index::build(old.0, &dwarf)?, index::Index::build(new.0, &other)?);
+    let (old, new) = (Index::build(old.0, &dwarf)?, Index::build(new.0, &other)?);
+    compare_indexes(&old, &new, &old.differing(&new))
+}
+
+/// The same of two images, with the variables of the old one that have an address: `place` tells where that is.
+pub fn compare_images(
+    old: (&str, &Debug<'_>),
+    new: (&str, &Debug<'_>),
+    place: &(dyn Fn(u64) -> Place + Sync),
+) -> Result<Vec<LayoutChange>> {
+    let (dwarf, other) = (old.1.dwarf(), new.1.dwarf());
+    let (old, new) = (Index::build(old.0, &dwarf)?, Index::build(new.0, &other)?);
     let names = old.differing(&new);
+    let mut changes = compare_indexes(&old, &new, &names)?;
+    let variables = old.variables(&names, place)?;
+    for change in &mut changes {
+        change.instances = live::instances(&variables, &change.type_name(), &change.embedded_in);
+    }
+    Ok(changes)
+}
+
+/// What differs in the types of these names (hashed).
+fn compare_indexes(
+    old: &Index<'_, '_>,
+    new: &Index<'_, '_>,
+    names: &HashSet<u64>,
+) -> Result<Vec<LayoutChange>> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
     let is_one = |name| names.contains(&name);
     let (x, y) = rayon::join(|| old.read(is_one), || new.read(is_one));
     let mut changes = compare_types(&x?, &y?);
-    let (x, y) = rayon::join(|| old.nesting(&names), || new.nesting(&names));
+    let (x, y) = rayon::join(|| old.nesting(names), || new.nesting(names));
     nest(&mut changes, &x?, &y?);
     Ok(changes)
 }

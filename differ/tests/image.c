@@ -54,3 +54,11 @@ struct held { int member; };
 struct holder { struct held list[2]; };
 struct outer { struct { int before; struct holder in; } unnamed; };
 struct outer outer_of_all;
+extern struct held of_cpu;
+__attribute__((section(".percpu"))) struct held of_cpu;
+int counted(int a)
+{
+    static struct holder once;
+    once.list[a & 1].member += a;
+    return once.list[0].member;
+}

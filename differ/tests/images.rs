@@ -224,4 +224,17 @@ fn types_that_hold_a_changed_one_are_told() {
             "struct outer: struct outer.unnamed.in struct holder.list[]",
         ]
     );
+    let instances: Vec<String> = held
+        .instances
+        .iter()
+        .map(|of| format!("{:?} {}: {}", of.place, of.name, of.type_name))
+        .collect();
+    assert_eq!(
+        instances,
+        [
+            "Static once: struct holder",
+            "Static outer_of_all: struct outer",
+            "PerCpu of_cpu: struct held",
+        ]
+    );
 }

@@ -28,6 +28,8 @@ pub(super) enum Role {
     Subrange,
     Parameter,
     Variadic,
+    /// Of a variable.
+    Variable,
 }
 
 impl Role {
@@ -54,6 +56,7 @@ impl Role {
             dw::DW_TAG_subrange_type => Self::Subrange,
             dw::DW_TAG_formal_parameter => Self::Parameter,
             dw::DW_TAG_unspecified_parameters => Self::Variadic,
+            dw::DW_TAG_variable => Self::Variable,
             _ => Self::Other,
         }
     }
@@ -74,6 +77,8 @@ pub(super) struct Abbreviation {
     pub role: Role,
     pub children: bool,
     pub specs: Vec<Spec>,
+    /// Whether it has a location that may be an address.
+    pub located: bool,
     /// Whether the DIE refers to a file with the rest of the unit.
     pub split: bool,
     /// How to get past the attributes: so many bytes, then perhaps one of another form.
@@ -112,6 +117,7 @@ pub(super) fn table(data: &[u8], sizes: Sizes) -> Result<Vec<Option<Abbreviation
             role: Role::of(tag),
             children,
             specs: Vec::new(),
+            located: false,
             split: false,
             steps: Vec::new(),
         };
@@ -125,6 +131,7 @@ pub(super) fn table(data: &[u8], sizes: Sizes) -> Result<Vec<Option<Abbreviation
             let form = DwForm(u16::try_from(form).map_err(|_| Error::AttributeFormZero)?);
             let constant = if form == dw::DW_FORM_implicit_const { cursor.sleb()? } else { 0 };
             abbreviation.split |= at == dw::DW_AT_dwo_name || at == dw::DW_AT_GNU_dwo_name;
+            abbreviation.located |= at == dw::DW_AT_location && form == dw::DW_FORM_exprloc;
             abbreviation.specs.push(Spec { at, form, constant });
             match sizes.of(form) {
                 Some(size) => fixed += size,
@@ -328,6 +335,13 @@ impl<'a> Cursor<'a> {
     }
 
     /// The offset in the unit that a type attribute refers to.
+    /// The bytes of a location.
+    pub(super) fn expression(&mut self) -> Result<&'a [u8]> {
+        let length = self.uleb()?;
+        self.bytes(usize::try_from(length).map_err(|_| eof())?)
+    }
+
+    /// Offset in the unit of an entry that is in it.
     pub(super) fn reference(&mut self, spec: &Spec, strings: &Strings<'_>) -> Result<u32> {
         let offset = match spec.form {
             dw::DW_FORM_ref4 => self.little(4)?,

@@ -140,6 +140,7 @@ pub(super) fn by_value(
     held: &mut Vec<(TypeName, String)>,
 ) -> gimli::Result<()> {
     let Some(offset) = offset else { return Ok(()) };
+    reader.spend(1)?;
     if depth > MAX_DEPTH {
         return Err(gimli::Error::UnsupportedOffset);
     }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::abbreviations::{self, Abbreviation, Cursor, Sizes, Strings};
 use super::embed::{self, Nesting};
 use super::scan::{Found, Scanner, Sink, mix};
-use super::{Types, read};
+use super::{Types, live, read};
 use crate::error::{Error, Result};
 use crate::lines::Reader;
 
@@ -24,6 +24,22 @@ pub(super) struct Index<'i, 'a> {
     headers: Vec<Header<'a>>,
     /// By hash of kind, name and content.
     definitions: Definitions,
+    variables: Vec<Holder>,
+}
+
+/// A variable with an address, and the names (hashed) of the types that its value is made of.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Holder {
+    unit: u32,
+    offset: u32,
+    held: Vec<u64>,
+}
+
+/// What workers find.
+#[derive(Default)]
+struct Everything {
+    definitions: Definitions,
+    variables: Vec<Holder>,
 }
 
 type Definitions = HashMap<u64, Definition, BuildHasherDefault<Identity>>;
@@ -69,16 +85,18 @@ impl<'i, 'a> Index<'i, 'a> {
             headers.push(header);
         }
         let next = AtomicUsize::new(0);
-        let all = Mutex::new(Ok(Definitions::default()));
+        let all = Mutex::new(Ok(Everything::default()));
         // One worker a thread, each with its own memory, and one merge a worker.
         (0..rayon::current_num_threads()).into_par_iter().for_each(|_| {
             let found = work(name, dwarf, &headers, &next);
             let mut all = all.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             match (all.as_mut(), found) {
-                (Ok(all), Ok(found)) if all.is_empty() => *all = found,
+                (Ok(all), Ok(found)) if all.definitions.is_empty() => *all = found,
                 (Ok(all), Ok(found)) => {
-                    for (key, definition) in found {
-                        all.entry(key)
+                    all.variables.extend(found.variables);
+                    for (key, definition) in found.definitions {
+                        all.definitions
+                            .entry(key)
                             .and_modify(|old| old.place = old.place.min(definition.place))
                             .or_insert(definition);
                     }
@@ -90,8 +108,9 @@ impl<'i, 'a> Index<'i, 'a> {
             }
         });
         let all = all.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let definitions = all.map_err(|(_, error)| error)?;
-        Ok(Self { name, dwarf, headers, definitions })
+        let Everything { definitions, mut variables } = all.map_err(|(_, error)| error)?;
+        variables.sort_unstable();
+        Ok(Self { name, dwarf, headers, definitions, variables })
     }
 
     /// The names of the types that differ between two images, hashed.
@@ -103,6 +122,29 @@ impl<'i, 'a> Index<'i, 'a> {
 
     /// Which types hold those of these names, to any depth, and where all of them are defined.
     pub(super) fn nesting(&self, names: &HashSet<u64>) -> Result<Nesting> {
+        let reached = self.reached(names);
+        Ok(Nesting::of(self.each(|name| reached.contains(&name), embed::at)?))
+    }
+
+    /// The variables with an address that hold one of these types, or one that holds one.
+    pub(super) fn variables(
+        &self,
+        names: &HashSet<u64>,
+        place: &(dyn Fn(u64) -> live::Place + Sync),
+    ) -> Result<live::Variables> {
+        let reached = self.reached(names);
+        let holds = |holder: &&Holder| holder.held.iter().any(|held| reached.contains(held));
+        let found: Vec<&Holder> = self.variables.iter().filter(holds).collect();
+        let units = found.chunk_by(|a, b| a.unit == b.unit).filter_map(|holders| {
+            let unit = holders.first()?.unit;
+            Some((unit, holders.iter().map(|h| gimli::UnitOffset(h.offset as usize)).collect()))
+        });
+        let read = |dwarf: &_, unit: &_, offsets| live::at(dwarf, unit, offsets, place);
+        Ok(live::Variables::of(self.units(units.collect(), read)?))
+    }
+
+    /// These names and those of all types that hold one of them, to any depth.
+    fn reached(&self, names: &HashSet<u64>) -> HashSet<u64> {
         let mut holders: HashMap<u64, Vec<u64>> = HashMap::new();
         for definition in self.definitions.values() {
             for held in &definition.held {
@@ -117,8 +159,7 @@ impl<'i, 'a> Index<'i, 'a> {
                 }
             }
         }
-        let found = self.each(|name| reached.contains(&name), embed::at)?;
-        Ok(Nesting::of(found))
+        reached
     }
 
     /// Which types hold which, and where all are defined.
@@ -154,11 +195,23 @@ impl<'i, 'a> Index<'i, 'a> {
         let mut places: Vec<Place> =
             self.definitions.values().map(|d| d.place).filter(|p| wanted(p.name)).collect();
         places.sort_unstable();
-        let units: Vec<&[Place]> = places.chunk_by(|a, b| a.unit == b.unit).collect();
-        let found = units.into_par_iter().filter_map(|places| {
-            let bad = |e: gimli::Error| Error::new(self.name, format_args!("DWARF: {e}"));
-            let header = places.first().and_then(|p| self.headers.get(p.unit as usize))?;
-            let offsets = places.iter().map(|p| gimli::UnitOffset(p.offset as usize)).collect();
+        let units = places.chunk_by(|a, b| a.unit == b.unit).filter_map(|places| {
+            let unit = places.first()?.unit;
+            Some((unit, places.iter().map(|p| gimli::UnitOffset(p.offset as usize)).collect()))
+        });
+        self.units(units.collect(), read)
+    }
+
+    /// Reads entries, unit by unit.
+    fn units<T: Send>(
+        &self,
+        units: Vec<(u32, Offsets)>,
+        read: impl Fn(&gimli::Dwarf<Reader<'a>>, &gimli::Unit<Reader<'a>>, Offsets) -> gimli::Result<T>
+        + Sync,
+    ) -> Result<Vec<T>> {
+        let bad = |e: gimli::Error| Error::new(self.name, format_args!("DWARF: {e}"));
+        let found = units.into_par_iter().filter_map(|(number, offsets)| {
+            let header = self.headers.get(number as usize)?;
             let unit = self.dwarf.unit(*header).map_err(bad);
             Some(unit.and_then(|unit| read(self.dwarf, &unit, offsets).map_err(bad)))
         });
@@ -171,17 +224,17 @@ pub(super) type Offsets = Vec<gimli::UnitOffset>;
 
 /// Notes the definitions of a unit.
 struct Noting<'n> {
-    all: &'n mut Definitions,
+    all: &'n mut Everything,
     unit: u32,
 }
 
 impl Sink for Noting<'_> {
     fn note(&mut self, found: &Found) -> bool {
         let place = Place { unit: self.unit, offset: found.offset, name: found.id() };
-        match self.all.get_mut(&found.key()) {
+        match self.all.definitions.get_mut(&found.key()) {
             Some(known) => known.place = known.place.min(place),
             None => {
-                self.all.insert(found.key(), Definition { place, held: Vec::new() });
+                self.all.definitions.insert(found.key(), Definition { place, held: Vec::new() });
                 return true;
             }
         }
@@ -189,9 +242,13 @@ impl Sink for Noting<'_> {
     }
 
     fn holds(&mut self, found: &Found, held: Vec<u64>) {
-        if let Some(known) = self.all.get_mut(&found.key()) {
+        if let Some(known) = self.all.definitions.get_mut(&found.key()) {
             known.held = held;
         }
+    }
+
+    fn variable(&mut self, offset: u32, held: Vec<u64>) {
+        self.all.variables.push(Holder { unit: self.unit, offset, held });
     }
 }
 
@@ -201,8 +258,8 @@ fn work(
     dwarf: &gimli::Dwarf<Reader<'_>>,
     headers: &[Header<'_>],
     next: &AtomicUsize,
-) -> std::result::Result<Definitions, (usize, Error)> {
-    let mut all = Definitions::default();
+) -> std::result::Result<Everything, (usize, Error)> {
+    let mut all = Everything::default();
     let mut scanner = Scanner::default();
     let mut tables = HashMap::new();
     loop {

@@ -91,26 +91,37 @@ pub(super) fn variables(elf: &Elf<'_>) -> Result<Variables> {
             _ => Place::Static,
         }
     };
-    let mut variables = Variables::default();
-    for found in super::each_unit(elf, &debug, &|dwarf, unit| read(dwarf, unit, &place))? {
-        for (key, variable) in found.variables {
-            variables.known.entry(key).or_default().insert(variable);
+    Ok(Variables::of(super::each_unit(elf, &debug, &|dwarf, unit| read(dwarf, unit, &place))?))
+}
+
+impl Variables {
+    /// What units have.
+    pub(super) fn of(units: Vec<Found>) -> Self {
+        let mut variables = Variables::default();
+        for found in units {
+            for (key, variable) in found.variables {
+                variables.known.entry(key).or_default().insert(variable);
+            }
+            variables.alignments.extend(found.alignments);
+            for (function, home) in found.homes {
+                variables.homes.entry(function).or_default().insert(home);
+            }
         }
-        variables.alignments.extend(found.alignments);
-        for (function, home) in found.homes {
-            variables.homes.entry(function).or_default().insert(home);
+        variables.settle();
+        variables
+    }
+
+    /// Leaves out the declaration of what is defined further down, and the abstract form of what an inlined function has.
+    fn settle(&mut self) {
+        for found in self.known.values_mut() {
+            let mut best: BTreeMap<String, Place> = BTreeMap::new();
+            for v in found.iter() {
+                let place = best.entry(v.type_name.clone()).or_insert(v.place);
+                *place = (*place).max(v.place);
+            }
+            found.retain(|v| best.get(&v.type_name) == Some(&v.place));
         }
     }
-    for found in variables.known.values_mut() {
-        // The declaration of what is defined further down, the abstract form of what an inlined function has.
-        let mut best: BTreeMap<String, Place> = BTreeMap::new();
-        for v in found.iter() {
-            let place = best.entry(v.type_name.clone()).or_insert(v.place);
-            *place = (*place).max(v.place);
-        }
-        found.retain(|v| best.get(&v.type_name) == Some(&v.place));
-    }
-    Ok(variables)
 }
 
 /// The variables that hold a `name` by value, or one of the types that embed it.
@@ -165,7 +176,7 @@ pub(super) fn retyped(old: &Variables, new: &Variables) -> Vec<Retyped> {
 
 /// What a unit has.
 #[derive(Default)]
-struct Found {
+pub(super) struct Found {
     variables: Vec<(Key, Variable)>,
     /// A function, and one that its code is in.
     homes: Vec<(String, String)>,
@@ -207,30 +218,57 @@ fn read(
             }
             gimli::DW_TAG_variable | gimli::DW_TAG_formal_parameter => {
                 let function = around.last().map(|of| of.name.clone());
-                let (Some(name), type_offset) = described(&reader, entry, 0)? else { continue };
-                let local = function.is_some();
-                let address = static_address(unit, entry)?;
-                if let (Some(address), Some(to)) = (address, reader.alignment(entry, 0)?) {
-                    found.alignments.push((address, to));
-                }
-                let at = match (address, local) {
-                    (Some(address), _) => place(address),
-                    (None, true) => Place::Stack,
-                    (None, false) => Place::Extern,
-                };
-                let mut holds = Vec::new();
-                by_value(&reader, type_offset, "", 0, &mut holds)?;
-                let variable = Variable {
-                    place: at,
-                    type_name: reader.type_name(type_offset, 0)?,
-                    holds: holds.into_iter().map(|(name, _)| name).collect(),
-                };
-                found.variables.push(((function.unwrap_or_default(), name), variable));
+                note(&mut reader, entry, function, place, &mut found)?;
             }
             _ => {}
         }
     }
     Ok(found)
+}
+
+/// The variables with an address at these places of a unit. Which functions some belong to is not said.
+pub(super) fn at<'a>(
+    dwarf: &gimli::Dwarf<Reader<'a>>,
+    unit: &gimli::Unit<Reader<'a>>,
+    offsets: Vec<UnitOffset>,
+    place: &dyn Fn(u64) -> Place,
+) -> gimli::Result<Found> {
+    let mut reader = Unit::new(dwarf, unit);
+    let mut found = Found::default();
+    for offset in offsets {
+        note(&mut reader, &unit.entry(offset)?, None, place, &mut found)?;
+    }
+    Ok(found)
+}
+
+/// Notes a variable; `function`: the one it belongs to.
+fn note<'a>(
+    reader: &mut Unit<'_, 'a>,
+    entry: &Entry<'_, 'a>,
+    function: Option<String>,
+    place: &dyn Fn(u64) -> Place,
+    found: &mut Found,
+) -> gimli::Result<()> {
+    let (Some(name), type_offset) = described(reader, entry, 0)? else { return Ok(()) };
+    let local = function.is_some();
+    let address = static_address(reader.unit, entry)?;
+    if let (Some(address), Some(to)) = (address, reader.alignment(entry, 0)?) {
+        found.alignments.push((address, to));
+    }
+    let at = match (address, local) {
+        (Some(address), _) => place(address),
+        (None, true) => Place::Stack,
+        (None, false) => Place::Extern,
+    };
+    let mut holds = Vec::new();
+    by_value(reader, type_offset, "", 0, &mut holds)?;
+    let variable = Variable {
+        place: at,
+        type_name: reader.type_name(type_offset, 0)?,
+        holds: holds.into_iter().map(|(name, _)| name).collect(),
+    };
+    found.variables.push(((function.unwrap_or_default(), name), variable));
+    Ok(())
 }
 
 /// Whether an entry has an address.

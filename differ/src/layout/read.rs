@@ -163,7 +163,7 @@ impl<'u, 'a> Unit<'u, 'a> {
     }
 
     /// Takes from what this unit may cost.
-    fn spend(&self, cost: u64) -> Result<()> {
+    pub(super) fn spend(&self, cost: u64) -> Result<()> {
         let left = self.left.get().checked_sub(cost).ok_or(gimli::Error::UnsupportedOffset)?;
         self.left.set(left);
         Ok(())

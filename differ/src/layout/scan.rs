@@ -17,6 +17,9 @@ const NONE: u32 = u32::MAX;
 /// As in the exact reader: what nests deeper than this is cyclic.
 const MAX_DEPTH: usize = 64;
 
+/// As in the exact reader: what takes longer is made to take long. The parts of a unit's types, seen from outside.
+const MAX_PARTS: u32 = 1 << 24;
+
 /// A definition of the unit that has a name, or an enum.
 pub(super) struct Found {
     /// What it is.
@@ -47,6 +50,8 @@ pub(super) trait Sink {
     fn note(&mut self, found: &Found) -> bool;
     /// The types ([`Found::id`]) that a value of it is made of.
     fn holds(&mut self, found: &Found, held: Vec<u64>);
+    /// A variable with an address, where it is in the unit and what types its value is made of.
+    fn variable(&mut self, offset: u32, held: Vec<u64>);
 }
 
 /// A DIE that can be the type of something.
@@ -87,6 +92,23 @@ pub(super) struct Scanner {
     at: Vec<u32>,
     hashes: Vec<Option<Hashes>>,
     parents: Vec<u32>,
+    /// Variables with an address.
+    variables: Vec<Variable>,
+    /// How many parts of types may still be looked at.
+    left: u32,
+}
+
+/// A variable with an address: where it is described, and what says its type.
+struct Variable {
+    offset: u32,
+    of: Described,
+}
+
+/// A variable's type, or the entry that it completes or is an instance of.
+#[derive(Clone, Copy)]
+struct Described {
+    target: Option<u32>,
+    origin: Option<u32>,
 }
 
 /// What a DIE says, as far as types are concerned.
@@ -104,6 +126,9 @@ struct Facts {
     upper_bound: Option<u64>,
     value: Option<(u64, bool)>,
     declaration: bool,
+    origin: Option<u32>,
+    /// The location is an address.
+    address: bool,
 }
 
 impl Scanner {
@@ -116,6 +141,7 @@ impl Scanner {
         sink: &mut impl Sink,
     ) -> Result<()> {
         self.at.resize(self.at.len().max(cursor.data.len()), 0);
+        self.left = MAX_PARTS;
         let result = self.collect(cursor, table, strings).and_then(|()| {
             self.hashes.resize(self.nodes.len(), None);
             for index in 0..self.nodes.len() {
@@ -124,6 +150,15 @@ impl Scanner {
                     let mut held = Vec::new();
                     self.parts(index, 0, &mut held)?;
                     sink.holds(&definition, held);
+                }
+            }
+            for variable in std::mem::take(&mut self.variables) {
+                let mut held = Vec::new();
+                if let Some(target) = type_of(variable.of, cursor, table, strings)? {
+                    self.by_value(target, 0, &mut held)?;
+                }
+                if !held.is_empty() {
+                    sink.variable(variable.offset, held);
                 }
             }
             Ok(())
@@ -137,6 +172,7 @@ impl Scanner {
         self.children.clear();
         self.hashes.clear();
         self.parents.clear();
+        self.variables.clear();
         result
     }
 
@@ -162,7 +198,13 @@ impl Scanner {
                 .ok_or(Error::UnknownAbbreviation(code))?;
             let mut node = NONE;
             match abbreviation.role {
-                Role::Other => abbreviation.skip(&mut cursor)?,
+                Role::Variable if abbreviation.located => {
+                    let facts = facts(&abbreviation.specs, &mut cursor, strings)?;
+                    if facts.address {
+                        self.variables.push(Variable { offset, of: facts.described() });
+                    }
+                }
+                Role::Other | Role::Variable => abbreviation.skip(&mut cursor)?,
                 role @ (Role::Member
                 | Role::Enumerator
                 | Role::Subrange
@@ -276,15 +318,16 @@ impl Scanner {
     }
 
     /// What a definition holds by value (as `embed::by_value` has it).
-    fn parts(&self, index: usize, depth: usize, held: &mut Vec<u64>) -> Result<()> {
+    fn parts(&mut self, index: usize, depth: usize, held: &mut Vec<u64>) -> Result<()> {
         let Some(node) = self.nodes.get(index) else { return Ok(()) };
         match node.role {
             Role::Typedef => self.by_value(node.target, depth + 1, held),
             Role::Struct | Role::Union => {
                 let mut next = node.first;
                 while let Some(child) = self.children.get(next as usize) {
-                    self.by_value(child.target, depth + 1, held)?;
+                    let target = child.target;
                     next = child.next;
+                    self.by_value(target, depth + 1, held)?;
                 }
                 Ok(())
             }
@@ -292,7 +335,8 @@ impl Scanner {
         }
     }
 
-    fn by_value(&self, target: u32, depth: usize, held: &mut Vec<u64>) -> Result<()> {
+    fn by_value(&mut self, target: u32, depth: usize, held: &mut Vec<u64>) -> Result<()> {
+        self.left = self.left.checked_sub(1).ok_or(Error::UnsupportedOffset)?;
         if depth > MAX_DEPTH {
             return Err(Error::UnsupportedOffset);
         }
@@ -371,6 +415,24 @@ impl Scanner {
     }
 }
 
+/// The type of a variable, which another entry may say.
+fn type_of(
+    mut of: Described,
+    cursor: Cursor<'_>,
+    table: &[Option<Abbreviation>],
+    strings: &Strings<'_>,
+) -> Result<Option<u32>> {
+    for _ in 0..MAX_DEPTH {
+        let (None, Some(origin)) = (of.target, of.origin) else { return Ok(of.target) };
+        let mut cursor = Cursor { at: origin as usize, ..cursor };
+        let code = cursor.uleb()?;
+        let shape = usize::try_from(code).ok().and_then(|code| table.get(code)?.as_ref());
+        let shape = shape.ok_or(Error::UnknownAbbreviation(code))?;
+        of = facts(&shape.specs, &mut cursor, strings)?.described();
+    }
+    Err(Error::UnsupportedOffset)
+}
+
 fn kind(role: Role) -> Option<LayoutKind> {
     match role {
         Role::Struct => Some(LayoutKind::Struct),
@@ -387,6 +449,12 @@ fn belongs(child: Role, parent: Role) -> bool {
         Role::Enumerator => parent == Role::Enum,
         Role::Subrange => parent == Role::Array,
         _ => parent == Role::Subroutine,
+    }
+}
+
+impl Facts {
+    fn described(&self) -> Described {
+        Described { target: self.target, origin: self.origin }
     }
 }
 
@@ -408,6 +476,19 @@ fn facts(specs: &[Spec], cursor: &mut Cursor<'_>, strings: &Strings<'_>) -> Resu
             dw::DW_AT_declaration => {
                 facts.declaration = true;
                 cursor.skip(spec.form)?;
+            }
+            dw::DW_AT_specification | dw::DW_AT_abstract_origin => {
+                let at = cursor.at;
+                facts.origin = cursor.reference(spec, strings).ok();
+                if facts.origin.is_none() {
+                    cursor.at = at; // It is in another unit.
+                    cursor.skip(spec.form)?;
+                }
+            }
+            dw::DW_AT_location if spec.form == dw::DW_FORM_exprloc => {
+                facts.address = cursor.expression()?.first().is_some_and(|operation| {
+                    [dw::DW_OP_addr.0, dw::DW_OP_addrx.0].contains(operation)
+                });
             }
             _ => cursor.skip(spec.form)?,
         }
