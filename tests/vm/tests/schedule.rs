@@ -234,15 +234,15 @@ fn no_return([version, release]: [&str; 2]) {
     check(
         results,
         &[
-            ("stock", "status 3\n"),
+            ("stock", "status 3"),
             ("system", "tasks are in `do_exit` where no look at their stacks shows it"),
             ("nothing", "status 0\nabi\nrefusals\nversion"),
             ("load", "status 0\n"),
-            ("loaded", "status 42\n"),
+            ("loaded", "status 42"),
             ("enable_load", "status 0\n"),
             ("revert", "status 0\n"),
             ("stronger", "use --scope function"),
-            ("reverted", "status 3\n"),
+            ("reverted", "status 3"),
             ("unload", "status 0\n"),
         ],
     );
