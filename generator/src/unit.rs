@@ -267,6 +267,11 @@ impl Unit {
         self.symbols.get(index).with_context(|| format!("there is no symbol {index}"))
     }
 
+    /// Whether accesses are watched (KASAN).
+    pub fn is_watched(&self) -> bool {
+        self.symbols.iter().any(|symbol| symbol.name.starts_with("__asan_"))
+    }
+
     /// The parts of a function that the compiler moved away.
     pub fn fragments(&self, function: &str) -> impl Iterator<Item = &Symbol> {
         let part = format!("{function}.cold");
