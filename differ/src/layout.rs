@@ -243,7 +243,7 @@ pub fn compare_debug(
 ) -> Result<Vec<LayoutChange>> {
     let (dwarf, other) = (old.1.dwarf(), new.1.dwarf());
     let (old, new) = (Index::build(old.0, &dwarf)?, Index::build(new.0, &other)?);
-    compare_indexes(&old, &new, &old.differing(&new))
+    Ok(compare_indexes(&old, &new)?.0)
 }
 
 /// The same of two images, with the variables of the old one that have an address: `place` tells where that is.
@@ -254,39 +254,36 @@ pub fn compare_images(
 ) -> Result<Vec<LayoutChange>> {
     let (dwarf, other) = (old.1.dwarf(), new.1.dwarf());
     let (old, new) = (Index::build(old.0, &dwarf)?, Index::build(new.0, &other)?);
-    let names = old.differing(&new);
-    let mut changes = compare_indexes(&old, &new, &names)?;
-    let variables = old.variables(&names, place)?;
+    let (mut changes, holders) = compare_indexes(&old, &new)?;
+    let variables = old.variables(&holders, place)?;
     for change in &mut changes {
         change.instances = live::instances(&variables, &change.type_name(), &change.embedded_in);
     }
     Ok(changes)
 }
 
-/// What differs in the types of these names (hashed).
+/// What differs, and the names (hashed) of those types and of all of the old side's that hold one.
 fn compare_indexes(
     old: &Index<'_, '_>,
     new: &Index<'_, '_>,
-    names: &HashSet<u64>,
-) -> Result<Vec<LayoutChange>> {
+) -> Result<(Vec<LayoutChange>, HashSet<u64>)> {
+    let names = old.differing(new);
     if names.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), names));
     }
     let is_one = |name| names.contains(&name);
     let (x, y) = rayon::join(|| old.read(is_one), || new.read(is_one));
     let mut changes = compare_types(&x?, &y?);
-    let (x, y) = rayon::join(|| old.nesting(names), || new.nesting(names));
-    nest(&mut changes, &x?, &y?);
-    Ok(changes)
-}
-
-/// Where types that differ are defined, and which of V1's hold them.
-fn nest(changes: &mut [LayoutChange], old: &embed::Nesting, new: &embed::Nesting) {
-    for change in changes {
+    // Of the new side only where its own are defined.
+    let holders = old.reached(&names);
+    let (x, y) = rayon::join(|| old.nesting(&holders), || new.nesting(&names));
+    let (x, y) = (x?, y?);
+    for change in &mut changes {
         let name = change.type_name();
-        change.defined_in = old.defined_in(&name).or(new.defined_in(&name)).map(str::to_owned);
-        change.embedded_in = old.embedders(&name);
+        change.defined_in = x.defined_in(&name).or(y.defined_in(&name)).map(str::to_owned);
+        change.embedded_in = x.embedders(&name);
     }
+    Ok((changes, holders))
 }
 
 /// Compares two sets of types.

@@ -120,20 +120,18 @@ impl<'i, 'a> Index<'i, 'a> {
         old.keys().chain(new.keys()).copied().filter(differs).collect()
     }
 
-    /// Which types hold those of these names, to any depth, and where all of them are defined.
+    /// What the types of these names hold, and where they are defined.
     pub(super) fn nesting(&self, names: &HashSet<u64>) -> Result<Nesting> {
-        let reached = self.reached(names);
-        Ok(Nesting::of(self.each(|name| reached.contains(&name), embed::at)?))
+        Ok(Nesting::of(self.each(|name| names.contains(&name), embed::at)?))
     }
 
-    /// The variables with an address that hold one of these types, or one that holds one.
+    /// The variables with an address that hold one of these types.
     pub(super) fn variables(
         &self,
         names: &HashSet<u64>,
         place: &(dyn Fn(u64) -> live::Place + Sync),
     ) -> Result<live::Variables> {
-        let reached = self.reached(names);
-        let holds = |holder: &&Holder| holder.held.iter().any(|held| reached.contains(held));
+        let holds = |holder: &&Holder| holder.held.iter().any(|held| names.contains(held));
         let found: Vec<&Holder> = self.variables.iter().filter(holds).collect();
         let units = found.chunk_by(|a, b| a.unit == b.unit).filter_map(|holders| {
             let unit = holders.first()?.unit;
@@ -144,7 +142,7 @@ impl<'i, 'a> Index<'i, 'a> {
     }
 
     /// These names and those of all types that hold one of them, to any depth.
-    fn reached(&self, names: &HashSet<u64>) -> HashSet<u64> {
+    pub(super) fn reached(&self, names: &HashSet<u64>) -> HashSet<u64> {
         let mut holders: HashMap<u64, Vec<u64>> = HashMap::new();
         for definition in self.definitions.values() {
             for held in &definition.held {
