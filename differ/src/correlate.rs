@@ -43,11 +43,12 @@ impl Correlation {
         let homes = Homes::of(a, b);
         let (a, b) = (&Side { object: a, homes: &homes.0 }, &Side { object: b, homes: &homes.1 });
         all.functions_by_name(a, b);
-        all.functions_by_alias(a, b);
+        let named = aliases::in_common(a, b);
+        all.functions_by_alias(&named);
         all.clones(a, b);
         all.functions_moved(a, b);
         all.cold_parts(a, b);
-        all.note_aliases(a, b);
+        all.note_aliases(&named);
         all.data_by_name(a, b);
         all.data_moved(a, b);
         all.data_by_votes(a, b);

@@ -21,33 +21,34 @@ struct Named {
 
 impl Correlation {
     /// Pairs what is in no pair and has a name in common.
-    pub(super) fn functions_by_alias(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
-        for (_, x, y) in in_common(a, b) {
-            self.pair_functions(x, y);
+    pub(super) fn functions_by_alias(&mut self, named: &[Common<'_>]) {
+        for (_, x, y) in named {
+            self.pair_functions(*x, *y);
         }
     }
 
     /// Notes what has a name in common and is in no pair with each other, but perhaps with others: names of one
     /// function that are those of several on the other side.
-    pub(super) fn note_aliases(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
-        for (name, x, y) in in_common(a, b) {
-            if self.functions.get(&x) != Some(&y) {
-                self.aliases.entry((x, y)).or_insert_with(|| name.to_owned());
+    pub(super) fn note_aliases(&mut self, named: &[Common<'_>]) {
+        for (name, x, y) in named {
+            if self.functions.get(x) != Some(y) {
+                self.aliases.entry((*x, *y)).or_insert_with(|| (*name).to_owned());
             }
         }
     }
 }
 
-/// Names that one function of each side has.
-fn in_common<'o>(
-    a: &'o Side<'_, '_>,
-    b: &'o Side<'_, '_>,
-) -> impl Iterator<Item = (&'o str, FunctionId, FunctionId)> {
+/// A name that one function of each side has.
+pub(super) type Common<'o> = (&'o str, FunctionId, FunctionId);
+
+/// All names that one function of each side has.
+pub(super) fn in_common<'o>(a: &'o Side<'_, '_>, b: &'o Side<'_, '_>) -> Vec<Common<'o>> {
     let (of_a, mut of_b) = (names(a), names(b));
-    of_a.into_iter().filter_map(move |(key, x)| {
+    let common = of_a.into_iter().filter_map(|(key, x)| {
         let (x, y) = (x?, of_b.remove(&key)??);
         (x.counts || y.counts).then_some((key.0, x.function, y.function))
-    })
+    });
+    common.collect()
 }
 
 /// All functions by each of their names; nothing where several have it. What the compiler calls its clones says
