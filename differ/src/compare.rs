@@ -27,6 +27,7 @@ pub(crate) use entries::{Table, counts};
 pub(crate) use slots::may_have_slots;
 pub use slots::{Slot, Slots};
 
+pub use line_text::frame_variables;
 pub(crate) use line_text::string_at;
 
 /// What kind of thing differs.

@@ -90,18 +90,27 @@ fn is_watched(object: &Object<'_>) -> bool {
     object.elf.symbols().any(|(_, symbol)| symbol.name.starts_with("__asan_"))
 }
 
-/// The variables of a frame, each with its offset, size and name, if a text is a description of one: how many, and of each
-/// `OFFSET SIZE LENGTH NAME:LINE`, the length that of the last of these.
+/// The variables of a frame, each with its offset, size and name, if a text is a description of one in which each name
+/// is told as `NAME:LINE`.
 fn frame(text: &str) -> Option<Vec<(u64, u64, &str)>> {
+    let named = frame_variables(text)?.into_iter().map(|(offset, size, told)| {
+        let (name, line) = told.rsplit_once(':')?;
+        let is_line = !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit());
+        is_line.then_some((offset, size, name))
+    });
+    named.collect()
+}
+
+/// The variables of a frame, each with its offset, size and what is told of its name, if a text is KASAN's description of
+/// one: how many, and of each `OFFSET SIZE LENGTH TOLD`, the length that of the last of these.
+pub fn frame_variables(text: &str) -> Option<Vec<(u64, u64, &str)>> {
     let mut words = text.trim_end().split(' ');
     let count: usize = words.next()?.parse().ok()?;
     let mut variables = Vec::new();
     while let Some(offset) = words.next() {
         let (offset, size) = (offset.parse().ok()?, words.next()?.parse().ok()?);
         let (length, told): (usize, &str) = (words.next()?.parse().ok()?, words.next()?);
-        let (name, line) = told.rsplit_once(':')?;
-        let is_line = !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit());
-        (told.len() == length && is_line).then(|| variables.push((offset, size, name)))?;
+        (told.len() == length).then(|| variables.push((offset, size, told)))?;
     }
     (count > 0 && variables.len() == count).then_some(variables)
 }

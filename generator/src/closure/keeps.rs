@@ -13,6 +13,7 @@ use iced_x86::{
 };
 
 use anyhow::Result;
+use dynamos_differ::compare::frame_variables;
 use object::elf;
 
 use super::body::Body;
@@ -245,20 +246,11 @@ fn text(section: &Section, start: u64, end: u64) -> String {
     format!("\"{}{more}\"", short.escape_debug())
 }
 
-/// Whether it is KASAN's description of a frame: how many variables, and of each `OFFSET SIZE LENGTH NAME`, the length that
-/// of the name (gcc, `asan_emit_stack_protection`).
+/// Whether it is KASAN's description of a frame.
 fn describes_frame(section: &Section, start: u64, end: u64) -> bool {
     let bytes = section.bytes.get(start as usize..end as usize).unwrap_or(&[]);
     let text = bytes.strip_suffix(&[0]).and_then(|text| std::str::from_utf8(text).ok());
-    let words: Vec<&str> = text.unwrap_or_default().trim_end().split(' ').collect();
-    let Some((count, variables)) = words.split_first() else { return false };
-    let (variables, rest) = variables.as_chunks::<4>();
-    let number = |word: &str| word.parse::<usize>().ok();
-    let is_one = |[offset, size, length, name]: &[&str; 4]| {
-        number(offset).is_some() && number(size).is_some() && number(length) == Some(name.len())
-    };
-    let counts = number(count).is_some_and(|count| count > 0 && count == variables.len());
-    counts && rest.is_empty() && variables.iter().all(is_one)
+    text.and_then(frame_variables).is_some()
 }
 
 /// The question that [`Body::keeps`] follows.
