@@ -300,12 +300,17 @@ fn tasks_that_move_back_and_on_again_do_not_mix_parameters() {
     });
 }
 
-#[test]
-fn a_revert_is_made_as_the_activation_was_whatever_is_proposed() {
+/// The record of functions of which one has this name.
+fn record_with(name: &str) -> Vec<u8> {
     let mut build = builder(FUNCTIONS);
     let symbol = build.0.functions[1].symbol as usize;
-    build.0.symbols[symbol].name = build.0.str("do_exit");
-    with_record(&build.finish("update"), |record| {
+    build.0.symbols[symbol].name = build.0.str(name);
+    build.finish("update")
+}
+
+#[test]
+fn a_revert_is_made_as_the_activation_was_whatever_is_proposed() {
+    with_record(&record_with("do_exit"), |record| {
         let mut sim = sim();
         let mut update = ready(&mut sim, record);
         let how = Switching { scope: Scope::Function, ..HOW };
@@ -345,11 +350,7 @@ fn what_is_refused_does_not_count_for_what_is_held() {
 
 #[test]
 fn a_function_that_tasks_leave_unseen_is_switched_call_by_call_alone() {
-    let mut build = builder(FUNCTIONS);
-    let function = &build.0.functions[1];
-    let symbol = function.symbol as usize;
-    build.0.symbols[symbol].name = build.0.str("do_exit");
-    with_record(&build.finish("update"), |record| {
+    with_record(&record_with("do_exit"), |record| {
         let mut sim = sim();
         let mut update = ready(&mut sim, record);
         let before = sim.operations;
@@ -368,10 +369,7 @@ fn a_function_that_tasks_leave_unseen_is_switched_call_by_call_alone() {
 
 #[test]
 fn a_function_that_parks_cpus_is_never_switched() {
-    let mut build = builder(FUNCTIONS);
-    let symbol = build.0.functions[0].symbol as usize;
-    build.0.symbols[symbol].name = build.0.str("native_play_dead");
-    with_record(&build.finish("update"), |record| {
+    with_record(&record_with("native_play_dead"), |record| {
         let mut sim = sim();
         let mut update = ready(&mut sim, record);
         for scope in [Scope::Function, Scope::System] {

@@ -50,17 +50,15 @@ impl KernelLayer {
 
     /// Sends the calls of a function elsewhere.
     pub(crate) fn redirect(&mut self, function: u32, to: u64) -> Result<(), Errno> {
+        let (entry, _) = self.function(function)?;
         let slot = self.redirects.get_mut(function as usize).and_then(Option::as_mut);
         let redirection = slot.ok_or(INVALID)?;
         if redirection.handler() == to {
             return Ok(());
         }
-        let (entry, _) = self.function(function)?;
         if self.addresses.get(entry.counting as usize) != Some(&to) {
             self.objects.lose_count();
         }
-        let slot = self.redirects.get_mut(function as usize).and_then(Option::as_mut);
-        let redirection = slot.ok_or(INVALID)?;
         // SAFETY: as for the handler that was installed; the code of a policy is the function's own too.
         unsafe { redirection.replace(to) }.map_err(to_core)
     }
