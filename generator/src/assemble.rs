@@ -18,6 +18,9 @@ use crate::sites::Referent;
 use crate::slots::SlotInput;
 use crate::unit::Unit;
 
+/// How the plan says that the kernel's module loader finds a symbol.
+const EXPORTED: &str = "exported";
+
 /// One object with what the differ found out about it.
 #[derive(Debug)]
 pub struct UnitInput {
@@ -140,6 +143,11 @@ pub fn assemble(
     if let Some(counters) = assembly.handlers.counters(clone_addrs) {
         builder.counters(counters);
     }
+    // The loader finds them; `dynamos.ko` must know whom the update calls.
+    for import in assembly.symbols.iter().filter(|symbol| symbol.found_by == EXPORTED) {
+        let key = SymbolKey { name: import.name.clone(), owner: None, unit: None };
+        builder.symbol(&key, symbol_flags::EXPORTED);
+    }
     if assembly.refusals.is_empty() {
         let first = |rewritten: bool| {
             let escape = assembly.escapes.iter().find(|escape| escape.rewritten == rewritten);
@@ -196,7 +204,7 @@ fn closures(
         assembly.symbols.extend(outside.map(|import| SymbolPlan {
             name: import.clone(),
             owner: "any".into(),
-            found_by: "exported".into(),
+            found_by: EXPORTED.into(),
         }));
     }
     Ok(closures)

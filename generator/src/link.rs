@@ -12,7 +12,7 @@ use crate::package::{self, Sources};
 use crate::plan::Plan;
 use crate::running::Running;
 use crate::validate::{Expected, validate};
-use crate::verdicts::Judged;
+use crate::verdicts::{Judged, reshaped};
 
 /// The kernel that is to run an update, as far as linking needs it.
 #[derive(Clone, Debug)]
@@ -52,6 +52,14 @@ impl Target {
         plan.symbols.clone_from(&assembly.symbols);
         plan.escapes.clone_from(&assembly.escapes);
         plan.refusals.extend(assembly.refusals.iter().cloned());
+        reshaped::refuse_kept(&judged.units, &assembly.escapes, plan);
+        let exported = |name: &&String| self.exported.contains(name);
+        for name in judged.units.iter().flat_map(|unit| &unit.reshaped).filter(exported) {
+            plan.notes.push(format!(
+                "`{name}` is exported, and takes other parameters in V2 or gives another result: modules that were built \
+                 elsewhere and call it would give it V1's"
+            ));
+        }
         plan.settle();
         plan.scope = Some(crate::scope::propose(plan, &assembly.handlers));
         Ok(assembly)

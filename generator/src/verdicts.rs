@@ -29,7 +29,7 @@ use crate::uses::Reader;
 mod data_row;
 mod function_row;
 mod renamed;
-mod reshaped;
+pub(crate) mod reshaped;
 
 pub use data_row::{data_change, data_verdict, retyped};
 pub use function_row::{FunctionRow, function_verdict};

@@ -55,7 +55,7 @@ const ARGUMENTS: [Register; 6] =
 
 /// Functions of the kernel that keep no address they are given: they compare, copy or print, or keep it only as long as the
 /// module's memory is there (lockdep: `lockdep_free_key_range()`).
-const FORGET: [&str; 60] = [
+const FORGET: [&str; 61] = [
     "__copy_to_user",
     "___ratelimit",
     "__fortify_panic",
@@ -77,6 +77,7 @@ const FORGET: [&str; 60] = [
     "bcmp",
     "copy_to_user",
     "fortify_panic",
+    "init_timer_key",
     "kmemdup",
     "kmemdup_noprof",
     "kmemdup_nul",

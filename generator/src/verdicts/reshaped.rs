@@ -7,7 +7,7 @@ use dynamos_differ::load::Elf;
 use dynamos_differ::parameters::{Signature, signatures};
 
 use crate::assemble::UnitInput;
-use crate::plan::{Plan, Refusal};
+use crate::plan::{Escape, Plan, Refusal};
 use crate::unit::{Place, Unit};
 
 /// Those of the `replaced` functions (V2's name → V1's) of an object, by V1's name, and what they take on each side. Where
@@ -56,21 +56,52 @@ pub(super) fn settle(units: &mut [UnitInput], v1: &BTreeMap<&str, &Unit>, plan: 
     }
 }
 
-/// Those of one object that a replaced function of any object calls, or may.
+/// Those of one object that a replaced or new function of any object calls, or may.
 fn called(of: &UnitInput, units: &[UnitInput], v1: &BTreeMap<&str, &Unit>) -> BTreeSet<String> {
     let pairs = of.replaced.iter().filter(|(_, old)| of.reshaped.contains(*old));
     let is_called = |(new, old): &(&String, &String)| {
         units.iter().any(|unit| {
-            unit.replaced.iter().any(|(by_new, by_old)| {
+            let by_replaced = unit.replaced.iter().any(|(by_new, by_old)| {
                 let itself = unit.object == of.object && by_new == *new;
                 let old_unit = v1.get(unit.object.as_str());
                 !itself
                     && (refers(&unit.v2, by_new, new)
                         || old_unit.is_none_or(|unit| refers(unit, by_old, old)))
-            })
+            });
+            by_replaced || new_callers(unit, new).next().is_some()
         })
     };
     pairs.filter(is_called).map(|(_, old)| old.clone()).collect()
+}
+
+/// The functions that only V2 has and that refer to `to`.
+fn new_callers<'u>(unit: &'u UnitInput, to: &'u str) -> impl Iterator<Item = &'u str> {
+    let defined =
+        unit.v2.symbols.iter().filter(|symbol| symbol.function && symbol.section.is_some());
+    let new = defined.filter(|symbol| !unit.known.contains_key(&symbol.name));
+    new.filter(move |symbol| refers(&unit.v2, &symbol.name, to)).map(|symbol| symbol.name.as_str())
+}
+
+/// Refuses new functions that give a function V2's parameters, where somebody may keep their address: after a revert they
+/// would give them to V1's.
+pub(crate) fn refuse_kept(units: &[UnitInput], escapes: &[Escape], plan: &mut Plan) {
+    // To a function, or to what may lead to one.
+    let Some(escape) = escapes.iter().find(|escape| escape.rewritten) else { return };
+    for of in units {
+        for (new, old) in of.replaced.iter().filter(|(_, old)| of.reshaped.contains(*old)) {
+            for unit in units {
+                plan.refusals.extend(new_callers(unit, new).map(|caller| {
+                    let reason = format!(
+                        "is new and calls `{old}`, which takes other parameters in V2 or gives another result; the address of \
+                         `{}` escapes at {}, so it may be called after a revert, when V1's `{old}` answers",
+                        escape.function, escape.at
+                    );
+                    let remedy = "leave the parameters as they are: give the change a new function beside the old one";
+                    Refusal::new(caller, &reason, remedy).within(&unit.object)
+                }));
+            }
+        }
+    }
 }
 
 /// Whether a function, or a part of it that the compiler moved away, refers to `to`.

@@ -1,5 +1,8 @@
 //! The version manager: which updates there are, what they replace, and which of them may do what.
 
+mod calls;
+#[cfg(test)]
+mod calls_tests;
 mod stacks;
 #[cfg(test)]
 mod stacks_tests;
@@ -8,6 +11,7 @@ use alloc::vec::Vec;
 
 use dynamos_abi::Record;
 
+use calls::Calls;
 pub use stacks::Leaving;
 
 use crate::refusal::{Name, Refusal};
@@ -46,6 +50,8 @@ struct Entry {
     leaves: bool,
     /// Whether it comes and goes with a module.
     follows: bool,
+    /// Whom it calls, and who may not call it.
+    calls: Calls,
 }
 
 impl Manager {
@@ -83,6 +89,7 @@ impl Manager {
             takes: Vec::new(),
             leaves: false,
             follows: false,
+            calls: Calls::default(),
         });
         Ok(id)
     }
@@ -125,11 +132,14 @@ impl Manager {
             return Err(Refusal::FollowsModule { update: entry.name });
         }
         self.may_be_joined(&group)?;
+        let calls = Calls::of(record, resolved)?;
+        self.check_calls(id, &calls, record, &group, over == Over::Replace)?;
         self.registered = self.registered.wrapping_add(1);
         let order = self.registered;
         let entry = self.entry(id)?;
         entry.takes = if over == Over::Replace { group } else { Vec::new() };
         entry.replaces = replaces;
+        entry.calls = calls;
         entry.order = order;
         entry.state = State::Registered;
         Ok(())

@@ -87,6 +87,8 @@ impl Refused {
                 | HasHandlers { .. }
                 | HasHooks { .. }
                 | HasPhases { .. }
+                | CallsReshaped { .. }
+                | CalledByOther { .. }
                 | Reshaped { .. } => Errno::EBUSY,
                 HookRuns { interrupted: true, .. } => Errno::EINTR,
                 HookRuns { .. } => Errno::ETIMEDOUT,

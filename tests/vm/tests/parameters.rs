@@ -33,6 +33,15 @@ fn as_many(text: &str) -> String {
     text.replacen(DEFINITION, &more, 1)
 }
 
+/// Another function that calls it with V1's parameters, which none of V1's does that the other update leaves as it is.
+fn one_more_call(text: &str) -> String {
+    const BEGIN: &str = "pipe_fasync(int fd, struct file *filp, int on)\n{\n\tstruct pipe_inode_info *pipe = \
+                         filp->private_data;\n\tint retval = 0;\n";
+    assert!(text.contains(BEGIN));
+    let call = "\n\tif (fd == -4711)\n\t\treturn create_pipe_files((struct file **)filp, 0);\n";
+    text.replacen(BEGIN, &format!("{BEGIN}{call}"), 1)
+}
+
 fn callers_give_what_is_taken(version: &str, release: &str) {
     let directory = empty_directory("parameters", version);
     let (update, plan) = pipe_update(version, one_more, &directory);
@@ -49,7 +58,13 @@ fn callers_give_what_is_taken(version: &str, release: &str) {
     let plan = named("over", version, &patch, &over);
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
     assert!(plan.functions.iter().any(|row| row.name == "create_pipe_files" && !row.reshaped));
-    let outcome = machine(release, &[&update, &over])
+    let (patch, calls) = (directory.join("calls.patch"), directory.join("calls"));
+    edit(version, "fs/pipe.c", one_more_call, &patch);
+    let plan = named("calls", version, &patch, &calls);
+    assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    let replaced: Vec<_> = plan.functions.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(replaced, ["pipe_fasync"]);
+    let outcome = machine(release, &[&update, &over, &calls])
         .script(format!(
             r#"{SAYS}
             load() {{ dynamos load /update/pipe "$@"; }}
@@ -90,7 +105,16 @@ fn callers_give_what_is_taken(version: &str, release: &str) {
             says revert dynamos revert dynamos_pipe
             says enable_function dynamos enable dynamos_pipe --scope function
             says enable dynamos enable dynamos_pipe
-            says off dynamos revert dynamos_pipe"#
+            # Who calls it with V1's parameters is not active at the same time.
+            says newly_calls dynamos load /update/calls
+            says off dynamos revert dynamos_pipe
+            says calls dynamos load /update/calls
+            says is_called dynamos enable dynamos_pipe
+            says still_off cat /sys/kernel/dynamos/dynamos_pipe/state
+            says calls_off dynamos revert calls
+            says on dynamos enable dynamos_pipe
+            says calls_again dynamos enable calls
+            says end dynamos revert dynamos_pipe"#
         ))
         .timeout(Duration::from_secs(900))
         .run()
@@ -133,7 +157,18 @@ fn callers_give_what_is_taken(version: &str, release: &str) {
             ("enable_function", "status 3\n"),
             ("enable_function", differ),
             ("enable", "status 0\n"),
+            ("newly_calls", "status 3\n"),
+            ("newly_calls", "in update `dynamos_pipe` than in V1: revert `dynamos_pipe` first"),
             ("off", "status 0\n"),
+            ("calls", "status 0\n"),
+            ("is_called", "status 3\n"),
+            ("is_called", "update `calls` calls `create_pipe_files`, which takes other parameters"),
+            ("still_off", "status 0\nreverted"),
+            ("calls_off", "status 0\n"),
+            ("on", "status 0\n"),
+            ("calls_again", "status 3\n"),
+            ("calls_again", "this update calls a function that takes other parameters"),
+            ("end", "status 0\n"),
         ],
     );
 }

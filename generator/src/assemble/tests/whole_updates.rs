@@ -151,6 +151,15 @@ fn a_function_whose_parameters_differ_is_no_matter_of_single_calls() {
     let beside = ("a", &*(old.clone() + &by_old), &*(new.clone() + &by_new));
     assert_eq!(reshaped(&[beside]), ["g"]);
     assert_eq!(reshaped(&[("callee", &old, &new), ("caller", &by_old, &by_new)]), ["g"]);
+    // Only a new function calls it.
+    let fresh = |body: &str| {
+        format!(
+            "__attribute__((noinline)) static int fresh(int a) {{ return g(a, 7) + a; }}\nint f(int a) {{ {body} }}\n"
+        )
+    };
+    let by_nobody = "int f(int a) { return a; }\n";
+    let by_fresh = fresh("return fresh(a);");
+    assert_eq!(reshaped(&[("a", &*(old.clone() + by_nobody), &*(new.clone() + &by_fresh))]), ["g"]);
     // Nothing but bodies differs, or nobody who calls it does.
     let none: [String; 0] = [];
     let same = ("a", &*(old.clone() + &by_old), &*(text("", " * 2", 1) + &caller("", 2)));
@@ -162,4 +171,31 @@ fn a_function_whose_parameters_differ_is_no_matter_of_single_calls() {
     let result = text("", "", 2).replace("int g", "long g");
     let by_result = caller("", 2).replace("int g", "long g");
     assert_eq!(reshaped(&[("a", &*(old.clone() + &by_old), &*(result + &by_result))]), ["g"]);
+}
+
+#[test]
+fn what_gives_other_parameters_is_not_handed_out() {
+    let text = |parameter: &str, n: u32| {
+        format!(
+            "int ext(long, ...); __attribute__((noinline)) int g(int a{parameter}) {{ return ext(a) + {n}; }}\n"
+        )
+    };
+    let fresh = |argument: &str| {
+        format!(
+            "static int fresh(int a) {{ return g(a{argument}) + 1; }} int f(int a) {{ return ext(a, fresh); }}\n"
+        )
+    };
+    let old = text("", 1) + "int f(int a) { return ext(a, 0); }\n";
+    let refusals = |new: String| {
+        let (v1, v2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (judged, mut plan) = judged(&[("a", &old, &new)], v1.path(), v2.path());
+        let assembly = put_together(&judged, v1.path(), "ext __fentry__", &Exports::default());
+        assert!(plan.refusals.is_empty() && assembly.escapes.iter().any(|escape| escape.rewritten));
+        crate::verdicts::reshaped::refuse_kept(&judged.units, &assembly.escapes, &mut plan);
+        plan.refusals
+    };
+    assert!(refusals(text("", 2) + &fresh("")).is_empty());
+    let found = refusals(text(", int b", 2) + &fresh(", 7"));
+    assert_eq!(found.iter().map(|refusal| refusal.name.as_str()).collect::<Vec<_>>(), ["fresh"]);
+    assert!(found[0].reason.contains("address of `fresh` escapes at"), "{found:?}");
 }

@@ -151,6 +151,7 @@ impl Manager {
     pub fn leave(&mut self, id: UpdateId) {
         if let Ok(entry) = self.entry(id) {
             entry.replaces.clear();
+            entry.calls.leave();
         }
     }
 
