@@ -1,11 +1,9 @@
 //! A function that takes other parameters in V2: V1's callers must never reach it, so nothing chooses call by call.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{SAYS, check, edit, empty_directory, machine, named, pipe_update};
+use crate::common::{SAYS, check, edit, empty_directory, machine, named, pipe_update};
 
 /// `create_pipe_files` gets one more parameter. What the header says of it is about another name meanwhile.
 fn one_more(text: &str) -> String {

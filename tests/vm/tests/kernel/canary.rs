@@ -2,11 +2,9 @@
 //! real fix of a stock kernel, made by the real tool.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{SAYS, backport, diff, machine};
+use crate::common::{SAYS, backport, diff, machine};
 use dynamos_vm::static_c;
 
 /// CVE-2026-89603: a process that is held at the entry of a system call escapes the seccomp filter it then gets.

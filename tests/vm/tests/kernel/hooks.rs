@@ -2,13 +2,13 @@
 //! done, and the update settles by itself in the end.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{SAYS, check, edit, empty_directory, greater_pipe_fcntl, machine, named, pipe_update};
+use crate::common::{
+    SAYS, check, edit, empty_directory, greater_pipe_fcntl, machine, named, pipe_update,
+};
 
 /// Hooks that do what the administrator writes to `fs.pipe-user-pages-hard`: a decimal digit for each, the last one for
 /// `before_on`. 0: it agrees, 1: it refuses, 2: it sleeps until there is another digit.

@@ -2,12 +2,10 @@
 //! code is taken away, and they go by themselves in the end.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     SAYS, SLEEPERS, asked, check, edit, empty_directory, greater_pipe_fcntl, machine, named,
     refusing_pipe_read, request,
 };

@@ -1,11 +1,9 @@
 //! What an update has handed out stays: its code and data are not unloaded while something may look at them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{SAYS, check, edit, greater_pipe_fcntl, machine, named};
+use crate::common::{SAYS, check, edit, greater_pipe_fcntl, machine, named};
 
 /// Keeps a string: `F_GETPIPE_SZ` writes where it is.
 fn keeps_a_string(text: &str) -> String {

@@ -3,9 +3,7 @@
 // Helpers of tests may panic like tests.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::image;
+use crate::common::image;
 use dynamos_vm::Vm;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -2,12 +2,10 @@
 //! do not end.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     SAYS, asked, check, edit, empty_directory, machine, named, refusing_pipe_read, request,
 };
 use dynamos_generator::{Plan, Request, Spec};

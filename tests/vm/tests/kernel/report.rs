@@ -1,11 +1,9 @@
 //! Reports on many objects: what a header change reaches, and that a report goes on where it was broken off.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::path::Path;
 
-use common::{asked, edit, request};
+use crate::common::{asked, edit, request};
 use dynamos_generator::{Outcome, Plan, Request, Spec};
 
 const VERSION: &str = "6.1.192-1";

@@ -2,14 +2,14 @@
 //! editions work on is told by V2's code itself.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use common::turns::{LONG, SHELL, pair_on_the_debug_kernel, turns_under_load};
-use common::{SAYS, SLEEPERS, asked, check, edit, empty_directory, image, machine, marks, request};
+use crate::common::turns::{LONG, SHELL, pair_on_the_debug_kernel, turns_under_load};
+use crate::common::{
+    SAYS, SLEEPERS, asked, check, edit, empty_directory, image, machine, marks, request,
+};
 use dynamos_generator::{Request, Spec};
 
 /// V2 says itself what `pipe_read` works on.
@@ -277,7 +277,7 @@ fn turns_under_load_on_6_12() {
 
 /// On a kernel that watches its memory and its locks, if one has been built.
 #[test]
-#[ignore = "takes long; cargo test -p dynamos-vm --test objects -- --ignored"]
+#[ignore = "takes long; cargo test -p dynamos-vm --test kernel objects:: -- --ignored"]
 fn turns_under_load_on_the_debug_kernel() {
     let Some((image, update)) = pair_on_the_debug_kernel("objects", with_accessor, objects())
     else {

@@ -2,8 +2,6 @@
 //! built, and everything that can fail while it is loaded fails once.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,9 +31,10 @@ impl Subject {
 
     /// On the debug kernel where the cache has it, else on Debian's own: to build one takes longer than all tests.
     fn on_what_there_is(scratch: &Path) -> Self {
-        match common::cache().debug_kernel_if_built(&common::kernel(VERSION)).unwrap() {
+        match crate::common::cache().debug_kernel_if_built(&crate::common::kernel(VERSION)).unwrap()
+        {
             Some(built) => Self::on(&built, scratch),
-            None => Self::make(common::image("6.12.107+deb12-amd64"), None, scratch),
+            None => Self::make(crate::common::image("6.12.107+deb12-amd64"), None, scratch),
         }
     }
 
@@ -43,10 +42,10 @@ impl Subject {
         let update = scratch.join("update");
         let (v1, v2) = (Spec::Deb(VERSION.into()), Spec::Patch(stress::patch()));
         let watched = build.is_some();
-        let plan = common::request(Request {
+        let plan = crate::common::request(Request {
             kernel: build.map(|dir| dir.to_str().unwrap().into()),
             name: Some(stress::UPDATE.into()),
-            ..common::asked(v1, v2, &update)
+            ..crate::common::asked(v1, v2, &update)
         })
         .unwrap();
         assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
@@ -80,7 +79,10 @@ impl Subject {
 /// The debug kernel, built if it is not in the cache.
 fn debug_kernel() -> BuiltKernel {
     let progress = Arc::new(kernel_trees::Stderr::default());
-    common::cache().with_progress(progress).debug_kernel(&common::kernel(VERSION)).unwrap()
+    crate::common::cache()
+        .with_progress(progress)
+        .debug_kernel(&crate::common::kernel(VERSION))
+        .unwrap()
 }
 
 #[test]
@@ -90,14 +92,14 @@ fn an_update_comes_and_goes_under_load() {
 }
 
 #[test]
-#[ignore = "builds a debug kernel (20 minutes); cargo test -p dynamos-vm --test stress -- --ignored"]
+#[ignore = "builds a debug kernel (20 minutes); cargo test -p dynamos-vm --test kernel stress:: -- --ignored"]
 fn an_update_comes_and_goes_on_a_kernel_that_watches() {
     let scratch = tempfile::tempdir().unwrap();
     Subject::on(&debug_kernel(), scratch.path()).comes_and_goes(15);
 }
 
 #[test]
-#[ignore = "builds a debug kernel (20 minutes); cargo test -p dynamos-vm --test stress -- --ignored"]
+#[ignore = "builds a debug kernel (20 minutes); cargo test -p dynamos-vm --test kernel stress:: -- --ignored"]
 fn a_load_fails_at_every_point_and_leaves_no_trace() {
     let scratch = tempfile::tempdir().unwrap();
     let subject = Subject::on(&debug_kernel(), scratch.path());

@@ -1,9 +1,7 @@
 //! The main job on real kernels: an update made by the tool changes what the running kernel does, and goes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
-use common::{backport, diff, machine, named};
+use crate::common::{backport, diff, machine, named};
 use dynamos_generator::Plan;
 
 /// Names of the functions with a verdict.

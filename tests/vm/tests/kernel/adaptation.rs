@@ -1,11 +1,9 @@
 //! An update's own adaptation handler on real kernels: it sees what an argument points to, and works with policies.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::path::PathBuf;
 
-use common::{empty_directory, greater_pipe_fcntl, machine, pipe_update};
+use crate::common::{empty_directory, greater_pipe_fcntl, machine, pipe_update};
 
 /// Chooses by the state of the pipe: those with more than 16 buffers have their calls in edition 1.
 const HANDLER: &str = "

@@ -2,12 +2,10 @@
 //! after the last of its code, and a module is never kept from coming, nor from going for longer than a hook takes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{SAYS, asked, check, edit, empty_directory, machine, request};
+use crate::common::{SAYS, asked, check, edit, empty_directory, machine, request};
 use dynamos_generator::{Plan, Request, Spec};
 
 /// What the hooks do is in the host's name, a character for each: 1, it refuses; 2, it sleeps until there is another.

@@ -2,11 +2,9 @@
 //! that calls it, and changed while every task goes through it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{SAYS, diff, edit, machine};
+use crate::common::{SAYS, diff, edit, machine};
 
 /// Calls of `sched_yield` for each figure.
 const CALLS: u32 = 200;

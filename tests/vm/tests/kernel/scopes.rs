@@ -1,14 +1,14 @@
 //! Scopes and waiting on real kernels: a function in which 1,000 tasks sleep for ever is replaced, and given back.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{SAYS, SLEEPERS, check, empty_directory, machine, pipe_update, refusing_pipe_read};
+use crate::common::{
+    SAYS, SLEEPERS, check, empty_directory, machine, pipe_update, refusing_pipe_read,
+};
 
 /// `becomes STATE`: waits for it.
 const SHELL: &str = r#"

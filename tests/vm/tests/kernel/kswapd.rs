@@ -2,11 +2,9 @@
 //! the other, as `docs/hooks.md` tells it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{SAYS, diff, edit, machine};
+use crate::common::{SAYS, diff, edit, machine};
 
 /// The thread is stopped before each switch, so that nobody is in `kswapd`, and started after it, in the edition that is
 /// current then. What was stopped is started again if the switch is given up.

@@ -1,8 +1,6 @@
 //! Boots the stock kernels: what everything else in the VM stands on.
 
-mod common;
-
-use common::image;
+use crate::common::image;
 use dynamos_vm::{Error, Vm};
 use std::time::Duration;
 

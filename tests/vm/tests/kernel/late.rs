@@ -1,13 +1,11 @@
 //! Updates of modules that are loaded later, on real kernels: in effect before their `init` runs, and gone with them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     SAYS, asked, check, compared_byte, damaged, diff, edit, machine, named, record_at, request,
 };
 use dynamos_generator::{Request, Spec};

@@ -2,18 +2,16 @@
 //! on its stack is told by V2's code itself.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use common::turns::{LONG, SHELL, pair_on_the_debug_kernel, turns_under_load};
-use common::{SAYS, SLEEPERS, check, edit, empty_directory, image, machine, marks, named};
+use crate::common::turns::{LONG, SHELL, pair_on_the_debug_kernel, turns_under_load};
+use crate::common::{SAYS, SLEEPERS, check, edit, empty_directory, image, machine, marks, named};
 
 /// The marks, and a third function that says which edition it is.
 fn marks_and_more(text: &str) -> String {
-    common::greater_pipe_fcntl(&marks(text))
+    crate::common::greater_pipe_fcntl(&marks(text))
 }
 
 fn made(version: &'static str, name: &'static str) -> PathBuf {
@@ -258,7 +256,7 @@ fn turns_under_load_on_6_12() {
 
 /// On a kernel that watches its memory and its locks, if one has been built.
 #[test]
-#[ignore = "takes long; cargo test -p dynamos-vm --test tasks -- --ignored"]
+#[ignore = "takes long; cargo test -p dynamos-vm --test kernel tasks:: -- --ignored"]
 fn turns_under_load_on_the_debug_kernel() {
     let Some((image, update)) = pair_on_the_debug_kernel("tasks", marks, BTreeMap::new()) else {
         return;

@@ -1,8 +1,6 @@
 //! The guest's own tool works in the guest.
 
-mod common;
-
-use common::image;
+use crate::common::image;
 use dynamos_vm::{Vm, static_binary};
 
 #[test]

@@ -2,14 +2,12 @@
 //! and what happens to the machine. `docs/coexistence.md` is the table of what is shown here.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     SAYS, SLEEPERS, cache, empty_directory, greater_pipe_fcntl, image, kernel, machine,
     pipe_update, refusing_pipe_read,
 };

@@ -1,9 +1,7 @@
 //! What the running kernel refuses: each with its reason, and the kernel goes on as if nothing had been.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
-use common::{backport, compared_byte, damaged, diff, machine, record_at};
+use crate::common::{backport, compared_byte, damaged, diff, machine, record_at};
 
 /// The functions the guest scripts share. `refused NAME COMMAND…`: runs the command, which must end with status 3, and
 /// hands what it said to the test.

@@ -1,11 +1,9 @@
 //! Handlers in a table of operations, written into stock kernels while the table is in use.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{SAYS, edit, machine, named};
+use crate::common::{SAYS, edit, machine, named};
 
 /// ext4's table for mounted file systems, a constant: one handler is new, one goes, and one is a function that is there.
 /// No line moves: ext4 hands some line numbers on.

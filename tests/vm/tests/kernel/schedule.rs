@@ -2,12 +2,10 @@
 //! every task that sleeps, and one from which no task returns.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{SAYS, check, diff, edit, empty_directory, machine};
+use crate::common::{SAYS, check, diff, edit, empty_directory, machine};
 
 /// `edition`: a task that is called `switched0` sleeps, and V2's editions give it another name. `many`: the editions of ten.
 const SHELL: &str = r#"
@@ -60,7 +58,8 @@ fn every_switch([version, release]: [&str; 2]) {
     let begin =
         "\npick_next_task_fair(struct rq *rq, struct task_struct *prev, struct rq_flags *rf)\n{\n";
     let change = "\tif (prev && !strncmp(prev->comm, \"switched\", 8))\n\t\tprev->comm[8] = '1';\n";
-    let source = std::fs::read_to_string(common::source(version).join("kernel/sched/fair.c"));
+    let source =
+        std::fs::read_to_string(crate::common::source(version).join("kernel/sched/fair.c"));
     assert_eq!(source.unwrap().matches(begin).count(), 1);
     let update = made("pick_next_task_fair", version, "kernel/sched/fair.c", begin, change);
     let outcome = machine(release, &[&update])

@@ -1,13 +1,11 @@
 //! Several updates of one function on real kernels: one takes the place of another at one switch, or lies over it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{SAYS, check, edit, greater_pipe_fcntl, machine, named, refusing_pipe_read};
+use crate::common::{SAYS, check, edit, greater_pipe_fcntl, machine, named, refusing_pipe_read};
 
 const SHELL: &str = r#"
 ask() { guest-tool sleepers ask "$1"; }

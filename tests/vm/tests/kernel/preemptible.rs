@@ -1,11 +1,11 @@
 //! `--preemptible`: the kernel is preemptible while a command works, and as before afterwards, however that ended.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{SAYS, SLEEPERS, check, empty_directory, machine, pipe_update, refusing_pipe_read};
+use crate::common::{
+    SAYS, SLEEPERS, check, empty_directory, machine, pipe_update, refusing_pipe_read,
+};
 
 fn the_model_comes_back(version: &str, release: &str) {
     let directory = empty_directory("preemptible", version);

@@ -1,14 +1,12 @@
 //! Policies on real kernels: which calls take the edition, changed while they run, and who may not change it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{empty_directory, greater_pipe_fcntl, machine, pipe_update};
+use crate::common::{empty_directory, greater_pipe_fcntl, machine, pipe_update};
 
 /// The functions that the guest scripts share. `asks NAME COMMAND…`: which edition the command's calls take.
 /// `refused NAME COMMAND…`: hands the exit code and what it said to the test.
