@@ -39,7 +39,7 @@ impl Default for Machine {
                       watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=180"
                 .to_owned(),
             icount: None,
-            limit: Duration::from_secs(120),
+            limit: Duration::from_secs(300),
         }
     }
 }

@@ -124,7 +124,7 @@ impl Vm {
         self
     }
 
-    /// How long the whole run may take; 120 s until told otherwise.
+    /// How long the whole run may take; 300 s until told otherwise.
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Vm {
         self.machine.limit = limit;
