@@ -40,8 +40,11 @@ pub struct UnitInput {
     pub parameters: BTreeMap<String, String>,
     /// Functions, V2's and those it calls, that take any number of arguments, and how many before those.
     pub variadic: BTreeMap<String, usize>,
-    /// V1's functions that take other parameters in V2, or give another result, or may.
+    /// V1's functions that take other parameters in V2, or give another result, or may, and that replaced or new functions
+    /// call.
     pub reshaped: BTreeSet<String>,
+    /// The same, if nobody calls them in another way than in V1 as well, but for those that the compiler has made.
+    pub unlike: BTreeSet<String>,
     /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
     pub adaptations: BTreeMap<String, String>,
     /// How the objects are found that calls work on, by V2's name of the function.
@@ -146,7 +149,7 @@ pub fn assemble(
     // The loader finds them; `dynamos.ko` must know whom the update calls.
     for import in assembly.symbols.iter().filter(|symbol| symbol.found_by == EXPORTED) {
         let key = SymbolKey { name: import.name.clone(), owner: None, unit: None };
-        builder.symbol(&key, symbol_flags::EXPORTED);
+        builder.symbol(&key, symbol_flags::EXPORTED | symbol_flags::IMPORTED);
     }
     if assembly.refusals.is_empty() {
         let first = |rewritten: bool| {
@@ -426,7 +429,15 @@ impl Recorder<'_> {
             }
             let parameters = unit.parameters.get(&found.name).cloned().unwrap_or_default();
             let reshaped = unit.reshaped.contains(&found.name);
-            matches.push(Match { replaced: Some(addrs), adapts, reshaped, parameters, ..found });
+            let unlike = unit.unlike.contains(&found.name);
+            matches.push(Match {
+                replaced: Some(addrs),
+                adapts,
+                reshaped,
+                unlike,
+                parameters,
+                ..found
+            });
         }
         self.fragments(index, unit, name, matches);
     }

@@ -81,6 +81,7 @@ pub fn describe(unit: &UnitInput, index: usize, name: &str) -> Result<Match> {
         replaced: None,
         adapts: false,
         reshaped: false,
+        unlike: false,
         counting: None,
         parameters: String::new(),
     })

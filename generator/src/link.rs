@@ -52,9 +52,9 @@ impl Target {
         plan.symbols.clone_from(&assembly.symbols);
         plan.escapes.clone_from(&assembly.escapes);
         plan.refusals.extend(assembly.refusals.iter().cloned());
-        reshaped::refuse_kept(&judged.units, &assembly.escapes, plan);
+        reshaped::refuse_early_and_late(&judged.units, &assembly.escapes, plan);
         let exported = |name: &&String| self.exported.contains(name);
-        for name in judged.units.iter().flat_map(|unit| &unit.reshaped).filter(exported) {
+        for name in judged.units.iter().flat_map(|unit| &unit.unlike).filter(exported) {
             plan.notes.push(format!(
                 "`{name}` is exported, and takes other parameters in V2 or gives another result: modules that were built \
                  elsewhere and call it would give it V1's"

@@ -37,6 +37,8 @@ pub struct Match {
     pub adapts: bool,
     /// Whether its parameters or its result differ from V1's, or may.
     pub reshaped: bool,
+    /// Whether code that was compiled for V1's must not call it.
+    pub unlike: bool,
     /// Addresses of its counting handler, and of the way on in edition 0 from there.
     pub counting: Option<[u32; 2]>,
     /// Its parameters as the record has them (see [`dynamos_abi::Function`]).
@@ -133,6 +135,9 @@ impl RecordBuilder {
         }
         if function.reshaped {
             flags |= function_flags::RESHAPED;
+        }
+        if function.unlike {
+            flags |= function_flags::UNLIKE_V1;
         }
         if function.fragment {
             flags |= function_flags::FRAGMENT;

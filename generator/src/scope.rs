@@ -49,7 +49,9 @@ fn weakest(plan: &Plan, handlers: &Handlers) -> ScopePlan {
     let entries = redirected.saturating_sub(inner);
     let adapts = plan.functions.iter().any(|function| function.adapted_by.is_some());
     let reshaped = plan.functions.iter().find(|function| function.reshaped);
-    let (scope, reason) = if let Some(function) = reshaped.filter(|_| entries != 1) {
+    let (scope, reason) = if let Some(function) =
+        reshaped.filter(|_| entries != 1 || redirected == 1)
+    {
         let reason = format!(
             "`{}` takes other parameters or gives another result in V2, or that is not known: no call of it may come from \
              the other edition of a caller",

@@ -184,6 +184,7 @@ fn unchanged(object: &str, bytes: &[u8], owner: &str) -> Result<UnitInput> {
         along: BTreeSet::new(),
         parameters: BTreeMap::new(),
         reshaped: BTreeSet::new(),
+        unlike: BTreeSet::new(),
         variadic: BTreeMap::new(),
         adaptations: BTreeMap::new(),
         objects: BTreeMap::new(),

@@ -107,6 +107,8 @@ pub fn judge(
         let parameters = signatures.into_iter().map(|(name, s)| (name, s.parameters)).collect();
         judged.units.push(UnitInput {
             parameters,
+            // Where the compiler made it, nobody else calls it as it is.
+            unlike: reshaped.iter().filter(|name| !name.contains('.')).cloned().collect(),
             reshaped,
             variadic: variadic(&elf)?,
             adaptations,

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use dynamos_abi::HookKind;
 use dynamos_differ::load::Elf;
 use dynamos_differ::parameters::{Signature, signatures};
 
 use crate::assemble::UnitInput;
 use crate::plan::{Escape, Plan, Refusal};
-use crate::unit::{Place, Unit};
+use crate::unit::{Field, Place, Symbol, Unit};
 
 /// Those of the `replaced` functions (V2's name → V1's) of an object, by V1's name, and what they take on each side. Where
 /// the compiler has changed what one takes (`f.isra.0`), or nothing is known of it, it counts as one.
@@ -68,49 +69,117 @@ fn called(of: &UnitInput, units: &[UnitInput], v1: &BTreeMap<&str, &Unit>) -> BT
                     && (refers(&unit.v2, by_new, new)
                         || old_unit.is_none_or(|unit| refers(unit, by_old, old)))
             });
-            by_replaced || new_callers(unit, new).next().is_some()
+            by_replaced || is_newly_called(unit, new)
         })
     };
     pairs.filter(is_called).map(|(_, old)| old.clone()).collect()
 }
 
-/// The functions that only V2 has and that refer to `to`.
-fn new_callers<'u>(unit: &'u UnitInput, to: &'u str) -> impl Iterator<Item = &'u str> {
+/// Whether a function that only V2 has refers to `to`.
+fn is_newly_called(unit: &UnitInput, to: &str) -> bool {
     let defined =
         unit.v2.symbols.iter().filter(|symbol| symbol.function && symbol.section.is_some());
-    let new = defined.filter(|symbol| !unit.known.contains_key(&symbol.name));
-    new.filter(move |symbol| refers(&unit.v2, &symbol.name, to)).map(|symbol| symbol.name.as_str())
+    let mut new = defined.filter(|symbol| is_new(unit, &symbol.name));
+    new.any(|symbol| refers(&unit.v2, &symbol.name, to))
 }
 
-/// Refuses new functions that give a function V2's parameters, where somebody may keep their address: after a revert they
-/// would give them to V1's.
-pub(crate) fn refuse_kept(units: &[UnitInput], escapes: &[Escape], plan: &mut Plan) {
-    // To a function, or to what may lead to one.
-    let Some(escape) = escapes.iter().find(|escape| escape.rewritten) else { return };
-    for of in units {
-        for (new, old) in of.replaced.iter().filter(|(_, old)| of.reshaped.contains(*old)) {
-            for unit in units {
-                plan.refusals.extend(new_callers(unit, new).map(|caller| {
-                    let reason = format!(
-                        "is new and calls `{old}`, which takes other parameters in V2 or gives another result; the address of \
-                         `{}` escapes at {}, so it may be called after a revert, when V1's `{old}` answers",
-                        escape.function, escape.at
-                    );
-                    let remedy = "leave the parameters as they are: give the change a new function beside the old one";
-                    Refusal::new(caller, &reason, remedy).within(&unit.object)
-                }));
+/// Whether the update brings a function along that is no edition of one of V1's.
+fn is_new(unit: &UnitInput, name: &str) -> bool {
+    !unit.known.contains_key(name) && !name.contains(".cold")
+}
+
+/// Refuses what gives a function V2's parameters when V1's answers: new functions whose address somebody may keep, for they
+/// may be called after a revert, and hooks that run before the switch, or after the way back.
+pub(crate) fn refuse_early_and_late(units: &[UnitInput], escapes: &[Escape], plan: &mut Plan) {
+    const OTHER: &str = "which takes other parameters in V2 or gives another result";
+    for (at, unit) in units.iter().enumerate() {
+        let is_there = |name: &str| unit.v2.find(name).is_some() && is_new(unit, name);
+        // To a function, or to what may lead to one.
+        for escape in escapes.iter().filter(|escape| escape.rewritten) {
+            let name = &escape.function;
+            if let Some(old) =
+                Some(name).filter(|name| is_there(name)).and_then(|name| leads_to(units, at, name))
+            {
+                let reason = format!(
+                    "its address escapes at {}, so it may be called after a revert, and it calls `{old}`, {OTHER}: V1's \
+                     would get V2's",
+                    escape.at
+                );
+                let remedy = "leave the parameters as they are: give the change a new function beside the old one";
+                plan.refusals.push(Refusal::new(name, reason, remedy).within(&unit.object));
+            }
+        }
+        for (kind, name) in &unit.hooks {
+            if !matches!(kind, HookKind::BeforeOn | HookKind::AfterOff) {
+                continue;
+            }
+            if let Some(old) = leads_to(units, at, name) {
+                let reason =
+                    format!("runs while V1's functions answer, and calls `{old}`, {OTHER}");
+                let remedy = "call it from dynamos_after_on or dynamos_before_off, or leave its parameters as they are";
+                plan.refusals.push(Refusal::new(name, reason, remedy).within(&unit.object));
             }
         }
     }
 }
 
+/// V1's name of a function with other parameters that a function of the unit `at` comes to, itself or by way of others that
+/// the update brings along: what it replaces answers by the entry.
+fn leads_to(units: &[UnitInput], at: usize, function: &str) -> Option<String> {
+    let from = (at, function.to_owned());
+    let (mut seen, mut queue) = (BTreeSet::from([from.clone()]), vec![from]);
+    while let Some((at, function)) = queue.pop() {
+        for (name, own) in referents(&units.get(at)?.v2, &function) {
+            for (home, unit) in units.iter().enumerate().filter(|(home, _)| !own || *home == at) {
+                let shared = |symbol: &Symbol| symbol.global && symbol.section.is_some();
+                let defined = own || unit.v2.symbols.iter().any(|s| s.name == name && shared(s));
+                match unit.replaced.get(&name) {
+                    Some(old) if defined && unit.reshaped.contains(old) => {
+                        return Some(old.clone());
+                    }
+                    None if defined && is_new(unit, &name) => {
+                        let next = (home, name.clone());
+                        if seen.insert(next.clone()) {
+                            queue.push(next);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    None
+}
+
+/// The names that a function and the parts of it refer to, and whether each is defined in the same object.
+fn referents(unit: &Unit, function: &str) -> BTreeSet<(String, bool)> {
+    let place = |field: Field| match field.place {
+        Place::Elsewhere(name, _) => Some((name, false)),
+        Place::In(index, _) => {
+            let symbol = unit.symbols.get(index).filter(|symbol| symbol.function);
+            symbol.map(|symbol| (symbol.name.clone(), true))
+        }
+        Place::Raw(..) => None,
+    };
+    bodies(unit, function)
+        .filter_map(|(section, start, end)| unit.fields_in_place(section, start, end).ok())
+        .flat_map(|fields| fields.into_iter().filter_map(place).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Section, begin and end of a function and of the parts of it that the compiler moved away.
+fn bodies<'u>(unit: &'u Unit, function: &'u str) -> impl Iterator<Item = (usize, u64, u64)> + 'u {
+    let whole =
+        unit.symbols.iter().filter(move |symbol| symbol.function && symbol.name == function);
+    whole.chain(unit.fragments(function)).filter_map(|symbol| {
+        Some((symbol.section?, symbol.value, symbol.value.saturating_add(symbol.size)))
+    })
+}
+
 /// Whether a function, or a part of it that the compiler moved away, refers to `to`.
 fn refers(unit: &Unit, function: &str, to: &str) -> bool {
-    let whole = unit.symbols.iter().filter(|symbol| symbol.function && symbol.name == function);
-    whole.chain(unit.fragments(function)).any(|symbol| {
-        let Some(section) = symbol.section else { return false };
-        let end = symbol.value.saturating_add(symbol.size);
-        let Ok(fields) = unit.fields_in_place(section, symbol.value, end) else { return true };
+    bodies(unit, function).any(|(section, start, end)| {
+        let Ok(fields) = unit.fields_in_place(section, start, end) else { return true };
         fields.iter().any(|field| match &field.place {
             Place::Elsewhere(name, _) => name == to,
             Place::In(index, _) => unit.symbols.get(*index).is_none_or(|symbol| symbol.name == to),

@@ -89,6 +89,8 @@ pub mod symbol_flags {
     pub const NEEDED: u32 = 8;
     /// A per-CPU variable: its value is an offset in the per-CPU area, not an address.
     pub const PER_CPU: u32 = 16;
+    /// The update's code refers to it by its name, for which the kernel's module loader gives an address.
+    pub const IMPORTED: u32 = 32;
 }
 
 entry! {
@@ -118,6 +120,8 @@ pub mod function_flags {
     /// Its parameters or its result are other ones than V1's, or that is not known: no call may come from another edition's
     /// caller.
     pub const RESHAPED: u32 = 16;
+    /// Code that was compiled for V1 must not call it, for the same reason, even if none of V1's callers is another one.
+    pub const UNLIKE_V1: u32 = 32;
 }
 
 entry! {

@@ -29,7 +29,7 @@ pub use read::{Alternatives, Record, RecordError, Table};
 pub use write::RecordWriter;
 
 /// Version of the record format. `struct dynamos_update_desc` in `kmod/module/dynamos.h` has its own.
-pub const ABI: u32 = 9;
+pub const ABI: u32 = 10;
 
 /// First bytes of every record.
 pub const MAGIC: [u8; 8] = *b"DYNAMOS\0";

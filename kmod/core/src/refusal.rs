@@ -93,9 +93,9 @@ pub enum Refusal<'a> {
     /// An update whose functions have other parameters than V1's is neither over another one nor below it.
     Reshaped { update: Name },
     /// The update calls a function that an active one gives other parameters.
-    CallsReshaped { update: Name },
-    /// Code of another update calls a function that this one gives other parameters.
-    CalledByOther { function: &'a str, update: Name },
+    CallsUnlike { update: Name },
+    /// Code of another update calls a function that this one gives other parameters; or may, whatever becomes of it.
+    CalledUnlike { function: &'a str, update: Name, stays: bool },
     /// One that is to leave at another's switch leaves whole.
     ReshapedLeaves { update: Name },
     /// An update that has written handlers cannot be replaced by another.
@@ -369,16 +369,28 @@ impl Refusal<'_> {
                 "a function of update `{update}` takes other parameters, or gives another result, than V1's, which those \
                  over it or below it know: it can be neither; give --replace, or revert what is there first"
             ),
-            CallsReshaped { update } => write!(
+            CallsUnlike { update } => write!(
                 f,
                 "this update calls a function that takes other parameters, or gives another result, in update `{update}` \
                  than in V1: revert `{update}` first, or make one update of both changes"
             ),
-            CalledByOther { function, update } => write!(
-                f,
-                "update `{update}` calls `{function}`, which takes other parameters here, or gives another result, than in \
-                 V1: revert and unload `{update}` first, or make one update of both changes"
-            ),
+            CalledUnlike { function, update, stays } => {
+                write!(
+                    f,
+                    "update `{update}` calls `{function}`, which takes other parameters here, or gives another result, than \
+                     in V1"
+                )?;
+                match stays {
+                    true => write!(
+                        f,
+                        ", and may still do so when it is reverted: make one update of both changes, or load this one \
+                         without `{update}` when the machine has been booted again"
+                    ),
+                    false => {
+                        write!(f, ": revert `{update}` first, or make one update of both changes")
+                    }
+                }
+            }
             ReshapedLeaves { update } => write!(
                 f,
                 "a function of update `{update}`, which is to leave, takes other parameters, or gives another result, \

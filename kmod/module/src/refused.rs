@@ -87,8 +87,8 @@ impl Refused {
                 | HasHandlers { .. }
                 | HasHooks { .. }
                 | HasPhases { .. }
-                | CallsReshaped { .. }
-                | CalledByOther { .. }
+                | CallsUnlike { .. }
+                | CalledUnlike { .. }
                 | Reshaped { .. } => Errno::EBUSY,
                 HookRuns { interrupted: true, .. } => Errno::EINTR,
                 HookRuns { .. } => Errno::ETIMEDOUT,

@@ -174,28 +174,74 @@ fn a_function_whose_parameters_differ_is_no_matter_of_single_calls() {
 }
 
 #[test]
-fn what_gives_other_parameters_is_not_handed_out() {
+fn nothing_gives_other_parameters_while_v1s_functions_answer() {
     let text = |parameter: &str, n: u32| {
         format!(
             "int ext(long, ...); __attribute__((noinline)) int g(int a{parameter}) {{ return ext(a) + {n}; }}\n"
         )
     };
-    let fresh = |argument: &str| {
+    let fresh = |argument: &str, f: &str| {
         format!(
-            "static int fresh(int a) {{ return g(a{argument}) + 1; }} int f(int a) {{ return ext(a, fresh); }}\n"
+            "__attribute__((noinline)) static int fresh(int a) {{ return g(a{argument}) + 1; }}\n{f}\n"
         )
     };
     let old = text("", 1) + "int f(int a) { return ext(a, 0); }\n";
-    let refusals = |new: String| {
+    let refusals = |new: String, escapes: bool| {
         let (v1, v2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (judged, mut plan) = judged(&[("a", &old, &new)], v1.path(), v2.path());
         let assembly = put_together(&judged, v1.path(), "ext __fentry__", &Exports::default());
-        assert!(plan.refusals.is_empty() && assembly.escapes.iter().any(|escape| escape.rewritten));
-        crate::verdicts::reshaped::refuse_kept(&judged.units, &assembly.escapes, &mut plan);
+        assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+        assert_eq!(assembly.escapes.iter().any(|escape| escape.rewritten), escapes);
+        crate::verdicts::reshaped::refuse_early_and_late(
+            &judged.units,
+            &assembly.escapes,
+            &mut plan,
+        );
         plan.refusals
     };
-    assert!(refusals(text("", 2) + &fresh("")).is_empty());
-    let found = refusals(text(", int b", 2) + &fresh(", 7"));
-    assert_eq!(found.iter().map(|refusal| refusal.name.as_str()).collect::<Vec<_>>(), ["fresh"]);
-    assert!(found[0].reason.contains("address of `fresh` escapes at"), "{found:?}");
+    let names =
+        |found: &[Refusal]| found.iter().map(|refusal| refusal.name.clone()).collect::<Vec<_>>();
+    // Handed out, itself or what calls it.
+    let handed = "int f(int a) { return ext(a, fresh); }";
+    assert!(refusals(text("", 2) + &fresh("", handed), true).is_empty());
+    let found = refusals(text(", int b", 2) + &fresh(", 7", handed), true);
+    assert_eq!(names(&found), ["fresh"]);
+    assert!(found[0].reason.contains("its address escapes at f"), "{found:?}");
+    let by_way =
+        "static int way(int a) { return fresh(a) * 2; } int f(int a) { return ext(a, way); }";
+    assert_eq!(names(&refusals(text(", int b", 2) + &fresh(", 7", by_way), true)), ["way"]);
+    // Another function is.
+    let beside =
+        "static int way(int a) { return a * 2; } int f(int a) { return ext(a, way) + fresh(a); }";
+    assert!(refusals(text(", int b", 2) + &fresh(", 7", beside), true).is_empty());
+    // Hooks around the switches.
+    let hook = |name: &str| {
+        format!(
+            "__attribute__((used)) static int {name}(void) {{ return fresh(1); }} int f(int a) {{ return fresh(a); }}"
+        )
+    };
+    for (name, early) in
+        [("dynamos_before_on", true), ("dynamos_after_on", false), ("dynamos_after_off", true)]
+    {
+        let found = refusals(text(", int b", 2) + &fresh(", 7", &hook(name)), false);
+        assert_eq!(!found.is_empty(), early, "{name}: {found:?}");
+    }
+}
+
+#[test]
+fn a_part_of_a_function_is_no_caller() {
+    let text = |n: u32| {
+        format!(
+            "int ext(long); void bad(void) __attribute__((cold)); static __attribute__((noinline)) int g(int a, int b) \
+             {{ if (a > 7) {{ bad(); ext(a); }} return ext(a) + {n}; }}\nint f(int a) {{ return g(a, 0) + g(a + 1, 0); }}\n"
+        )
+    };
+    let (v1, v2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (judged, _) = judged(&[("a", &text(1), &text(2))], v1.path(), v2.path());
+    let unit = &judged.units[0];
+    assert!(
+        unit.v2.symbols.iter().any(|symbol| symbol.name.contains(".cold")),
+        "no part is moved away"
+    );
+    assert!(unit.reshaped.is_empty(), "{:?}", unit.reshaped);
 }

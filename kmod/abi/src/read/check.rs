@@ -177,7 +177,9 @@ impl Record<'_> {
         let by_call = function.counting != NONE
             || function.bridge != NONE
             || function.flags & function_flags::ADAPTS != 0;
-        if function.flags & function_flags::RESHAPED != 0 && (!replaced || by_call) {
+        let unlike = function.flags & function_flags::UNLIKE_V1 != 0;
+        let reshaped = function.flags & function_flags::RESHAPED != 0;
+        if (unlike || reshaped) && !replaced || reshaped && by_call {
             return Err(RecordError::Value("parameters that differ"));
         }
         if replaced && function.fentry == NONE {

@@ -3,7 +3,8 @@
 
 use alloc::vec::Vec;
 
-use dynamos_abi::{Record, function_flags::RESHAPED, symbol_flags};
+use dynamos_abi::function_flags::{RESHAPED, UNLIKE_V1};
+use dynamos_abi::{Function, Record, symbol_flags};
 
 use super::{Entry, Manager, UpdateId};
 use crate::refusal::Refusal;
@@ -22,10 +23,12 @@ enum Place {
 /// What an update's code calls, or may, and what others must not call.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    /// All that its clones refer to, sorted.
+    /// All that its code refers to, and what it writes into tables, sorted.
     refers: Vec<Place>,
-    /// The functions that take other parameters than V1's, or give another result.
-    reshapes: Vec<(Place, u32)>,
+    /// The functions that take other parameters than V1's, or give another result; each by its index.
+    unlike: Vec<(Place, u32)>,
+    /// Whether no call comes to those any more.
+    left: bool,
     /// Whether its code may run once it is reverted.
     kept: bool,
 }
@@ -33,24 +36,28 @@ pub(super) struct Calls {
 impl Calls {
     pub(super) fn of<'a>(record: &Record<'a>, resolved: &Resolved) -> Result<Self, Refusal<'a>> {
         let mut calls = Calls { kept: !record.pinned().is_empty(), ..Calls::default() };
-        for (symbol, address) in record.symbols().iter().zip(&resolved.symbols) {
-            let is = |flag| symbol.flags & flag != 0;
-            let place = match address {
-                _ if is(symbol_flags::EXPORTED) => Place::Named(hash(record.str(symbol.name))),
-                Some(address) if is(symbol_flags::FUNCTION) && is(symbol_flags::NEEDED) => {
-                    Place::At(*address)
-                }
-                _ => continue,
-            };
-            push(&mut calls.refers, place)?;
+        let address = |symbol: u32| resolved.symbols.get(symbol as usize).copied().flatten();
+        for (index, symbol) in (0u32..).zip(record.symbols().iter()) {
+            if symbol.flags & symbol_flags::IMPORTED != 0 {
+                push(&mut calls.refers, Place::Named(hash(record.str(symbol.name))))?;
+            }
+            // Also what it only takes the address of: it may call by that.
+            if symbol.flags & symbol_flags::NEEDED != 0
+                && let Some(address) = address(index)
+            {
+                push(&mut calls.refers, Place::At(address))?;
+            }
+        }
+        for written in record.slots().iter().filter_map(|slot| address(slot.after)) {
+            push(&mut calls.refers, Place::At(written))?;
         }
         sort(&mut calls.refers);
-        let functions = record.replaced().filter(|(_, function)| function.flags & RESHAPED != 0);
-        for (index, _) in functions {
+        let unlike = |function: &Function| function.flags & (RESHAPED | UNLIKE_V1) != 0;
+        for (index, _) in record.replaced().filter(|(_, function)| unlike(function)) {
             let name = Place::Named(hash(function_name(record, index)));
-            push(&mut calls.reshapes, (name, index))?;
+            push(&mut calls.unlike, (name, index))?;
             if let Some(address) = resolved.functions.get(index as usize) {
-                push(&mut calls.reshapes, (Place::At(*address), index))?;
+                push(&mut calls.unlike, (Place::At(*address), index))?;
             }
         }
         Ok(calls)
@@ -58,13 +65,17 @@ impl Calls {
 
     /// A function that `caller` refers to, and that takes other parameters here.
     fn answers_wrongly(&self, caller: &Calls) -> Option<u32> {
-        let is_called = |place| caller.refers.binary_search(place).is_ok();
-        self.reshapes.iter().find(|(place, _)| is_called(place)).map(|(_, index)| *index)
+        // What can still be called of an update that has left does not call what that gave other parameters: the generator
+        // refuses it.
+        let is_its_own = |place| caller.unlike.iter().any(|(own, _)| own == place);
+        let is_called = |place| caller.refers.binary_search(place).is_ok() && !is_its_own(place);
+        let mut all = self.unlike.iter().filter(|_| !self.left);
+        all.find(|(place, _)| is_called(place)).map(|(_, index)| *index)
     }
 
     /// No call comes to its editions any more; those under way go on.
     pub(super) fn leave(&mut self) {
-        self.reshapes.clear();
+        self.left = true;
     }
 }
 
@@ -76,7 +87,7 @@ impl Entry {
 }
 
 impl Manager {
-    /// Whether no clone of `id` calls an edition that takes other parameters, nor one of another update any of its own.
+    /// Whether no code of `id` calls an edition that takes other parameters, nor code of another update any of its own.
     /// `group`: those that share functions with it, of which others decide; `leave`: whether they go.
     pub(super) fn check_calls<'a>(
         &self,
@@ -87,14 +98,14 @@ impl Manager {
         leave: bool,
     ) -> Result<(), Refusal<'a>> {
         for other in self.updates.iter().filter(|other| other.id != id) {
-            let member = group.contains(&other.id);
+            let (member, update) = (group.contains(&other.id), other.name);
             if !member && other.holds() && other.calls.answers_wrongly(calls).is_some() {
-                return Err(Refusal::CallsReshaped { update: other.name });
+                return Err(Refusal::CallsUnlike { update });
             }
             let runs = (leave || !member) && other.may_run(member);
             if let Some(index) = calls.answers_wrongly(&other.calls).filter(|_| runs) {
-                let function = function_name(record, index);
-                return Err(Refusal::CalledByOther { function, update: other.name });
+                let (function, stays) = (function_name(record, index), other.calls.kept);
+                return Err(Refusal::CalledUnlike { function, update, stays });
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Updates that call what another gives other parameters.
 
-use dynamos_abi::function_flags::{REPLACE, RESHAPED};
-use dynamos_abi::symbol_flags::{EXPORTED, FUNCTION, NEEDED};
+use dynamos_abi::function_flags::{REPLACE, RESHAPED, UNLIKE_V1};
+use dynamos_abi::symbol_flags::{EXPORTED, IMPORTED, NEEDED};
 
 use super::tests::advance;
 use super::*;
@@ -25,7 +25,7 @@ const RESHAPES: Update =
 const CALLS: Update = Update {
     name: "calls",
     replaces: ("g", 0x200, 0),
-    calls: Some(("f", 0x100, FUNCTION | NEEDED)),
+    calls: Some(("f", 0x100, NEEDED)),
     pinned: "",
 };
 
@@ -117,9 +117,14 @@ fn code_that_never_ran_calls_nobody() {
 
 #[test]
 fn an_export_is_called_by_its_name() {
-    for (name, refused) in [("f", true), ("ff", false)] {
+    // A site of V1's code may speak of one as well.
+    for (name, flags, refused) in [
+        ("f", EXPORTED | IMPORTED, true),
+        ("ff", EXPORTED | IMPORTED, false),
+        ("f", EXPORTED, false),
+    ] {
         let manager = &mut Manager::new();
-        let calls = Update { calls: Some((name, 0, EXPORTED)), ..CALLS };
+        let calls = Update { calls: Some((name, 0, flags)), ..CALLS };
         calls.load(manager, Over::Nothing).unwrap();
         assert_eq!(RESHAPES.load(manager, Over::Nothing).is_err(), refused);
     }
@@ -142,4 +147,33 @@ fn one_that_leaves_goes_with_its_parameters() {
         below.load(manager, Over::Nothing).unwrap();
         assert_eq!(RESHAPES.load(manager, Over::Replace).is_err(), refused);
     }
+}
+
+#[test]
+fn a_successor_knows_what_the_one_before_it_gives() {
+    // Both give `f` other parameters and call it; the first stays for something else.
+    let both = |name, pinned| Update {
+        name,
+        replaces: ("f", 0x100, RESHAPED),
+        calls: Some(("f", 0x100, NEEDED)),
+        pinned,
+    };
+    let manager = &mut Manager::new();
+    let first = both("first", "a timer calls it").load(manager, Over::Nothing).unwrap();
+    both("second", "").load(manager, Over::Replace).unwrap();
+    advance(manager, first, &[Reverted]);
+    let other = Update { name: "other", replaces: ("g", 0x200, 0), ..both("", "") };
+    assert!(other.load(manager, Over::Nothing).is_err());
+}
+
+#[test]
+fn whose_callers_are_v1s_has_no_new_ones() {
+    let manager = &mut Manager::new();
+    let update = Update { replaces: ("f", 0x100, UNLIKE_V1), ..RESHAPES };
+    let id = update.load(manager, Over::Nothing).unwrap();
+    assert!(CALLS.load(manager, Over::Nothing).is_err());
+    advance(manager, id, &[Reverting, Reverted]);
+    CALLS.load(manager, Over::Nothing).unwrap();
+    let again = Update { name: "again", ..update };
+    assert!(again.load(manager, Over::Nothing).unwrap_err().contains("update `calls` calls `f`"));
 }
