@@ -25,3 +25,12 @@ fn corpus_and_regressions() {
         assert!(count > 0, "{name} has no corpus");
     }
 }
+
+/// Else the fuzzer would have to find the number of the format before anything is read.
+#[test]
+fn the_first_record_has_the_format_of_today() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/record/example");
+    let bytes = std::fs::read(file).unwrap();
+    let record = dynamos_abi::Record::parse(&bytes);
+    assert!(record.is_ok(), "{record:?}: write it again with the example `seeds`");
+}
