@@ -36,8 +36,9 @@ fn alike(old: &Signature, new: &Signature) -> bool {
     same && old.returns == new.returns
 }
 
-/// Leaves those that a replaced function calls, in either version: callers that stay as they are give V2's function what
-/// they gave V1's. Says so in the plan, and refuses what chooses the edition of each call. `v1`: V1's objects by path.
+/// Leaves those that a replaced function calls, in either version, or a new one: callers that stay as they are give V2's
+/// function what they gave V1's. Says so in the plan, and refuses what chooses the edition of each call. `v1`: V1's objects
+/// by path.
 pub(super) fn settle(units: &mut [UnitInput], v1: &BTreeMap<&str, &Unit>, plan: &mut Plan) {
     let called: Vec<BTreeSet<String>> = units.iter().map(|unit| called(unit, units, v1)).collect();
     for (unit, called) in units.iter_mut().zip(called) {
