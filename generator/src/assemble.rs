@@ -43,7 +43,7 @@ pub struct UnitInput {
     /// V1's functions that take other parameters in V2, or give another result, or may, and that replaced or new functions
     /// call.
     pub reshaped: BTreeSet<String>,
-    /// The same, if nobody calls them in another way than in V1 as well, but for those that the compiler has made.
+    /// All that do, whoever calls them, without those that the compiler has made (`f.isra.0`).
     pub unlike: BTreeSet<String>,
     /// Functions with an adaptation handler of the update's own: V2's name → the handler's.
     pub adaptations: BTreeMap<String, String>,

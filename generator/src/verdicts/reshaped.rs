@@ -93,31 +93,31 @@ fn is_new(unit: &UnitInput, name: &str) -> bool {
 /// may be called after a revert, and hooks that run before the switch, or after the way back.
 pub(crate) fn refuse_early_and_late(units: &[UnitInput], escapes: &[Escape], plan: &mut Plan) {
     const OTHER: &str = "which takes other parameters in V2 or gives another result";
+    const BESIDE: &str =
+        "leave the parameters as they are: give the change a new function beside the old one";
+    const BETWEEN: &str =
+        "call it from dynamos_after_on or dynamos_before_off, or leave its parameters as they are";
     for (at, unit) in units.iter().enumerate() {
         let is_there = |name: &str| unit.v2.find(name).is_some() && is_new(unit, name);
         // To a function, or to what may lead to one.
-        for escape in escapes.iter().filter(|escape| escape.rewritten) {
-            let name = &escape.function;
-            if let Some(old) =
-                Some(name).filter(|name| is_there(name)).and_then(|name| leads_to(units, at, name))
-            {
-                let reason = format!(
-                    "its address escapes at {}, so it may be called after a revert, and it calls `{old}`, {OTHER}: V1's \
-                     would get V2's",
-                    escape.at
-                );
-                let remedy = "leave the parameters as they are: give the change a new function beside the old one";
-                plan.refusals.push(Refusal::new(name, reason, remedy).within(&unit.object));
-            }
-        }
-        for (kind, name) in &unit.hooks {
-            if !matches!(kind, HookKind::BeforeOn | HookKind::AfterOff) {
-                continue;
-            }
+        let late = escapes
+            .iter()
+            .filter(|escape| escape.rewritten && is_there(&escape.function))
+            .map(|Escape { function, at, .. }| {
+                (
+                    function,
+                    format!("its address escapes at {at}, so it may be called after a revert"),
+                    BESIDE,
+                )
+            });
+        let early = unit
+            .hooks
+            .iter()
+            .filter(|(kind, _)| matches!(kind, HookKind::BeforeOn | HookKind::AfterOff))
+            .map(|(_, name)| (name, "runs while V1's functions answer".to_owned(), BETWEEN));
+        for (name, why, remedy) in late.chain(early) {
             if let Some(old) = leads_to(units, at, name) {
-                let reason =
-                    format!("runs while V1's functions answer, and calls `{old}`, {OTHER}");
-                let remedy = "call it from dynamos_after_on or dynamos_before_off, or leave its parameters as they are";
+                let reason = format!("{why}, and it calls `{old}`, {OTHER}: V1's would get V2's");
                 plan.refusals.push(Refusal::new(name, reason, remedy).within(&unit.object));
             }
         }

@@ -121,8 +121,7 @@ impl Manager {
         }
         let mut replaces = Vec::new();
         for (_, address) in replaced() {
-            replaces.try_reserve(1).map_err(|_| Refusal::OutOfMemory)?;
-            replaces.push(*address);
+            push(&mut replaces, *address)?;
         }
         sort(&mut replaces);
         let group = self.connected(&replaces, id)?;
@@ -271,6 +270,13 @@ impl Manager {
     }
 }
 
+/// Appends, or says that there is no memory.
+fn push<T>(to: &mut Vec<T>, item: T) -> Result<(), Refusal<'static>> {
+    to.try_reserve(1).map_err(|_| Refusal::OutOfMemory)?;
+    to.push(item);
+    Ok(())
+}
+
 /// Whether `entry` may become `to`.
 fn allowed(entry: &Entry, to: State) -> Result<(), Refusal<'static>> {
     if entry.state.may_become(to) {
@@ -286,6 +292,8 @@ pub(crate) mod tests {
     use State::*;
     use dynamos_abi::function_flags;
 
+    pub(super) const RELEASE: &str = "6.1.0-55-amd64";
+
     pub(super) fn update(name: &str, functions: &[&str], pinned: &str) -> Vec<u8> {
         let mut build = Build::new();
         for function in functions {
@@ -294,9 +302,9 @@ pub(crate) mod tests {
         build.function("anchor", 0, &[0xc3], &[]);
         if let Some(kept) = pinned.strip_prefix("data: ") {
             build.0.kept(kept);
-            return build.0.finish(name, "6.1.0-55-amd64", "").unwrap();
+            return build.0.finish(name, RELEASE, "").unwrap();
         }
-        build.0.finish(name, "6.1.0-55-amd64", pinned).unwrap()
+        build.0.finish(name, RELEASE, pinned).unwrap()
     }
 
     /// Admits and registers an update whose functions are at `addresses`, its anchor at 1.
@@ -311,7 +319,7 @@ pub(crate) mod tests {
         over: Over,
     ) -> Result<UpdateId, String> {
         with_record(bytes, |record| {
-            let id = manager.admit(record, "6.1.0-55-amd64").map_err(|r| r.to_string())?;
+            let id = manager.admit(record, RELEASE).map_err(|r| r.to_string())?;
             match manager.register(id, record, &resolved(addresses), over) {
                 Ok(()) => Ok(id),
                 Err(refusal) => {
@@ -369,7 +377,7 @@ pub(crate) mod tests {
         assert!(text.starts_with("the update was made for kernel 6.1.0-55-amd64"), "{text}");
         let bytes = update(&"x".repeat(56), &[], "");
         with_record(&bytes, |record| {
-            let refusal = Manager::new().admit(record, "6.1.0-55-amd64").unwrap_err();
+            let refusal = Manager::new().admit(record, RELEASE).unwrap_err();
             assert!(matches!(refusal, Refusal::BadName { .. }));
         });
     }
@@ -490,7 +498,7 @@ pub(crate) mod tests {
         let mut manager = Manager::new();
         let bytes = update("fix", &["f"], "");
         with_record(&bytes, |record| {
-            let id = manager.admit(record, "6.1.0-55-amd64").unwrap();
+            let id = manager.admit(record, RELEASE).unwrap();
             manager.await_target(id).unwrap();
             assert_eq!(manager.state(id), Some(Waiting));
             manager.await_target(id).unwrap(); // The other of two.

@@ -380,15 +380,14 @@ impl Refusal<'_> {
                     "update `{update}` calls `{function}`, which takes other parameters here, or gives another result, than \
                      in V1"
                 )?;
-                match stays {
-                    true => write!(
+                if *stays {
+                    write!(
                         f,
                         ", and may still do so when it is reverted: make one update of both changes, or load this one \
                          without `{update}` when the machine has been booted again"
-                    ),
-                    false => {
-                        write!(f, ": revert `{update}` first, or make one update of both changes")
-                    }
+                    )
+                } else {
+                    write!(f, ": revert `{update}` first, or make one update of both changes")
                 }
             }
             ReshapedLeaves { update } => write!(

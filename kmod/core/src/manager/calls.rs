@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use dynamos_abi::function_flags::{RESHAPED, UNLIKE_V1};
 use dynamos_abi::{Function, Record, symbol_flags};
 
-use super::{Entry, Manager, UpdateId};
+use super::{Entry, Manager, UpdateId, push};
 use crate::refusal::Refusal;
 use crate::resolve::{Resolved, function_name};
 use crate::sort::sort;
@@ -110,12 +110,6 @@ impl Manager {
         }
         Ok(())
     }
-}
-
-fn push<T>(to: &mut Vec<T>, item: T) -> Result<(), Refusal<'static>> {
-    to.try_reserve(1).map_err(|_| Refusal::OutOfMemory)?;
-    to.push(item);
-    Ok(())
 }
 
 /// FNV-1a.

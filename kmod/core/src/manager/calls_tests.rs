@@ -3,12 +3,10 @@
 use dynamos_abi::function_flags::{REPLACE, RESHAPED, UNLIKE_V1};
 use dynamos_abi::symbol_flags::{EXPORTED, IMPORTED, NEEDED};
 
-use super::tests::advance;
+use super::tests::{RELEASE, advance};
 use super::*;
 use crate::testing::{Build, with_record};
 use State::*;
-
-const RELEASE: &str = "6.1.0-55-amd64";
 
 /// What an update replaces and calls: names, with their addresses.
 struct Update {

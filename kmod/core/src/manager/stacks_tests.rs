@@ -2,12 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::tests::{add_over, advance, update};
+use super::tests::{RELEASE, add_over, advance, update};
 use super::*;
 use crate::testing::with_record;
 use State::*;
-
-const RELEASE: &str = "6.1.0-55-amd64";
 
 /// Loads an update of the functions at `addresses` all the way.
 fn load(
