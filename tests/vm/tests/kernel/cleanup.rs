@@ -20,7 +20,7 @@ fn victim() {
 /// Starts this program as the victim, with its temporary files in `dir`.
 fn start_victim(dir: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "victim"])
+        .args(["--ignored", "--exact", "cleanup::victim"])
         .env("TMPDIR", dir)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -40,7 +40,7 @@ fn guests(dir: &Path) -> usize {
 }
 
 /// Waits for what is sure to come; a minute is for a machine with much else to do.
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     for _ in 0..600 {
         if condition() {
             return;
@@ -53,7 +53,10 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 fn end_by(signal: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut victim = start_victim(dir.path());
-    wait_until("the guest runs", || guests(dir.path()) == 1);
+    wait_until("the guest runs", || {
+        assert_eq!(victim.try_wait().unwrap(), None, "the victim ended by itself");
+        guests(dir.path()) == 1
+    });
     let pid = victim.id().to_string();
     let status = Command::new("kill").args(["-s", signal, &pid]).status().unwrap();
     assert!(status.success());
