@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::common::{SAYS, check, edit, greater_pipe_fcntl, machine, named, refusing_pipe_read};
+use crate::common::{
+    SAYS, check, edit, empty_directory, greater_pipe_fcntl, machine, named, refusing_pipe_read,
+};
 
 const SHELL: &str = r#"
 ask() { guest-tool sleepers ask "$1"; }
@@ -23,10 +25,8 @@ becomes() {
 
 /// An update with this name.
 fn made(version: &str, name: &str, change: impl Fn(&str) -> String) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stacking").join(version);
-    std::fs::create_dir_all(&directory).unwrap();
-    let (patch, output) = (directory.join(format!("{name}.patch")), directory.join(name));
-    let _ = std::fs::remove_dir_all(&output);
+    let directory = empty_directory("stacking", &format!("{version}-{name}"));
+    let (patch, output) = (directory.join("pipe.patch"), directory.join(name));
     edit(version, "fs/pipe.c", change, &patch);
     let plan = named(name, version, &patch, &output);
     assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);

@@ -114,9 +114,12 @@ pub fn edit(version: &str, file: &str, edit: impl Fn(&str) -> String, patch: &Pa
     write_patch(file, &old, &new, patch);
 }
 
-/// An empty directory for what a test makes.
-pub fn empty_directory(test: &str, name: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test).join(name);
+/// An empty directory for what the running test of the file `file` makes. Tests run side by side, and each has its own
+/// thread, which has its name.
+pub fn empty_directory(file: &str, name: &str) -> PathBuf {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap().rsplit("::").next().unwrap();
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(file).join(test).join(name);
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
     directory

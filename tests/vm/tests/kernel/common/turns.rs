@@ -7,7 +7,9 @@ use std::time::Duration;
 use dynamos_generator::{Request, Spec};
 use dynamos_vm::Image;
 
-use super::{SAYS, SLEEPERS, asked, cache, check, edit, kernel, machine_on, request};
+use super::{
+    SAYS, SLEEPERS, asked, cache, check, edit, empty_directory, kernel, machine_on, request,
+};
 
 /// `becomes NAME STATE`: waits for it. `fed_until NAME STATE`: the same, while sleepers are woken again and again.
 /// `until_edition N`: waits until new pipes are of that one. `mixed`: how often both editions met.
@@ -106,9 +108,7 @@ pub fn pair_on_the_debug_kernel(
 ) -> Option<(Image, PathBuf)> {
     const VERSION: &str = "6.12.107";
     let built = cache().debug_kernel_if_built(&kernel(VERSION)).unwrap()?;
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).join("debug");
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
+    let directory = empty_directory(name, "debug");
     let (patch, update) = (directory.join("pipe.patch"), directory.join("pair"));
     edit(VERSION, "fs/pipe.c", change, &patch);
     let (v1, v2) = (Spec::Deb(VERSION.into()), Spec::Patch(patch));
