@@ -17,6 +17,7 @@ use index::Index;
 mod abbreviations;
 mod embed;
 mod index;
+mod leaf;
 mod live;
 mod members;
 mod read;
@@ -25,6 +26,7 @@ mod slots;
 mod unnamed;
 
 pub use embed::Embedder;
+pub(crate) use leaf::{Leaf, Reads};
 pub(crate) use live::fixed_address;
 pub use live::{Instance, Place, Retyped};
 pub use members::{EnumeratorChange, MemberChange};

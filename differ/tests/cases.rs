@@ -20,6 +20,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use dynamos_differ::compare::Value;
 use dynamos_differ::verdict::{Comparison, DataChange, Verdict};
 use dynamos_differ::{Object, Pair};
 
@@ -115,7 +116,16 @@ fn facts(comparison: &Comparison) -> Vec<String> {
     }
     for d in comparison.data.iter().filter(|d| d.change != DataChange::Unchanged) {
         let change = word(&|| serde_json::to_string(&d.change).unwrap());
-        lines.push(format!("data {} {change} {} users {:?}", d.name, d.reason, d.users));
+        let value = |v: &Value| match v.member.as_str() {
+            "" => format!("{} → {}", v.old, v.new),
+            member => format!("{member}: {} → {}", v.old, v.new),
+        };
+        let values: Vec<String> = d.values.shown.iter().map(value).collect();
+        let values = values.join("; ");
+        lines.push(format!(
+            "data {} {change} {} users {:?} values {values}",
+            d.name, d.reason, d.users
+        ));
     }
     for l in &comparison.layouts {
         let kind = word(&|| serde_json::to_string(&l.kind).unwrap());

@@ -32,7 +32,7 @@ impl Mask {
         Self { bits: Vec::new(), skip: Some(offset) }
     }
 
-    fn at(&self, offset: u64) -> u8 {
+    pub(super) fn at(&self, offset: u64) -> u8 {
         self.bits.iter().find(|(o, _)| *o == offset).map_or(0, |(_, bits)| *bits)
     }
 
