@@ -23,7 +23,7 @@ mod instruction;
 mod line_text;
 mod slots;
 
-pub(crate) use content::{Mask, lines_in};
+pub(crate) use content::{Mask, line_mask, lines_in};
 pub(crate) use entries::{Table, counts};
 pub(crate) use slots::may_have_slots;
 pub use slots::{Slot, Slots};
