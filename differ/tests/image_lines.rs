@@ -1,4 +1,4 @@
-//! Linked images: lines in tables that the kernel may write to.
+//! Linked images: lines in tables that the kernel may write to, or that these lead to.
 
 // The helpers of these tests may fail like the tests themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
@@ -24,6 +24,12 @@ asm(".pushsection .data.dyndbg.0, \"aw\"\n .balign 8\n .globl __start___dyndbg\n
     ".pushsection .data.dyndbg.2, \"aw\"\n .globl __stop___dyndbg\n__stop___dyndbg:\n .popsection");
 void one(void) { debug(1, "one"); debug(2, "two"); }
 void other(void) { debug(3, "three"); }
+struct pi_entry { const char *fmt, *func, *file; unsigned line; const char *level, *prefix; } __attribute__((packed));
+#define printk(fmt) \
+    static const struct pi_entry __attribute__((used)) _entry = { fmt, __func__, __FILE__, __LINE__, 0, "pre" }; \
+    static const struct pi_entry *__attribute__((used, section(".printk_index"))) _entry_ptr = &_entry;
+void told(void) { printk("told") }
+void told_too(void) { printk("told too") }
 struct ddebug alone = { "mod", "alone", __FILE__, "four", 1, 63, 0 };
 void print(struct ddebug *d, const char *format) { d->key[0] += *format; }
 "#;
@@ -39,7 +45,7 @@ fn differing(from: &str, to: &str, lines: usize) -> Vec<(String, String, DataCha
 }
 
 #[test]
-fn a_line_of_dynamic_debug_is_no_change() {
+fn a_line_is_no_change() {
     assert_eq!(differing("", "", 3), []);
     assert_eq!(differing("", "", 1000), []);
 }
@@ -57,6 +63,18 @@ fn all_else_of_dynamic_debug_is_a_change() {
         assert!(name.starts_with("__UNIQUE_ID_ddebug3"), "{found:?}");
         assert_eq!((section.as_str(), *change), ("__dyndbg", DataChange::Changed));
         assert!(reason.contains(what), "{from} → {to}: {found:?}");
+    }
+}
+
+#[test]
+fn a_format_of_printk_is_a_change() {
+    for (from, to) in
+        [("\"told too\"", "\"said too\""), ("__LINE__, 0, \"pre\"", "__LINE__, 0, \"no\"")]
+    {
+        let found = differing(from, to, 3);
+        let row = found.iter().find(|row| row.0.starts_with("_entry_ptr"));
+        let (_, section, change, _) = row.unwrap_or_else(|| panic!("{found:?}"));
+        assert_eq!((section.as_str(), *change), (".printk_index", DataChange::Changed));
     }
 }
 

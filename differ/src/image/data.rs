@@ -9,11 +9,11 @@ use serde::Serialize;
 use super::code::{KERNEL, Pairs};
 use super::content::{same_but_for, without};
 use super::load::Symbol;
-use super::names::Names;
+use super::names::{Names, Target};
 use super::pairing::{Id, Known, Paired, name, pair};
 use crate::compare::{Mask, lines_in};
 use crate::load::Section;
-use crate::names::BTF_ID;
+use crate::names::{BTF_ID, base};
 use crate::verdict::DataChange;
 
 /// The verdict on one variable or constant of an image.
@@ -128,10 +128,15 @@ fn compare(
         let placed = names.image.sections.get(symbol.section as usize);
         placed.is_some_and(|placed| placed.section.is_nobits())
     };
-    let same_but = |mask: &Mask| {
+    let same_at = |mask: &Mask, p: u64, q: u64, size| {
         let mut pairs = Pairs::new();
-        same_but_for(mask, (a, s.address), (b, t.address), s.size, 0, &mut pairs)
-            && known.agrees(a, b, &pairs)
+        same_but_for(mask, (a, p), (b, q), size, 0, &mut pairs) && known.agrees(a, b, &pairs)
+    };
+    let same_but = |mask: &Mask| same_at(mask, s.address, t.address, s.size);
+    let same_entries = |(p, q): (u64, u64)| {
+        BESIDE_LINE.iter().all(|(at, size)| {
+            same_at(&Mask::default(), p.saturating_add(*at), q.saturating_add(*at), *size)
+        })
     };
     let mut lines = Mask::default();
     let same = match (nobits(a, s), nobits(b, t)) {
@@ -142,13 +147,31 @@ fn compare(
             if table == other {
                 lines = lines_in(table, s.size);
             }
-            !lines.is_empty() && same_but(&lines)
+            let entries = printk_entry(side_a, s).zip(printk_entry(side_b, t));
+            !lines.is_empty() && same_but(&lines) || entries.is_some_and(same_entries)
         }
         _ => false,
     };
     (!same).then(|| {
         (DataChange::Changed, format!("another initial value{}", place((a, s), (b, t), &lines)))
     })
+}
+
+/// What there is in `struct pi_entry` (include/linux/printk.h, packed) before and behind the line: offsets and sizes.
+const BESIDE_LINE: [(u64, u64); 2] = [(0, 24), (28, 16)];
+
+/// Where the entry is that a pointer in printk's index leads to.
+fn printk_entry(side: &Side<'_, '_, '_>, pointer: &Symbol<'_>) -> Option<u64> {
+    let table = side.section(pointer);
+    if !matches!(table, "printk_index" | ".printk_index") || pointer.size != 8 {
+        return None;
+    }
+    let (word, _) = side.names.bytes(pointer.address).split_first_chunk()?;
+    let Target::Symbol(id, 0) = side.names.at(u64::from_le_bytes(*word)) else { return None };
+    let (_, entry) = side.names.known(id)?;
+    let constant = !side.names.writable(entry.section);
+    let is_entry = constant && base(entry.name).text == "_entry" && entry.size == 44;
+    is_entry.then_some(entry.address)
 }
 
 /// Where the first difference is that can be seen in the bytes.
