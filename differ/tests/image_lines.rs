@@ -67,6 +67,20 @@ fn all_else_of_dynamic_debug_is_a_change() {
 }
 
 #[test]
+fn entries_that_are_numbered_anew_are_the_same() {
+    let more = "void more(void) { debug(1, \"more\"); printk(\"more\") }\nvoid told(";
+    let renumbered = DEBUG
+        .replace("debug(3", "debug(4")
+        .replace("debug(2", "debug(3")
+        .replace("debug(1", "debug(2")
+        .replace("void told(", more);
+    let found = differing(DEBUG, &renumbered, 3);
+    let told: Vec<_> = found.iter().map(|row| (row.1.as_str(), row.2)).collect();
+    let new = [("__dyndbg", DataChange::New), (".printk_index", DataChange::New)];
+    assert_eq!(told, new, "{found:?}");
+}
+
+#[test]
 fn a_format_of_printk_is_a_change() {
     for (from, to) in
         [("\"told too\"", "\"said too\""), ("__LINE__, 0, \"pre\"", "__LINE__, 0, \"no\"")]

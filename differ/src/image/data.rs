@@ -36,7 +36,6 @@ pub struct ImageData {
 /// Compares all variables and constants that have a name of their own. What the compiler numbered is left out where it
 /// is constant: the functions that use it are compared by its content.
 pub(super) fn data(a: &Names<'_, '_>, b: &Names<'_, '_>, known: &Known) -> Vec<ImageData> {
-    let Paired { pairs, removed, new } = pair(a, b, is_data, &|_, _| false);
     let side = |names| Side { names, tables: tables(names) };
     let (side_a, side_b) = (&side(a), &side(b));
     let is_compilers = |names: &Names<'_, '_>, id: Id| {
@@ -44,6 +43,14 @@ pub(super) fn data(a: &Names<'_, '_>, b: &Names<'_, '_>, known: &Known) -> Vec<I
         let symbol = names.image.symbols.get(id as usize);
         numbered && symbol.is_none_or(|symbol| !names.writable(symbol.section))
     };
+    // Two states of one name and equal value are not the same for that, but two entries that say where they stand are.
+    let alike = |x: Id, y: Id| {
+        let tells = |symbol| tells_its_place(side_a, symbol);
+        !is_compilers(a, x)
+            && a.image.symbols.get(x as usize).is_some_and(tells)
+            && compare((side_a, x), (side_b, y), known).is_none()
+    };
+    let Paired { pairs, removed, new } = pair(a, b, is_data, &alike);
     let mut all: Vec<ImageData> = pairs
         .par_iter()
         .filter(|(x, y)| !is_compilers(a, *x) || !is_compilers(b, *y))
@@ -110,6 +117,12 @@ fn verdict(side: &Side<'_, '_, '_>, id: Id, change: DataChange, reason: String) 
         change,
         reason,
     }
+}
+
+/// Whether a variable says of which place in the source it is: of its file and function, beside the line.
+fn tells_its_place(side: &Side<'_, '_, '_>, symbol: &Symbol<'_>) -> bool {
+    let lines = lines_in(side.section(symbol), symbol.size);
+    !lines.is_empty() || printk_entry(side, symbol).is_some()
 }
 
 /// What differs; nothing if both are the same.
