@@ -24,6 +24,7 @@ mod line_text;
 mod slots;
 mod values;
 
+pub(crate) use content::{Mask, line_mask, lines_in};
 pub(crate) use entries::{Table, counts};
 pub(crate) use slots::may_have_slots;
 pub use slots::{Slot, Slots};

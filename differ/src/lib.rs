@@ -21,6 +21,7 @@ pub mod model;
 mod names;
 mod object_file;
 pub mod parameters;
+mod queues;
 pub mod show;
 pub mod special;
 pub mod units;
