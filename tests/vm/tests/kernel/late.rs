@@ -164,6 +164,111 @@ fn follows_its_module_on_6_12() {
     follows_its_module("6.12.107", "6.12.107+deb12-amd64");
 }
 
+/// One that came with its module is replaced, or lain over, by one that is loaded later and holds the module.
+fn the_next_one_comes_while_the_module_is_there(version: &str, release: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let made = |name: &str, prefix: &str| {
+        let (patch, update) =
+            (scratch.path().join(format!("{name}.patch")), scratch.path().join(name));
+        let shown =
+            format!("sysfs_emit(buf, \"{prefix}%llu\\n\", (unsigned long long)lo->lo_offset)");
+        let change = |text: &str| text.replacen(&shown.replace(prefix, ""), &shown, 1);
+        edit(version, "drivers/block/loop.c", change, &patch);
+        let plan = named(name, version, &patch, &update);
+        assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+        update
+    };
+    let (first, next) = (made("first", "first "), made("next", "next "));
+    let outcome = machine(release, &[&first, &next])
+        .offer("loop")
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            dd if=/dev/zero of=/run/file bs=64k count=1 2>/dev/null
+            used() {{ load-module loop; losetup -o 512 /dev/loop0 /run/file; }}
+            unused() {{ losetup -d /dev/loop0; rmmod loop; }}
+            offset() {{ cat /sys/block/loop0/loop/offset; }}
+            state() {{ cat /sys/kernel/dynamos/$1/state; }}
+            dynamos load /update/first >/dev/null
+            used
+            says first offset
+            says alone dynamos load /update/next
+            for how in replace stack; do
+                says ${{how}} dynamos load /update/next --$how
+                says ${{how}}_next offset
+                says ${{how}}_below state first
+                losetup -d /dev/loop0
+                says ${{how}}_holds rmmod loop
+                losetup -o 512 /dev/loop0 /run/file
+                says ${{how}}_revert dynamos revert next
+                says ${{how}}_left offset
+                dynamos unload next
+                unused
+                # What was replaced stays so; what was below goes with its module.
+                says ${{how}}_waits state first
+                dynamos unload first --revert >/dev/null
+                dynamos load /update/first >/dev/null
+                used
+                says ${{how}}_again offset
+            done
+            # By force it goes in spite of that, the topmost first, and both wait; but only one can come with it.
+            dynamos load /update/next --stack >/dev/null
+            losetup -d /dev/loop0
+            says forced rmmod -f loop
+            says forced_first state first
+            says forced_next state next
+            used
+            says both offset
+            says both_next state next
+            dynamos revert next
+            dynamos unload next
+            unused
+            dynamos unload first --revert
+            says gone rmmod dynamos"#
+        ))
+        .timeout(Duration::from_secs(600))
+        .run()
+        .unwrap();
+    check(
+        &outcome.results,
+        &[
+            ("first", "status 0\nfirst 512"),
+            ("alone", "is already replaced by update `first`"),
+            ("replace", "status 0\nnext is loaded"),
+            ("replace_next", "status 0\nnext 512"),
+            ("replace_below", "status 0\nreverted"),
+            ("replace_holds", "status 1"),
+            ("replace_revert", "status 0"),
+            ("replace_left", "status 0\n512"),
+            ("replace_waits", "status 0\nreverted"),
+            ("replace_again", "status 0\nfirst 512"),
+            ("stack", "status 0\nnext is loaded"),
+            ("stack_next", "status 0\nnext 512"),
+            ("stack_below", "status 0\nactive"),
+            ("stack_holds", "status 1"),
+            ("stack_revert", "status 0"),
+            ("stack_left", "status 0\nfirst 512"),
+            ("stack_waits", "status 0\nwaiting for module loop"),
+            ("stack_again", "status 0\nfirst 512"),
+            ("forced", "status 0"),
+            ("forced_first", "status 0\nwaiting for module loop"),
+            ("forced_next", "status 0\nwaiting for module loop"),
+            ("both", "status 0\nfirst 512"),
+            ("both_next", "waiting for module loop"),
+            ("gone", "status 0"),
+        ],
+    );
+}
+
+#[test]
+fn the_next_one_comes_while_the_module_is_there_on_6_1() {
+    the_next_one_comes_while_the_module_is_there("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn the_next_one_comes_while_the_module_is_there_on_6_12() {
+    the_next_one_comes_while_the_module_is_there("6.12.107", "6.12.107+deb12-amd64");
+}
+
 /// A timer of the update's, which never ends, so that its code must stay.
 fn ticks(text: &str) -> String {
     const TIMER: &str = "#include <linux/timer.h>\n\
