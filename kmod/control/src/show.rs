@@ -135,7 +135,7 @@ fn phase(update: &Update) -> Option<String> {
 /// Who holds up a switch of `update`, in one line.
 pub(crate) fn held_by(update: &Update) -> String {
     let tasks = tasks_of(update);
-    match (phase(update), update.blockers.is_empty()) {
+    match (phase(update), update.blockers.is_empty() && update.hook.is_none()) {
         (Some(phase), true) => phase,
         (Some(phase), false) => format!("{phase}; {tasks}"),
         (None, _) => tasks,

@@ -145,7 +145,18 @@ fn every_stack([version, release]: [&str; 2]) {
             wait $pipes
             says pipes cat /run/pipes
             # Whoever still sleeps in V2's edition, the sleeper among them, is woken and goes on in edition 0.
-            says woken dynamos revert dynamos_core --timeout 240 --signal
+            says woken dynamos revert dynamos_core --timeout 1 --on-timeout hold --signal
+            # What waits for RCU-tasks wakes its thread, which no signal does.
+            tracing=/sys/kernel/tracing
+            [ -e $tracing/events ] || mount -t tracefs tracefs $tracing
+            echo schedule_timeout >$tracing/set_ftrace_filter
+            for try in $(seq 120); do
+                [ "$(cat /sys/kernel/dynamos/dynamos_core/state)" != reverted ] || break
+                echo function >$tracing/current_tracer
+                echo nop >$tracing/current_tracer
+                usleep 500000
+            done
+            says woken_state cat /sys/kernel/dynamos/dynamos_core/state
             says slept cat /proc/$sleeper/comm
             says gone dynamos unload dynamos_core
             says end many"#
@@ -170,6 +181,7 @@ fn every_stack([version, release]: [&str; 2]) {
             ("force", "status 0\n"),
             ("pipes", NOTHING_LOST),
             ("woken", "status 0\ndynamos_core is reverted"),
+            ("woken_state", "status 0\nreverted"),
             ("slept", "status 0\nsleep"),
             ("gone", "status 0\n"),
         ],
