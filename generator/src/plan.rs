@@ -216,7 +216,7 @@ pub struct HookPlan {
 }
 
 /// The verdict on one type.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LayoutPlan {
     /// `struct`, `union` or `enum`.
     pub kind: String,
@@ -270,7 +270,7 @@ impl LayoutPlan {
 }
 
 /// A member or enumerator that differs.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MemberPlan {
     /// Its name; in V1, if it was renamed.
     pub name: String,
@@ -283,7 +283,7 @@ pub struct MemberPlan {
 }
 
 /// A member or enumerator of one side.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum MemberSide {
     /// Of a struct or union.
@@ -311,7 +311,7 @@ pub enum MemberSide {
 }
 
 /// A type that holds another one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EmbedderPlan {
     /// The type.
     pub name: String,
@@ -320,7 +320,7 @@ pub struct EmbedderPlan {
 }
 
 /// A use of a changed member.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UserPlan {
     /// The function; for an initialiser, the variable.
     pub function: String,
@@ -337,7 +337,7 @@ pub struct UserPlan {
 }
 
 /// A call that creates or frees an object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CallPlan {
     /// Who calls.
     pub function: String,
@@ -354,7 +354,7 @@ pub struct CallPlan {
 }
 
 /// Where instances of a type live.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LivePlan {
     /// `static`, `per-cpu`, `extern`, `stack`, `slab`, `allocated`, `embedded` or `elsewhere`.
     pub place: String,
