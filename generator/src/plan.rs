@@ -218,9 +218,9 @@ pub struct HookPlan {
 /// The verdict on one type.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LayoutPlan {
-    /// `struct`, `union` or `enum`.
+    /// `struct`, `union`, `enum` or `typedef`.
     pub kind: String,
-    /// Tag of the type.
+    /// Tag of the type, or name of the typedef.
     pub name: String,
     /// Object in whose debug information it was seen.
     pub object: String,
@@ -244,7 +244,7 @@ pub struct LayoutPlan {
     pub freed_by: Vec<CallPlan>,
     /// Where instances live.
     pub live: Vec<LivePlan>,
-    /// What follows from that: `lasting`, `stack only`, `none` or `unknown`.
+    /// What follows from that: `lasting`, `stack only`, `none` or `unknown`; `unaffected` if objects look as they did.
     pub liveness: String,
 }
 
@@ -356,7 +356,8 @@ pub struct CallPlan {
 /// Where instances of a type live.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LivePlan {
-    /// `static`, `per-cpu`, `extern`, `stack`, `slab`, `allocated`, `embedded` or `elsewhere`.
+    /// `static`, `per-cpu`, `extern`, `stack`, `stack of a function that stays`, `slab`, `allocated`, `embedded`, `memory of
+    /// another kind` or `elsewhere`.
     pub place: String,
     /// The variable, function, type or file.
     pub name: String,

@@ -191,7 +191,11 @@ fn a_layout_that_changed_is_seen_in_every_form_of_dwarf() {
         assert_eq!(plan["layouts"].as_array().unwrap().len(), 0, "{flags:?}");
     }
     let (v1, v2) = (bench.image("v1", SAME, 1), bench.image("v2", ("long b", "long b, c"), 1));
-    assert_eq!(rows(&bench.plan(&v1, &v2, 0), "layouts", "changed"), ["box"]);
+    let plan = bench.plan(&v1, &v2, 0);
+    assert_eq!(rows(&plan, "layouts", "changed"), ["box"]);
+    let row = &plan["layouts"][0];
+    assert_eq!(row["live"][0]["name"], "struct box[4] boxes");
+    assert_eq!((&row["live"][0]["place"], &row["liveness"]), (&"static".into(), &"lasting".into()));
 }
 
 #[test]
