@@ -310,7 +310,12 @@ fn built_objects_are_shown_side_by_side() {
     assert_eq!(explain(&v1, &v2, "no_such").0, Some(2));
     let image = bench.image("image", SAME, 1);
     let (code, text) = explain(&image, &image, "f");
-    assert!(code == Some(2) && text.contains("is a linked image"), "{text}");
+    assert!(code == Some(1) && text.contains("f in image (file.c): unchanged"), "{text}");
+    let other = bench.image("other", ("long b", "long b, c"), 1);
+    let (code, text) = explain(&image, &other, "box");
+    assert!(code == Some(0) && text.contains("struct box: changed"), "{text}");
+    assert!(text.contains("file.c:2") && text.contains("16 +8  long int c"), "{text}");
+    assert_eq!(explain(&image, &other, "no_such").0, Some(2));
 }
 
 #[test]
