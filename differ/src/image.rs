@@ -9,11 +9,13 @@ mod load;
 mod names;
 mod pairing;
 mod per_cpu;
+mod show;
 mod special;
 
 pub use data::ImageData;
 pub use functions::FunctionVerdict;
 pub use load::{Image, Placed, Symbol, is_linked};
+pub use show::{FunctionView, show};
 
 use crate::error::Result;
 use crate::layout::{self, LayoutChange, Place};
@@ -32,6 +34,24 @@ pub struct Contents {
 
 /// Compares the code and data of two images.
 pub fn contents(v1: &Image<'_>, v2: &Image<'_>) -> Result<Contents> {
+    named(v1, v2, |a, b| {
+        let paired = functions::paired(a, b);
+        let known = Known::of(a, b, &paired.pairs);
+        let (functions, data) = rayon::join(
+            || functions::functions(a, b, paired, known.clone()),
+            || data::data(a, b, &known),
+        );
+        let functions = functions?.0.into_iter().map(|row| row.verdict).collect();
+        Ok(Contents { functions, data })
+    })
+}
+
+/// Names what is in both images, for something to be done with it.
+fn named<T>(
+    v1: &Image<'_>,
+    v2: &Image<'_>,
+    then: impl FnOnce(&Names<'_, '_>, &Names<'_, '_>) -> Result<T>,
+) -> Result<T> {
     let (units_a, units_b) = rayon::join(|| Units::of_image(v1), || Units::of_image(v2));
     let (units_a, units_b) = (units_a?, units_b?);
     let (files_a, files_b) = number_files(v1, v2);
@@ -39,14 +59,7 @@ pub fn contents(v1: &Image<'_>, v2: &Image<'_>) -> Result<Contents> {
         || Names::build(v1, &files_a, &units_a),
         || Names::build(v2, &files_b, &units_b),
     );
-    let (a, b) = (a?, b?);
-    let paired = functions::paired(&a, &b);
-    let known = Known::of(&a, &b, &paired.pairs);
-    let (functions, data) = rayon::join(
-        || functions::functions(&a, &b, paired, known.clone()),
-        || data::data(&a, &b, &known),
-    );
-    Ok(Contents { functions: functions?, data })
+    then(&a?, &b?)
 }
 
 /// Compares the types of two images. Second: why they are not known, if they are not.

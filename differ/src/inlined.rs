@@ -14,18 +14,28 @@ pub struct Inlined {
 impl Inlined {
     /// Reads `DW_TAG_inlined_subroutine` of all units.
     pub fn load(elf: &Elf<'_>) -> Result<Self> {
-        let debug = Debug::load(elf)?;
+        Self::of(&elf.name, &Debug::load(elf)?, &|_| true)
+    }
+
+    /// Reads those of some units, by their number in the file.
+    pub(crate) fn of(
+        name: &str,
+        debug: &Debug<'_>,
+        wanted: &dyn Fn(usize) -> bool,
+    ) -> Result<Self> {
         let dwarf = debug.dwarf();
         let mut all = Self::default();
-        let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
+        let bad = |e: gimli::Error| Error::new(name, format_args!("DWARF: {e}"));
         // A list of ranges belongs to one function; more ranges than bytes mean that hostile
         // functions share theirs.
         let sections = [".debug_info", ".debug_rnglists", ".debug_ranges"];
         let limit = sections.iter().map(|name| debug.section(name).len()).sum();
-        let mut units = dwarf.units();
+        let (mut units, mut numbers) = (dwarf.units(), 0..);
         while let Some(header) = units.next().map_err(bad)? {
-            let unit = dwarf.unit(header).map_err(bad)?;
-            all.read_unit(&dwarf, &unit, limit).map_err(bad)?;
+            if numbers.next().is_some_and(wanted) {
+                let unit = dwarf.unit(header).map_err(bad)?;
+                all.read_unit(&dwarf, &unit, limit).map_err(bad)?;
+            }
         }
         all.ranges.sort();
         Ok(all)
@@ -66,9 +76,18 @@ impl Inlined {
         self.ranges.iter().any(|r| r.3 == name && r.0 < end && start < r.1)
     }
 
+    /// Start and end of all code of that inlined function.
+    pub(crate) fn of_name<'n>(&'n self, name: &'n str) -> impl Iterator<Item = (u64, u64)> + 'n {
+        self.ranges.iter().filter(move |r| r.3 == name).map(|r| (r.0, r.1))
+    }
+
     /// The innermost inlined function at that place.
     pub fn at(&self, section: SectionId, offset: u64) -> Option<&str> {
-        let wanted = address(section, offset);
+        self.at_address(address(section, offset))
+    }
+
+    /// The innermost inlined function at an address.
+    pub(crate) fn at_address(&self, wanted: u64) -> Option<&str> {
         let end = self.ranges.partition_point(|r| r.0 <= wanted);
         self.ranges
             .get(..end)?

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::lines::{Debug, Reader};
 use crate::load::Elf;
 use crate::object_file::Object;
+use crate::show::Source;
 use index::Index;
 
 mod abbreviations;
@@ -45,6 +46,18 @@ pub enum LayoutKind {
     Enum,
     /// `typedef`, as far as it does not just name one of the others.
     Typedef,
+}
+
+impl LayoutKind {
+    /// The word that says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            LayoutKind::Struct => "struct",
+            LayoutKind::Union => "union",
+            LayoutKind::Enum => "enum",
+            LayoutKind::Typedef => "typedef",
+        }
+    }
 }
 
 /// A member of a struct or union. Members of anonymous members appear as their own, those of
@@ -154,10 +167,8 @@ impl LayoutChange {
 impl std::fmt::Display for TypeName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.kind {
-            LayoutKind::Struct => write!(f, "struct {}", self.name),
-            LayoutKind::Union => write!(f, "union {}", self.name),
-            LayoutKind::Enum => write!(f, "enum {}", self.name),
             LayoutKind::Typedef => write!(f, "{}", self.name),
+            kind => write!(f, "{} {}", kind.word(), self.name),
         }
     }
 }
@@ -327,6 +338,26 @@ pub fn compare_types(old: &Types, new: &Types) -> Vec<LayoutChange> {
     }
     changes.sort_by(|x, y| (x.kind, &x.name).cmp(&(y.kind, &y.name)));
     changes
+}
+
+/// A definition, and where the source has it.
+pub(crate) struct Named {
+    pub name: TypeName,
+    pub definition: Definition,
+    pub source: Option<Source>,
+}
+
+/// All definitions of the types that a person calls so: `pipe`, or `struct pipe`. `name` is what errors call the file.
+pub(crate) fn named(name: &str, debug: &Debug<'_>, wanted: &str) -> Result<Vec<Named>> {
+    let kinds =
+        [LayoutKind::Struct, LayoutKind::Union, LayoutKind::Enum, LayoutKind::Typedef].into_iter();
+    let of_kind = |kind: LayoutKind| {
+        let full = wanted.strip_prefix(kind.word()).and_then(|rest| rest.strip_prefix(' '));
+        [Some(wanted), full].map(|name| Some(TypeName { kind, name: name?.to_owned() }))
+    };
+    let types: Vec<TypeName> = kinds.flat_map(of_kind).flatten().collect();
+    let dwarf = debug.dwarf();
+    Index::build(name, &dwarf)?.named(&types)
 }
 
 /// The compilers that made an object (`DW_AT_producer`), without repetition.

@@ -7,8 +7,10 @@ mod source;
 mod text;
 
 pub use function::{Code, Part, function};
-pub use members::{MemberLine, TypeView, types};
+pub use members::{MemberLine, TypeView, types, types_of_images};
+pub(crate) use source::relative;
 pub use source::{Source, Sources};
+pub(crate) use text::{format, quoted};
 
 /// How the two sides of a row stand to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

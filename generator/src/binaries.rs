@@ -272,7 +272,7 @@ fn without_update(verdict: Verdict, in_v1: bool) -> Verdict {
 }
 
 /// What a person calls a part of an image.
-fn within(name: &str, file: &str) -> String {
+pub fn within(name: &str, file: &str) -> String {
     if file.is_empty() { name.to_owned() } else { format!("{name} ({file})") }
 }
 

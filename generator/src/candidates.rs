@@ -12,7 +12,7 @@ use crate::input::Input;
 use crate::plan::{IgnoredFile, Refusal};
 
 /// An object to compare.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Candidate {
     /// `vmlinux`, or the module it is linked into.
     pub owner: String,

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use dynamos_differ::image::{self, Image};
 use dynamos_differ::show::{self, Code, Mark, Part, Row, Source, Sources, TypeView};
 use dynamos_differ::verdict::{FunctionVerdict, Verdict};
 use dynamos_differ::{Comparison, Object, Pair};
@@ -117,13 +118,50 @@ pub fn pair(
     read: &ReadSource<'_>,
 ) -> Result<Vec<Vec<Find>>> {
     let comparison = Pair::compare(v1, v2)?;
+    let mut files = Files { read, known: BTreeMap::new() };
     let mut all = Vec::new();
     for name in names {
         let functions: Vec<&FunctionVerdict> =
             comparison.functions.iter().filter(|f| is_called(f, name)).collect();
-        let mut finds = show_functions(object, (v1, v2), &comparison, &functions, read);
+        let mut finds = show_functions(object, (v1, v2), &comparison, &functions, &mut files);
         if finds.is_empty() {
-            finds.extend(show::types(v1, v2, name)?.iter().map(type_lines));
+            let types = show::types(v1, v2, name)?;
+            finds.extend(types.iter().map(|view| type_lines(view, &mut files)));
+        }
+        all.push(finds);
+    }
+    Ok(all)
+}
+
+/// What two linked images have under each name. Of the sources there are only lines.
+pub fn images(
+    name: &str,
+    v1: &Image<'_>,
+    v2: &Image<'_>,
+    names: &[String],
+) -> Result<Vec<Vec<Find>>> {
+    let mut files = Files { read: &|_, _| None, known: BTreeMap::new() };
+    // Types have names of their own.
+    let stripped = [v1, v2].into_iter().any(|image| image.symbols.is_empty());
+    let functions = match stripped {
+        true => names.iter().map(|_| Vec::new()).collect(),
+        false => image::show(v1, v2, names)?,
+    };
+    let mut all = Vec::new();
+    for (wanted, views) in names.iter().zip(functions) {
+        let mut finds = Vec::new();
+        for view in views {
+            let verdict = &view.verdict;
+            let within = crate::binaries::within(name, &verdict.file);
+            let title = title(&verdict.name, &within, verdict.verdict, &verdict.reason);
+            finds.push(function_find(title, verdict.verdict, &view.parts, &mut files));
+        }
+        if finds.is_empty() {
+            let types = show::types_of_images(v1, v2, wanted)?;
+            finds.extend(types.iter().map(|view| type_lines(view, &mut files)));
+        }
+        if finds.is_empty() && stripped {
+            bail!("{name}: one side is stripped (no symbol table): functions cannot be told apart");
         }
         all.push(finds);
     }
@@ -144,7 +182,7 @@ fn show_functions(
     (v1, v2): (&Object<'_>, &Object<'_>),
     comparison: &Comparison,
     functions: &[&FunctionVerdict],
-    read: &ReadSource<'_>,
+    files: &mut Files<'_>,
 ) -> Vec<Find> {
     if functions.is_empty() {
         return Vec::new();
@@ -152,22 +190,24 @@ fn show_functions(
     // Without line tables it is shown without lines.
     let sources = [v1, v2].map(|o| Sources::load(&o.elf).ok());
     let [lines1, lines2] = [&sources[0], &sources[1]].map(Option::as_ref);
-    let mut files = Files { read, known: BTreeMap::new() };
-    let show = |verdict: &&FunctionVerdict| {
-        let parts = show::function((v1, lines1), (v2, lines2), comparison, verdict);
-        let changed = !matches!(verdict.verdict, Verdict::Unchanged | Verdict::Renamed);
-        let reason = match verdict.reason.as_str() {
-            "" => String::new(),
-            reason => format!(": {reason}"),
-        };
-        let word = format!("{:?}", verdict.verdict).to_lowercase();
-        Find {
-            title: format!("{} in {object}: {word}{reason}", verdict.name),
-            differs: changed,
-            lines: parts.iter().flat_map(|part| part_lines(part, &mut files)).collect(),
-        }
+    let show = |of: &&FunctionVerdict| {
+        let parts = show::function((v1, lines1), (v2, lines2), comparison, of);
+        function_find(title(&of.name, object, of.verdict, &of.reason), of.verdict, &parts, files)
     };
     functions.iter().map(show).collect()
+}
+
+fn title(name: &str, within: &str, verdict: Verdict, reason: &str) -> String {
+    let colon = if reason.is_empty() { "" } else { ": " };
+    format!("{name} in {within}: {}{colon}{reason}", format!("{verdict:?}").to_lowercase())
+}
+
+fn function_find(title: String, verdict: Verdict, parts: &[Part], files: &mut Files<'_>) -> Find {
+    Find {
+        title,
+        differs: !matches!(verdict, Verdict::Unchanged | Verdict::Renamed),
+        lines: parts.iter().flat_map(|part| part_lines(part, files)).collect(),
+    }
 }
 
 /// The lines of source files.
@@ -222,11 +262,21 @@ fn part_lines(part: &Part, files: &mut Files<'_>) -> Vec<Line> {
     lines
 }
 
-fn type_lines(view: &TypeView) -> Find {
+fn type_lines(view: &TypeView, files: &mut Files<'_>) -> Find {
+    let mut lines = Vec::new();
+    let mut source = |side, source: &Option<Source>| {
+        source.as_ref().map_or(String::new(), |source| {
+            let text = files.line(side, source);
+            format!("{}:{} {text}", source.file, source.line).trim_end().to_owned()
+        })
+    };
+    let (old, new) = (source(Side::V1, &view.sources.0), source(Side::V2, &view.sources.1));
+    if !(old.is_empty() && new.is_empty()) {
+        lines.push(Line { mark: Mark::Same, source: true, old, new });
+    }
     let size = |size: Option<u64>| size.map_or("not there".into(), |size| format!("{size} bytes"));
     let mark = if view.sizes.0 == view.sizes.1 { Mark::Same } else { Mark::Differs };
-    let mut lines =
-        vec![Line { mark, source: false, old: size(view.sizes.0), new: size(view.sizes.1) }];
+    lines.push(Line { mark, source: false, old: size(view.sizes.0), new: size(view.sizes.1) });
     for Row { mark, old, new } in &view.rows {
         let column = |line: &Option<show::MemberLine>| {
             line.as_ref().map_or(String::new(), |l| {

@@ -35,7 +35,7 @@ pub fn row(layout: &LayoutChange, object: &str, stays: &dyn Fn(&Instance) -> boo
     for holder in &layout.embedded_in {
         live.push(LivePlan { place: "embedded".into(), name: holder.chain.join(" > ") });
     }
-    LayoutPlan {
+    let mut row = LayoutPlan {
         kind: spelled(&layout.kind),
         name: layout.name.clone(),
         object: object.into(),
@@ -54,10 +54,12 @@ pub fn row(layout: &LayoutChange, object: &str, stays: &dyn Fn(&Instance) -> boo
             // Like the values of macros: what uses them differs, or its type does.
             _ if layout.is_unnamed() => UNAFFECTED,
             _ if only_adds_values(layout) || only_adds_names(layout) => UNAFFECTED,
-            _ => "unknown",
+            _ => UNKNOWN,
         }
         .into(),
-    }
+    };
+    outlive(&mut row);
+    row
 }
 
 /// What a function that is not replaced has on its stack.
@@ -65,6 +67,9 @@ const STAYING: &str = "stack of a function that stays";
 
 /// Objects look as they did.
 const UNAFFECTED: &str = "unaffected";
+
+/// Nobody knows who else has objects.
+const UNKNOWN: &str = "unknown";
 
 /// Finds who uses what differs, and refuses what would need the objects that there are to change.
 pub fn settle(
@@ -183,7 +188,12 @@ pub fn add_users(row: &mut LayoutPlan, found: LayoutPlan) {
     join(&mut row.created_by, found.created_by);
     join(&mut row.freed_by, found.freed_by);
     join(&mut row.live, found.live);
-    if row.liveness == "unknown" && lasts(row) {
+    outlive(row);
+}
+
+/// Whoever else may have objects, what is known to last does.
+fn outlive(row: &mut LayoutPlan) {
+    if row.liveness == UNKNOWN && lasts(row) {
         row.liveness = "lasting".into();
     }
 }
@@ -278,7 +288,7 @@ fn conclude(row: &mut LayoutPlan, command: &CompileCommand) {
     row.liveness = if lasts(row) {
         "lasting"
     } else if any(&["elsewhere"]) || !row.users_unknown.is_empty() {
-        "unknown"
+        UNKNOWN
     } else if any(&["stack"]) {
         "stack only"
     } else {
@@ -545,5 +555,54 @@ mod tests {
         assert!(!only_adds_names(&change(old(), moved)));
         let renamed = vec![member("device", 0, "struct d *"), member("ops", 64, "struct o *")];
         assert!(!only_adds_names(&change(old(), renamed)));
+    }
+
+    #[test]
+    fn what_more_sources_say_is_told_once_and_what_lasts_outlives_doubt() {
+        let of = change(vec![member("a", 0, "u64")], vec![member("a", 0, "s64")]);
+        let mut all = row(&of, "m", &|_| false);
+        assert_eq!(all.liveness, UNKNOWN);
+        let live = |place: &str, name: &str| LivePlan { place: place.into(), name: name.into() };
+        let user = |function: &str, line| UserPlan {
+            function: function.into(),
+            member: "a".into(),
+            how: "read".into(),
+            side: "v2".into(),
+            file: "a.c".into(),
+            line,
+        };
+        let call = |function: &str| CallPlan {
+            function: function.into(),
+            callee: "kmalloc".into(),
+            of: "struct s".into(),
+            side: "v2".into(),
+            file: "a.c".into(),
+            line: 1,
+        };
+        let bare = without_users(&all);
+        let found = |function: &str, place: &str| LayoutPlan {
+            users: vec![user(function, 2), user("both", 1)],
+            users_unknown: vec!["why".into()],
+            created_by: vec![call(function), call("both")],
+            freed_by: vec![call(function)],
+            live: vec![live(place, function)],
+            ..bare.clone()
+        };
+        add_users(&mut all, found("f", "stack"));
+        assert_eq!(all.liveness, UNKNOWN);
+        add_users(&mut all, found("e", "allocated"));
+        assert_eq!(all.liveness, "lasting");
+        assert_eq!(all.users, [user("both", 1), user("e", 2), user("f", 2)]);
+        assert_eq!(all.users_unknown, ["why"]);
+        assert_eq!(all.created_by, [call("both"), call("e"), call("f")]);
+        assert_eq!(all.freed_by, [call("e"), call("f")]);
+        assert_eq!(all.live, [live("allocated", "e"), live("stack", "f")]);
+        // Objects that look as they did are no matter of who has some.
+        let more =
+            [vec![member("a", 0, "u64")], vec![member("a", 0, "u64"), member("b", 0, "u64")]];
+        let [old, new] = more;
+        let mut same = row(&change(old, new), "m", &|_| false);
+        add_users(&mut same, found("e", "allocated"));
+        assert_eq!(same.liveness, UNAFFECTED);
     }
 }

@@ -227,11 +227,11 @@ pub struct HookPlan {
 }
 
 /// The verdict on one type.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LayoutPlan {
-    /// `struct`, `union` or `enum`.
+    /// `struct`, `union`, `enum` or `typedef`.
     pub kind: String,
-    /// Tag of the type.
+    /// Tag of the type, or name of the typedef.
     pub name: String,
     /// Object in whose debug information it was seen.
     pub object: String,
@@ -255,7 +255,7 @@ pub struct LayoutPlan {
     pub freed_by: Vec<CallPlan>,
     /// Where instances live.
     pub live: Vec<LivePlan>,
-    /// What follows from that: `lasting`, `stack only`, `none` or `unknown`.
+    /// What follows from that: `lasting`, `stack only`, `none` or `unknown`; `unaffected` if objects look as they did.
     pub liveness: String,
 }
 
@@ -281,7 +281,7 @@ impl LayoutPlan {
 }
 
 /// A member or enumerator that differs.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MemberPlan {
     /// Its name; in V1, if it was renamed.
     pub name: String,
@@ -294,7 +294,7 @@ pub struct MemberPlan {
 }
 
 /// A member or enumerator of one side.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum MemberSide {
     /// Of a struct or union.
@@ -322,7 +322,7 @@ pub enum MemberSide {
 }
 
 /// A type that holds another one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EmbedderPlan {
     /// The type.
     pub name: String,
@@ -331,7 +331,7 @@ pub struct EmbedderPlan {
 }
 
 /// A use of a changed member.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UserPlan {
     /// The function; for an initialiser, the variable.
     pub function: String,
@@ -348,7 +348,7 @@ pub struct UserPlan {
 }
 
 /// A call that creates or frees an object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CallPlan {
     /// Who calls.
     pub function: String,
@@ -365,9 +365,10 @@ pub struct CallPlan {
 }
 
 /// Where instances of a type live.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LivePlan {
-    /// `static`, `per-cpu`, `extern`, `stack`, `slab`, `allocated`, `embedded` or `elsewhere`.
+    /// `static`, `per-cpu`, `extern`, `stack`, `stack of a function that stays`, `slab`, `allocated`, `embedded`, `memory of
+    /// another kind` or `elsewhere`.
     pub place: String,
     /// The variable, function, type or file.
     pub name: String,

@@ -37,13 +37,15 @@ pub fn judge(
         reporter,
         commands,
         |command| &command.object,
-        |command| {
-            let candidate = found.objects.get(&command.object).context("an unknown object")?;
-            one(command, candidate, v2)
-        },
+        |command| Ok((command, candidate(found, command)?)),
+        |command| one(command, candidate(found, command)?, v2),
     )?;
     parts.into_values().for_each(|part| plan.absorb(part));
     Ok(())
+}
+
+fn candidate<'f>(found: &'f Candidates, command: &CompileCommand) -> Result<&'f Candidate> {
+    found.objects.get(&command.object).context("an unknown object")
 }
 
 /// What there is to say of one object.
@@ -109,5 +111,81 @@ pub fn unreached(command: &CompileCommand, candidate: &Candidate) -> ObjectPlan 
         functions: 0,
         changed: 0,
         reached: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_is_compiled_has_rows_for_the_candidates_of_this_run() {
+        let (v1, v2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let cache = tempfile::tempdir().unwrap();
+        let put = |root: &Path, name: &str, text: &str| {
+            std::fs::write(root.join(name), text).unwrap();
+        };
+        let used = "#include \"h.h\"\nint used(int a) { return a + MORE; }\n";
+        for (root, more) in [(v1.path(), 1), (v2.path(), 2)] {
+            put(root, "h.h", &format!("#define MORE {more}\n"));
+            put(root, "used.c", used);
+            put(root, "unused.c", "#include \"h.h\"\nint unused(int a) { return a; }\n");
+            put(root, "own.c", &format!("int own(int a) {{ return a + {more}; }}\n"));
+        }
+        put(v1.path(), "broken.c", "int broken;\n");
+        put(v2.path(), "broken.c", "int broken\n");
+        let flags = "-O2 -g -fno-pie -mcmodel=kernel -pg -mrecord-mcount -mfentry -fcf-protection=none \
+                     -fno-asynchronous-unwind-tables -w";
+        let names = ["broken", "own", "unused", "used"];
+        let commands = names.map(|name| CompileCommand {
+            object: format!("{name}.o"),
+            source: format!("{name}.c"),
+            compiler: "gcc".into(),
+            args: flags.split_whitespace().map(Into::into).collect(),
+            cwd: v1.path().into(),
+        });
+        let found = |because: &dyn Fn(&str) -> Vec<String>| {
+            let mut found = Candidates::default();
+            for name in names {
+                let because = because(name).into_iter().collect();
+                let candidate = Candidate { owner: "vmlinux".into(), because };
+                found.objects.insert(format!("{name}.o"), candidate);
+            }
+            found
+        };
+        let judged = |journal: &str, found: &Candidates, jobs| {
+            let journal =
+                Journal::open(&cache.path().join(journal), v1.path(), "diff", "compiled").unwrap();
+            let (mut plan, quiet) = (Plan::default(), Reporter::new(true, false));
+            judge(found, &commands, v2.path(), &journal, Some(jobs), &quiet, &mut plan).unwrap();
+            plan.settle();
+            plan
+        };
+        let bytes = |plan: &Plan| serde_json::to_string_pretty(plan).unwrap();
+        let own = found(&|name| vec![format!("{name}.c")]);
+        let by_header = found(&|name| match name {
+            "own" | "broken" => vec![format!("{name}.c")],
+            _ => vec!["h.h".into()],
+        });
+        let plan = judged("1", &by_header, 1);
+        let rows: Vec<_> = plan
+            .objects
+            .iter()
+            .map(|row| (&*row.object, row.functions, row.changed, row.reached.is_some()))
+            .collect();
+        assert_eq!(
+            rows,
+            [("own.o", 1, 1, false), ("unused.o", 0, 0, false), ("used.o", 1, 1, true),]
+        );
+        let refused: Vec<_> = plan.refusals.iter().map(|refusal| &*refusal.name).collect();
+        assert_eq!(refused, ["broken.o"]);
+        assert_eq!(bytes(&judged("8", &by_header, 8)), bytes(&plan));
+        // By the journal of the first, what was asked for otherwise is found out about.
+        let expected = bytes(&judged("own", &own, 8));
+        assert_ne!(expected, bytes(&plan));
+        assert_eq!(bytes(&judged("1", &own, 8)), expected);
+        assert_eq!(bytes(&judged("1", &by_header, 8)), bytes(&plan));
     }
 }

@@ -205,7 +205,11 @@ fn a_layout_that_changed_is_seen_in_every_form_of_dwarf() {
         assert_eq!(plan["layouts"].as_array().unwrap().len(), 0, "{flags:?}");
     }
     let (v1, v2) = (bench.image("v1", SAME, 1), bench.image("v2", ("long b", "long b, c"), 1));
-    assert_eq!(rows(&bench.plan(&v1, &v2, 0), "layouts", "changed"), ["box"]);
+    let plan = bench.plan(&v1, &v2, 0);
+    assert_eq!(rows(&plan, "layouts", "changed"), ["box"]);
+    let row = &plan["layouts"][0];
+    assert_eq!(row["live"][0]["name"], "struct box[4] boxes");
+    assert_eq!((&row["live"][0]["place"], &row["liveness"]), (&"static".into(), &"lasting".into()));
 }
 
 #[test]
@@ -327,7 +331,12 @@ fn built_objects_are_shown_side_by_side() {
     assert_eq!(explain(&v1, &v2, "no_such").0, Some(2));
     let image = bench.image("image", SAME, 1);
     let (code, text) = explain(&image, &image, "f");
-    assert!(code == Some(2) && text.contains("is a linked image"), "{text}");
+    assert!(code == Some(1) && text.contains("f in image (file.c): unchanged"), "{text}");
+    let other = bench.image("other", ("long b", "long b, c"), 1);
+    let (code, text) = explain(&image, &other, "box");
+    assert!(code == Some(0) && text.contains("struct box: changed"), "{text}");
+    assert!(text.contains("file.c:2") && text.contains("16 +8  long int c"), "{text}");
+    assert_eq!(explain(&image, &other, "no_such").0, Some(2));
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub(super) struct Side<'n, 'i, 'd> {
 }
 
 impl<'n, 'i, 'd> Side<'n, 'i, 'd> {
-    fn new((names, id, lines): Lined<'n, 'i, 'd>) -> Self {
+    pub fn new((names, id, lines): Lined<'n, 'i, 'd>) -> Self {
         let symbol = names.image.symbols.get(id as usize);
         let (start, size) = symbol.map_or((0, 0), |s| (s.address, s.size));
         Self::at(names, lines, start, usize::try_from(size).unwrap_or(usize::MAX))
@@ -57,12 +57,21 @@ impl<'n, 'i, 'd> Side<'n, 'i, 'd> {
         Self { names, lines, start, bytes, offsets: OnceCell::new() }
     }
 
-    fn decoder(&self) -> Decoder<'i> {
+    pub fn decoder(&self) -> Decoder<'i> {
         Decoder::with_ip(64, self.bytes, self.start, DecoderOptions::NONE)
     }
 
+    /// The instruction at an address, and the decoder, which knows where the numbers of its last instruction are.
+    fn decoded(&self, address: u64) -> Option<(Decoder<'i>, Instruction)> {
+        let from = usize::try_from(self.inside(address)?).ok()?;
+        let bytes = self.bytes.get(from..)?;
+        let mut decoder = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        Some((decoder, instruction))
+    }
+
     /// How far into this code an address leads.
-    fn inside(&self, address: u64) -> Option<u64> {
+    pub fn inside(&self, address: u64) -> Option<u64> {
         let offset = address.wrapping_sub(self.start);
         (offset < self.bytes.len() as u64).then_some(offset)
     }
@@ -83,7 +92,7 @@ impl<'n, 'i, 'd> Side<'n, 'i, 'd> {
     }
 
     /// Whether a number of the instruction at an address is an offset of a per-CPU variable.
-    fn is_offset(&self, number: u64, address: u64, field: Field) -> bool {
+    pub fn is_offset(&self, number: u64, address: u64, field: Field) -> bool {
         number >= per_cpu::LEAST
             && self.names.occupied(number)
             && self
@@ -115,11 +124,16 @@ fn address_in(instruction: &Instruction) -> Option<u64> {
         let immediates =
             (0..instruction.op_count()).filter_map(|i| instruction.try_immediate(i).ok());
         let mut numbers = immediates.chain([instruction.memory_displacement64()]);
-        numbers.find(|number| *number >= KERNEL && *number < u64::MAX - 0xff_ffff)
+        numbers.find(|number| is_address(*number))
     }
 }
 
-fn branches(instruction: &Instruction) -> bool {
+/// Whether a number is an address of a kernel rather than a small one below 0.
+pub(super) fn is_address(number: u64) -> bool {
+    (KERNEL..u64::MAX - 0xff_ffff).contains(&number)
+}
+
+pub(super) fn branches(instruction: &Instruction) -> bool {
     instruction.op0_kind() == OpKind::NearBranch64
 }
 
@@ -151,6 +165,20 @@ pub(super) fn same_code(
             let at = i.ip().wrapping_sub(a.start);
             return Err(format!("at +{at:#x}: {} became {}", a.show(&i), b.show(&j)));
         }
+    }
+}
+
+/// Whether the instruction at an address of one side is the one at an address of the other.
+pub(super) fn same_at(
+    a: &Side<'_, '_, '_>,
+    p: u64,
+    b: &Side<'_, '_, '_>,
+    q: u64,
+    pairs: &mut Pairs,
+) -> bool {
+    match (a.decoded(p), b.decoded(q)) {
+        (Some((old, i)), Some((new, j))) => instruction(a, (&i, &old), b, (&j, &new), pairs),
+        _ => false,
     }
 }
 

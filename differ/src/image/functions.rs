@@ -42,13 +42,25 @@ pub(super) fn paired(a: &Names<'_, '_>, b: &Names<'_, '_>) -> Paired {
     pair(a, b, is_function, &|x, y| compare((a, x, None), (b, y, None)).is_ok())
 }
 
-/// Compares all functions of two images. Unchanged ones are in the list too.
+/// The code of a function on both sides.
+pub(super) type Ids = (Option<Id>, Option<Id>);
+
+/// The verdict on a function, and where its code is.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub verdict: FunctionVerdict,
+    pub code: Ids,
+    /// What the compiler moved out of its way.
+    pub cold: Vec<Ids>,
+}
+
+/// Compares all functions of two images. Unchanged ones are in the list too. Second: what is known then of who is who.
 pub(super) fn functions(
     a: &Names<'_, '_>,
     b: &Names<'_, '_>,
     paired: Paired,
     mut known: Known,
-) -> Result<Vec<FunctionVerdict>> {
+) -> Result<(Vec<Row>, Known)> {
     let Paired { pairs, removed, new } = paired;
     let mut compared: Vec<Compared> =
         pairs.par_iter().map(|(x, y)| compare((a, *x, None), (b, *y, None))).collect();
@@ -58,17 +70,20 @@ pub(super) fn functions(
     for ((x, y), result) in pairs.iter().zip(compared) {
         let result = result.and_then(|pairs| known.check(a, b, &pairs));
         let obstacle = not_redirectable(a, *x, sites.as_deref());
-        judged.push(Judged { row: verdict((a, *x), (b, *y), result), obstacle });
+        let row = verdict((a, *x), (b, *y), result);
+        judged.push(Judged { row, obstacle, code: (Some(*x), Some(*y)), cold: Vec::new() });
     }
-    let alone = |side, verdict, reason: &str| {
+    let alone = |side, verdict, reason: &str, code| {
         let row = FunctionVerdict { verdict, reason: reason.to_owned(), ..plain(side) };
-        Judged { row, obstacle: None }
+        Judged { row, obstacle: None, code, cold: Vec::new() }
     };
-    judged.extend(removed.iter().map(|x| alone((a, *x), Verdict::Removed, "not in v2")));
-    judged.extend(new.iter().map(|y| alone((b, *y), Verdict::New, "not in v1")));
+    let gone = |x: &Id| alone((a, *x), Verdict::Removed, "not in v2", (Some(*x), None));
+    judged.extend(removed.iter().map(gone));
+    let come = |y: &Id| alone((b, *y), Verdict::New, "not in v1", (None, Some(*y)));
+    judged.extend(new.iter().map(come));
     judged.sort();
     join_cold(&mut judged);
-    Ok(judged.into_iter().map(Judged::settle).collect())
+    Ok((judged.into_iter().map(Judged::settle).collect(), known))
 }
 
 /// A verdict, and why the function could not be replaced if it has changed.
@@ -76,19 +91,22 @@ pub(super) fn functions(
 struct Judged {
     row: FunctionVerdict,
     obstacle: Option<String>,
+    code: Ids,
+    cold: Vec<Ids>,
 }
 
 impl Judged {
-    fn settle(self) -> FunctionVerdict {
-        let Self { row, obstacle } = self;
-        match obstacle {
+    fn settle(self) -> Row {
+        let Self { row, obstacle, code, cold } = self;
+        let verdict = match obstacle {
             Some(why) if row.verdict == Verdict::Changed => FunctionVerdict {
                 verdict: Verdict::Refused,
                 reason: format!("{why}; changed: {}", row.reason),
                 ..row
             },
             _ => row,
-        }
+        };
+        Row { verdict, code, cold }
     }
 }
 
@@ -128,11 +146,15 @@ fn forgive_lines(
 }
 
 /// The lines of the units that functions are from.
-fn lines(names: &Names<'_, '_>, functions: impl Iterator<Item = Id>) -> Result<Lines> {
-    let address = |id: Id| Some(names.image.symbols.get(id as usize)?.address);
-    let units: BTreeSet<usize> =
-        functions.filter_map(|id| names.units.of_code(address(id)?)).collect();
+pub(super) fn lines(names: &Names<'_, '_>, functions: impl Iterator<Item = Id>) -> Result<Lines> {
+    let units = units(names, functions);
     Lines::of(&names.image.name, &names.image.debug(), &|unit| units.contains(&unit))
+}
+
+/// The numbers of the units that functions are from.
+pub(super) fn units(names: &Names<'_, '_>, functions: impl Iterator<Item = Id>) -> BTreeSet<usize> {
+    let address = |id: Id| Some(names.image.symbols.get(id as usize)?.address);
+    functions.filter_map(|id| names.units.of_code(address(id)?)).collect()
 }
 
 fn verdict(
@@ -189,6 +211,10 @@ fn join_cold(judged: &mut Vec<Judged>) {
     }
     let same = |row: &FunctionVerdict| matches!(row.verdict, Verdict::Unchanged | Verdict::Renamed);
     for (part, of) in &parts {
+        let code = judged.get(*part).map(|part| part.code);
+        if let Some(of) = judged.get_mut(*of) {
+            of.cold.extend(code);
+        }
         let Some(Judged { row, .. }) = judged.get(*part).filter(|part| !same(&part.row)) else {
             continue;
         };

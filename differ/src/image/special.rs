@@ -23,18 +23,18 @@ const TABLES: [(Class, &str, &[usize]); 4] = [
 
 /// An entry, and what it says, by what that points at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
+pub(super) struct Entry {
     /// The instruction it is of.
-    site: u64,
-    class: Class,
+    pub site: u64,
+    pub class: Class,
     /// What must be equal as it is.
-    number: u64,
+    pub number: u64,
     /// Where it leads: the fixup, the target of a branch, the file of a bug.
-    leads: Option<u64>,
+    pub leads: Option<u64>,
     /// The key of a branch.
-    key: Option<u64>,
+    pub key: Option<u64>,
     /// The code that may be put there, and its length.
-    replacement: Option<(u64, usize)>,
+    pub replacement: Option<(u64, usize)>,
 }
 
 /// The entries of all tables of an image.
@@ -66,7 +66,7 @@ impl Entries {
     }
 
     /// Those of the instructions from one address to another.
-    fn within(&self, start: u64, len: usize) -> &[Entry] {
+    pub(super) fn within(&self, start: u64, len: usize) -> &[Entry] {
         let end = start.saturating_add(len as u64);
         let from = self.sorted.partition_point(|entry| entry.site < start);
         let to = self.sorted.partition_point(|entry| entry.site < end);
@@ -189,6 +189,11 @@ fn entry(class: Class, raw: Raw<'_>) -> Option<Entry> {
 }
 
 impl Entry {
+    /// The name of its table.
+    pub(super) fn table(&self) -> &'static str {
+        TABLES.iter().find(|table| table.0 == self.class).map_or("", |table| table.1)
+    }
+
     fn makes_sense(&self, code: &Code) -> bool {
         let replacement = self
             .replacement
@@ -211,8 +216,7 @@ pub(super) fn compare(
     let new = b.names.entries.within(b.start, b.bytes.len());
     let wrong = |side: &Side<'_, '_, '_>, entry: &Entry, what: &str| {
         let at = entry.site.wrapping_sub(side.start);
-        let table = TABLES.iter().find(|table| table.0 == entry.class).map_or("", |table| table.1);
-        Err(format!("at +{at:#x}: {what} (entry of {table})"))
+        Err(format!("at +{at:#x}: {what} (entry of {})", entry.table()))
     };
     let known = |side: &Side<'_, '_, '_>, e: &Entry| (e.site.wrapping_sub(side.start), e.class);
     for (entry, other) in old.iter().zip(new) {
@@ -253,20 +257,45 @@ fn difference(
         return Some(format!("flags {:#x} became {:#x}", x.number, y.number));
     }
     for (p, q) in [(x.leads, y.leads), (x.key, y.key)] {
-        let same = match (p, q) {
-            (Some(p), Some(q)) => a.same_place(p, b, q, pairs) || same_aside(a, p, b, q, pairs),
-            (p, q) => p == q,
-        };
-        if !same {
+        if !leads_alike(a, p, b, q, pairs) {
             let tell = |names: &Names<'_, '_>, address: Option<u64>| {
                 address.map_or("nothing".to_owned(), |address| names.describe(address))
             };
             return Some(format!("{} became {}", tell(a.names, p), tell(b.names, q)));
         }
     }
-    let (Some((p, len)), Some((q, other))) = (x.replacement, y.replacement) else { return None };
-    let same = len == other && same_code(&a.aside(p, len), &b.aside(q, other), pairs).is_ok();
+    let same = puts_the_same(a, x, b, y, pairs);
     (!same).then(|| "other code may be put there".to_owned())
+}
+
+/// Whether two addresses that entries have, if they have one, are of the same place.
+pub(super) fn leads_alike(
+    a: &Side<'_, '_, '_>,
+    p: Option<u64>,
+    b: &Side<'_, '_, '_>,
+    q: Option<u64>,
+    pairs: &mut Pairs,
+) -> bool {
+    match (p, q) {
+        (Some(p), Some(q)) => a.same_place(p, b, q, pairs) || same_aside(a, p, b, q, pairs),
+        (p, q) => p == q,
+    }
+}
+
+/// Whether the code that two entries may put there is the same, if they put any.
+pub(super) fn puts_the_same(
+    a: &Side<'_, '_, '_>,
+    x: &Entry,
+    b: &Side<'_, '_, '_>,
+    y: &Entry,
+    pairs: &mut Pairs,
+) -> bool {
+    match (x.replacement, y.replacement) {
+        (Some((p, len)), Some((q, other))) => {
+            len == other && same_code(&a.aside(p, len), &b.aside(q, other), pairs).is_ok()
+        }
+        _ => true,
+    }
 }
 
 /// Where ftrace has its sites, in order; nothing if the image does not say.

@@ -410,6 +410,11 @@ impl Strings<'_> {
     }
 }
 
+/// The hash that a string attribute of this text has.
+pub(super) fn hash_of(text: &str) -> Result<u64> {
+    hash_text(&[text.as_bytes(), &[0]].concat())
+}
+
 /// Hash of a string up to its NUL, eight bytes at a time.
 #[inline]
 fn hash_text(mut rest: &[u8]) -> Result<u64> {

@@ -11,6 +11,7 @@ use super::{LayoutKind, TypeName};
 use crate::error::Result;
 use crate::lines::{Debug, text};
 use crate::load::Elf;
+use crate::show::{Source, relative};
 
 /// A type that holds another one by value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -190,6 +191,19 @@ fn members(
         by_value(reader, reader.type_of(entry)?, &name, depth + 1, held)?;
     }
     Ok(())
+}
+
+/// Where the source has the type that is at this place of a unit.
+pub(super) fn source(
+    dwarf: &gimli::Dwarf<crate::lines::Reader<'_>>,
+    unit: &gimli::Unit<crate::lines::Reader<'_>>,
+    offset: UnitOffset,
+) -> gimli::Result<Option<Source>> {
+    let entry = unit.entry(offset)?;
+    let line = entry.attr_value(gimli::DW_AT_decl_line)?.and_then(|line| line.udata_value());
+    let compiled_in = unit.comp_dir.map(text).unwrap_or_default();
+    let file = file_of(dwarf, unit, &entry)?;
+    Ok(file.zip(line).map(|(file, line)| Source { file: relative(&file, &compiled_in), line }))
 }
 
 /// The file in which a type is declared, as the line table has it.

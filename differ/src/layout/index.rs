@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::abbreviations::{self, Abbreviation, Cursor, Sizes, Strings};
 use super::embed::{self, Nesting};
-use super::scan::{Found, Scanner, Sink, mix};
-use super::{Types, live, read};
+use super::scan::{Found, Scanner, Sink, id_of, mix};
+use super::{Named, TypeName, Types, live, read};
 use crate::error::{Error, Result};
 use crate::lines::Reader;
 
@@ -181,6 +181,30 @@ impl<'i, 'a> Index<'i, 'a> {
             types.entry(name).or_default().insert(definition);
         }
         Ok(types)
+    }
+
+    /// Reads the definitions of these types, each with the place in the source where it is.
+    pub(super) fn named(&self, types: &[TypeName]) -> Result<Vec<Named>> {
+        let bad = |e: gimli::Error| Error::new(self.name, format_args!("DWARF: {e}"));
+        let names: HashSet<u64> =
+            types.iter().map(id_of).collect::<gimli::Result<_>>().map_err(bad)?;
+        let one = |dwarf: &_, unit: &_, offset| {
+            let source = embed::source(dwarf, unit, offset)?;
+            let found = read::at(dwarf, unit, vec![offset])?.into_iter();
+            let named = |(name, definition)| Named { name, definition, source: source.clone() };
+            Ok(found.map(named).collect::<Vec<_>>())
+        };
+        let found = self.each(
+            |name| names.contains(&name),
+            |dwarf, unit, offsets| {
+                let all: gimli::Result<Vec<_>> =
+                    offsets.into_iter().map(|offset| one(dwarf, unit, offset)).collect();
+                all
+            },
+        )?;
+        // Of another name by chance of its hash.
+        let wanted = found.into_iter().flatten().flatten().filter(|n| types.contains(&n.name));
+        Ok(wanted.collect())
     }
 
     /// Reads the definitions whose name's hash is wanted, unit by unit, in the order of the units.

@@ -8,8 +8,8 @@
 use gimli::constants as dw;
 use gimli::{Error, Result};
 
-use super::LayoutKind;
-use super::abbreviations::{Abbreviation, Cursor, Role, Spec, Strings};
+use super::abbreviations::{Abbreviation, Cursor, Role, Spec, Strings, hash_of};
+use super::{LayoutKind, TypeName, unnamed};
 
 /// No such node, child or type.
 const NONE: u32 = u32::MAX;
@@ -42,6 +42,15 @@ impl Found {
     pub(super) fn key(&self) -> u64 {
         mix(self.id(), self.content)
     }
+}
+
+/// The hash ([`Found::id`]) of a type that is called so; an enum without a name by its first enumerator.
+pub(super) fn id_of(of: &TypeName) -> Result<u64> {
+    let name = match unnamed::first_of(of) {
+        Some(first) => mix(FIRST, hash_of(first)?),
+        None => hash_of(&of.name)?,
+    };
+    Ok(mix(of.kind as u64, name))
 }
 
 /// Who wants to know of definitions.

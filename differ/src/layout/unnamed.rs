@@ -14,7 +14,12 @@ pub(super) fn name(first: &str) -> String {
 
 /// Whether that is the name of an enum that has none.
 pub(super) fn is_one(name: &TypeName) -> bool {
-    name.kind == LayoutKind::Enum && name.name.starts_with("of ")
+    first_of(name).is_some()
+}
+
+/// The first enumerator of an enum that has no name.
+pub(super) fn first_of(name: &TypeName) -> Option<&str> {
+    name.name.strip_prefix("of ").filter(|_| name.kind == LayoutKind::Enum)
 }
 
 /// An enumerator by its value, and where it is.

@@ -1,10 +1,12 @@
 //! The members of a type on both sides.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use super::{Mark, Row, align};
+use super::{Mark, Row, Source, align};
 use crate::error::Result;
-use crate::layout::{self, Definition, LayoutKind, TypeName, Types};
+use crate::image::Image;
+use crate::layout::{self, Definition, Named, TypeName};
+use crate::lines::Debug;
 use crate::object_file::Object;
 
 /// A member or enumerator to show.
@@ -25,6 +27,8 @@ pub struct TypeView {
     pub name: String,
     /// Its size in bytes in v1 and v2, where it exists.
     pub sizes: (Option<u64>, Option<u64>),
+    /// Where it is defined.
+    pub sources: (Option<Source>, Option<Source>),
     /// Whether anything differs.
     pub differs: bool,
     /// Its members.
@@ -33,38 +37,64 @@ pub struct TypeView {
 
 /// The types of that name (`pipe` or `struct pipe`) that either object defines.
 pub fn types(v1: &Object<'_>, v2: &Object<'_>, name: &str) -> Result<Vec<TypeView>> {
-    let load = |object: &Object<'_>| match object.elf.section_by_name(".debug_info") {
-        Some(_) => layout::types(&object.elf),
-        None => Ok(Types::new()),
-    };
-    let (old, new) = (load(v1)?, load(v2)?);
-    let wanted: BTreeSet<&TypeName> =
-        old.keys().chain(new.keys()).filter(|t| t.name == name || full(t) == name).collect();
+    let load =
+        |object: &Object<'_>| layout::named(&object.elf.name, &Debug::load(&object.elf)?, name);
+    Ok(views(load(v1)?, load(v2)?))
+}
+
+/// Those that either image defines.
+pub fn types_of_images(v1: &Image<'_>, v2: &Image<'_>, name: &str) -> Result<Vec<TypeView>> {
+    let load = |image: &Image<'_>| layout::named(&image.name, &image.debug(), name);
+    Ok(views(load(v1)?, load(v2)?))
+}
+
+/// Of several definitions of one name those face each other that are equal, then those of one file, then what is left of
+/// both sides if it is one of each.
+fn views(old: Vec<Named>, new: Vec<Named>) -> Vec<TypeView> {
+    let mut sides: BTreeMap<TypeName, (Vec<Named>, Vec<Named>)> = BTreeMap::new();
+    for named in old {
+        sides.entry(named.name.clone()).or_default().0.push(named);
+    }
+    for named in new {
+        sides.entry(named.name.clone()).or_default().1.push(named);
+    }
+    let file = |named: &Named| named.source.as_ref().map(|source| source.file.clone());
     let mut views = Vec::new();
-    for wanted in wanted {
-        let list = |types: &Types| -> Vec<Definition> {
-            types.get(wanted).into_iter().flatten().cloned().collect()
-        };
-        // More than one only if units of one object disagree.
-        let (of_v1, of_v2) = (list(&old), list(&new));
-        for i in 0..of_v1.len().max(of_v2.len()) {
-            views.push(view(full(wanted), of_v1.get(i), of_v2.get(i)));
+    for (name, (mut old, mut new)) in sides {
+        let full = format!("{} {}", name.kind.word(), name.name);
+        let mut pairs = take(&mut old, &mut new, &|x, y| x.definition == y.definition);
+        pairs.extend(take(&mut old, &mut new, &|x, y| file(x).is_some() && file(x) == file(y)));
+        if old.len() == 1 && new.len() == 1 {
+            pairs.extend(take(&mut old, &mut new, &|_, _| true));
+        }
+        views.extend(pairs.iter().map(|(x, y)| view(&full, Some(x), Some(y))));
+        views.extend(old.iter().map(|x| view(&full, Some(x), None)));
+        views.extend(new.iter().map(|y| view(&full, None, Some(y))));
+    }
+    views
+}
+
+/// Takes out what goes together.
+fn take(
+    old: &mut Vec<Named>,
+    new: &mut Vec<Named>,
+    together: &dyn Fn(&Named, &Named) -> bool,
+) -> Vec<(Named, Named)> {
+    let (mut pairs, mut left) = (Vec::new(), Vec::new());
+    for x in old.drain(..) {
+        match new.iter().position(|y| together(&x, y)) {
+            Some(at) => pairs.push((x, new.remove(at))),
+            None => left.push(x),
         }
     }
-    Ok(views)
+    *old = left;
+    pairs
 }
 
-fn full(name: &TypeName) -> String {
-    let kind = match name.kind {
-        LayoutKind::Struct => "struct",
-        LayoutKind::Union => "union",
-        LayoutKind::Enum => "enum",
-        LayoutKind::Typedef => "typedef",
-    };
-    format!("{kind} {}", name.name)
-}
-
-fn view(name: String, old: Option<&Definition>, new: Option<&Definition>) -> TypeView {
+fn view(name: &str, old: Option<&Named>, new: Option<&Named>) -> TypeView {
+    let source = |side: Option<&Named>| side.and_then(|named| named.source.clone());
+    let sources = (source(old), source(new));
+    let (old, new) = (old.map(|named| &named.definition), new.map(|named| &named.definition));
     let (x, y) = (old.map(lines).unwrap_or_default(), new.map(lines).unwrap_or_default());
     let keys =
         |lines: &[MemberLine]| -> Vec<String> { lines.iter().map(|l| l.name.clone()).collect() };
@@ -82,7 +112,7 @@ fn view(name: String, old: Option<&Definition>, new: Option<&Definition>) -> Typ
         })
         .collect();
     let sizes = (old.map(|d| d.size), new.map(|d| d.size));
-    TypeView { name, sizes, differs: old != new, rows }
+    TypeView { name: name.to_owned(), sizes, sources, differs: old != new, rows }
 }
 
 fn lines(definition: &Definition) -> Vec<MemberLine> {

@@ -26,14 +26,24 @@ pub struct Sources {
 impl Sources {
     /// Reads them.
     pub fn load(elf: &Elf<'_>) -> Result<Self> {
-        let debug = Debug::load(elf)?;
+        Self::of(&elf.name, &Debug::load(elf)?, &|_| true)
+    }
+
+    /// Reads those of some units, by their number in the file.
+    pub(crate) fn of(
+        name: &str,
+        debug: &Debug<'_>,
+        wanted: &dyn Fn(usize) -> bool,
+    ) -> Result<Self> {
         let dwarf = debug.dwarf();
-        let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
+        let bad = |e: gimli::Error| Error::new(name, format_args!("DWARF: {e}"));
         let mut all = Self::default();
-        let mut units = dwarf.units();
+        let (mut units, mut numbers) = (dwarf.units(), 0..);
         while let Some(header) = units.next().map_err(bad)? {
-            let unit = dwarf.unit(header).map_err(bad)?;
-            all.read_unit(&dwarf, &unit).map_err(bad)?;
+            if numbers.next().is_some_and(wanted) {
+                let unit = dwarf.unit(header).map_err(bad)?;
+                all.read_unit(&dwarf, &unit).map_err(bad)?;
+            }
         }
         // Stable, and an end of sequence goes before what starts at the same address.
         all.rows.sort_by_key(|(address, line, _)| (*address, *line != 0));
@@ -65,11 +75,16 @@ impl Sources {
 
     /// The source of the instruction at that place.
     pub fn at(&self, section: SectionId, offset: u64) -> Option<Source> {
-        let wanted = address(section, offset);
+        let (at, source) = self.at_address(address(section, offset))?;
+        (at >> 32 == u64::from(section.0)).then_some(source)
+    }
+
+    /// The source of what is at an address, and the address from which that holds.
+    pub(crate) fn at_address(&self, wanted: u64) -> Option<(u64, Source)> {
         let end = self.rows.partition_point(|r| r.0 <= wanted);
         let (at, line, file) = *self.rows.get(end.checked_sub(1)?)?;
-        let known = at >> 32 == u64::from(section.0) && line != 0;
-        known.then(|| Source { file: self.files.get(file).cloned().unwrap_or_default(), line })
+        let file = || self.files.get(file).cloned().unwrap_or_default();
+        (line != 0).then(|| (at, Source { file: file(), line }))
     }
 }
 
@@ -86,8 +101,13 @@ fn path(
     }
     path.push(text(dwarf.attr_string(unit, file.path_name())?));
     let compiled_in = unit.comp_dir.map(text).unwrap_or_default();
-    let relative = path.strip_prefix(&compiled_in).unwrap_or(&path);
-    Ok(clean(relative).display().to_string())
+    Ok(relative(&path, &compiled_in))
+}
+
+/// A file as it is called from the directory of compilation, where it is under that.
+pub(crate) fn relative(path: impl AsRef<Path>, compiled_in: &str) -> String {
+    let path = path.as_ref();
+    clean(path.strip_prefix(compiled_in).unwrap_or(path)).display().to_string()
 }
 
 /// The path without `.`, and without `..` where that is sure.

@@ -41,9 +41,13 @@ pub(super) fn shown(object: &Object<'_>, insn: &Insn, at: Extent) -> Shown {
             })
             .collect()
     };
+    let text = |names| {
+        let unclear = if insn.unclear { " (a relocation that fits no operand)" } else { "" };
+        format(&insn.code, names) + unclear
+    };
     Shown {
-        text: format(insn, names(&|to| format!("+{:#x}", to - at.1))),
-        key: format(insn, names(&|_| "+".to_owned())),
+        text: text(names(&|to| format!("+{:#x}", to - at.1))),
+        key: text(names(&|_| "+".to_owned())),
         target,
     }
 }
@@ -64,13 +68,18 @@ fn inside(object: &Object<'_>, place: Place, (section, start, end): Extent) -> O
 
 /// What a person would call a place: a string by its text.
 pub(super) fn name(object: &Object<'_>, place: Place) -> String {
-    let Some(string) = string_at(object, place) else { return object.describe(place) };
+    string_at(object, place).map_or_else(|| object.describe(place), |string| quoted(&string))
+}
+
+/// A string, or its beginning.
+pub(crate) fn quoted(string: &str) -> String {
     let short: String = string.chars().take(LONGEST).collect();
     let more = if short.len() < string.len() { "…" } else { "" };
     format!("\"{}{more}\"", short.escape_debug())
 }
 
-fn format(insn: &Insn, names: Vec<(Field, String)>) -> String {
+/// Writes an instruction with names for its operands.
+pub(crate) fn format(code: &Instruction, names: Vec<(Field, String)>) -> String {
     let all: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
     let mut formatter = GasFormatter::with_options(Some(Box::new(Names(names))), None);
     let options = formatter.options_mut();
@@ -80,14 +89,11 @@ fn format(insn: &Insn, names: Vec<(Field, String)>) -> String {
     options.set_space_after_operand_separator(false);
     options.set_rip_relative_addresses(true);
     let mut text = String::new();
-    formatter.format(&insn.code, &mut text);
+    formatter.format(code, &mut text);
     for name in all {
         if !text.contains(&name) {
             text.push_str(&format!(" <{name}>"));
         }
-    }
-    if insn.unclear {
-        text.push_str(" (a relocation that fits no operand)");
     }
     text
 }

@@ -15,6 +15,7 @@ use crate::verdicts;
 
 mod addresses;
 mod escapes;
+mod types;
 mod whole_updates;
 
 const FLAGS: &str = "-O2 -g -fno-pie -mcmodel=kernel -mno-red-zone -pg -mrecord-mcount -mfentry \

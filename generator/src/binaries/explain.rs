@@ -1,12 +1,12 @@
-//! `--explain NAME` of built files: objects and modules. There is no text of the sources to show, only their lines.
+//! `--explain NAME` of built files. There is no text of the sources to show, only their lines.
 
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
 use super::{by_kind, file_name, find, identical, pairs};
-use crate::explain::{Explained, Find, merged, pair};
+use crate::explain::{Explained, Find, images, merged, pair};
 use crate::report::Reporter;
 use crate::run::Request;
 
@@ -45,11 +45,7 @@ fn file(name: &str, old: &Path, new: &Path, names: &[String]) -> Result<Vec<Vec<
     by_kind(
         name,
         (old, new),
-        |_, _| {
-            bail!(
-                "{name} is a linked image, of which nothing can be shown side by side: give objects or modules"
-            )
-        },
+        |old, new| images(name, old, new, names),
         |old, new| pair(name, old, new, names, &|_, _| None),
     )
 }

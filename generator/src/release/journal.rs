@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::{Hash, Hasher};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,6 +12,7 @@ use rayon::prelude::*;
 
 use crate::plan::Plan;
 use crate::report::Reporter;
+use crate::uses::Reader;
 
 /// Where the findings of one comparison are kept.
 #[derive(Debug)]
@@ -22,31 +25,27 @@ impl Journal {
     /// the change `diff`.
     pub fn open(cache: &Path, v1: &Path, diff: &str, how: &str) -> Result<Journal> {
         let tool = std::env::current_exe().context("cannot find this program's own file")?;
-        let mut key = blake3::Hasher::new();
+        let mut key = Digest::default();
         fs::File::open(&tool)
-            .and_then(|file| key.update_reader(file).map(drop))
+            .and_then(|file| key.0.update_reader(file).map(drop))
             .with_context(|| format!("cannot read {}", tool.display()))?;
-        key.update(v1.as_os_str().as_encoded_bytes());
-        key.update(diff.as_bytes());
-        key.update(how.as_bytes());
-        let name = key.finalize().to_hex();
-        let directory = cache.join("report").join(name.get(..32).unwrap_or(&name));
+        // What libclang says of sources, or that there is none.
+        (v1, diff, how, Reader::version()).hash(&mut key);
+        let directory = cache.join("report").join(key.name());
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
         Ok(Journal { directory })
     }
 
-    fn path(&self, object: &str) -> PathBuf {
-        self.directory.join(object.replace('/', "%") + ".json")
-    }
-
     /// What there is to say of each item, by name: `jobs` at a time, and what is known already is not found out again.
-    pub fn each<'i, T: Sync>(
+    /// `of`: all that `find` goes by, beside what this journal is about; a part is known only for that.
+    pub fn each<'i, T: Sync, O: Hash>(
         &self,
         jobs: Option<usize>,
         reporter: &Reporter,
         items: &'i [T],
         name: impl Fn(&'i T) -> &'i str + Sync,
+        of: impl Fn(&'i T) -> Result<O> + Sync,
         find: impl Fn(&'i T) -> Result<Plan> + Sync,
     ) -> Result<BTreeMap<&'i str, Plan>> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -55,7 +54,15 @@ impl Journal {
         pool.install(|| {
             let found = items.par_iter().with_max_len(1).map(|item| {
                 ensure!(!crate::interrupted(), "interrupted; the next run goes on from here");
-                let part = self.known_or(name(item), || find(item))?;
+                let entry = self.entry(name(item), &of(item)?);
+                let part = match recall(&entry) {
+                    Some(part) => part,
+                    None => {
+                        let part = find(item)?;
+                        self.note(&entry, &part)?;
+                        part
+                    }
+                };
                 reporter.progress(done.fetch_add(1, Ordering::Relaxed) + 1, items.len());
                 Ok((name(item), part))
             });
@@ -63,28 +70,57 @@ impl Journal {
         })
     }
 
-    /// What is known of an object or a part of the kernel; else it is found out, and noted.
-    fn known_or(&self, name: &str, find: impl FnOnce() -> Result<Plan>) -> Result<Plan> {
-        match self.recall(name) {
-            Some(part) => Ok(part),
-            None => {
-                let part = find()?;
-                self.note(name, &part)?;
-                Ok(part)
-            }
-        }
+    /// The file for an item that is called so, and all that goes into what is said of it.
+    fn entry(&self, name: &str, of: &impl Hash) -> PathBuf {
+        let mut key = Digest::default();
+        (name, of).hash(&mut key);
+        self.directory.join(key.name())
     }
 
-    /// A file that cannot be read is as good as none.
-    fn recall(&self, name: &str) -> Option<Plan> {
-        serde_json::from_slice(&fs::read(self.path(name)).ok()?).ok()
-    }
-
-    fn note(&self, name: &str, part: &Plan) -> Result<()> {
+    fn note(&self, entry: &Path, part: &Plan) -> Result<()> {
+        let text = serde_json::to_vec(part).context("cannot encode what was found")?;
         let mut file = tempfile::NamedTempFile::new_in(&self.directory)
             .with_context(|| format!("cannot write into {}", self.directory.display()))?;
-        serde_json::to_writer(&mut file, part).context("cannot encode what was found")?;
-        file.persist(self.path(name)).context("cannot write into the journal")?;
+        file.write_all(blake3::hash(&text).as_bytes())
+            .and_then(|()| file.write_all(&text))
+            .with_context(|| format!("cannot write into {}", self.directory.display()))?;
+        file.persist(entry).context("cannot write into the journal")?;
         Ok(())
     }
 }
+
+/// What a file says, if it says what was written into it: a file that is damaged is as good as none.
+fn recall(entry: &Path) -> Option<Plan> {
+    let bytes = fs::read(entry).ok()?;
+    let (sum, text) = bytes.split_first_chunk::<{ blake3::OUT_LEN }>()?;
+    if blake3::hash(text) != *sum {
+        return None;
+    }
+    serde_json::from_slice(text).ok()
+}
+
+/// Of anything that can be hashed.
+#[derive(Default)]
+struct Digest(blake3::Hasher);
+
+impl Digest {
+    /// As the name of a file.
+    fn name(&self) -> String {
+        self.0.finalize().to_hex().chars().take(32).collect()
+    }
+}
+
+impl Hasher for Digest {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Nobody asks for so few bits.
+    fn finish(&self) -> u64 {
+        let hash = self.0.finalize();
+        hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests;

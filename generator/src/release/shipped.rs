@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use dynamos_differ::image::{self, Image, ImageData};
@@ -44,7 +45,11 @@ pub struct Shipped {
     v2: BTreeMap<String, (String, PathBuf)>,
 }
 
+/// The candidates of a part of the kernel, by object.
+type Asked<'a> = BTreeMap<&'a str, &'a Candidate>;
+
 /// A part of the kernel on both sides.
+#[derive(Hash)]
 struct Part<'a> {
     owner: &'a str,
     /// Its path among the distribution's files.
@@ -53,7 +58,7 @@ struct Part<'a> {
     new: &'a Path,
 }
 
-/// The functions of an object of the image.
+/// The functions of an object; by default, of one that the built files say nothing of.
 #[derive(Debug, Default)]
 struct Count {
     source: String,
@@ -100,7 +105,7 @@ impl Shipped {
         reporter: &Reporter,
         plan: &mut Plan,
     ) -> Result<Rest> {
-        let mut owners: BTreeMap<&str, BTreeMap<&str, &Candidate>> = BTreeMap::new();
+        let mut owners: BTreeMap<&str, Asked<'_>> = BTreeMap::new();
         for (object, candidate) in &found.objects {
             owners.entry(&candidate.owner).or_default().insert(object, candidate);
         }
@@ -119,9 +124,9 @@ impl Shipped {
             reporter,
             &parts,
             |part| part.owner,
+            |part| Ok((part, [built(part.old)?, built(part.new)?], asked(&owners, part)?)),
             |part| {
-                let candidates = owners.get(part.owner).context("a part nobody asked for")?;
-                one(part, candidates).with_context(|| format!("comparing {}", part.name))
+                one(part, asked(&owners, part)?).with_context(|| format!("comparing {}", part.name))
             },
         )?;
         let mut seen: BTreeMap<LayoutKey, BTreeSet<String>> = BTreeMap::new();
@@ -161,8 +166,18 @@ fn size(path: &Path) -> u64 {
     path.metadata().map_or(0, |data| data.len())
 }
 
+fn asked<'o, 'a>(owners: &'o BTreeMap<&str, Asked<'a>>, part: &Part<'_>) -> Result<&'o Asked<'a>> {
+    owners.get(part.owner).context("a part nobody asked for")
+}
+
+/// What tells a file from another one that may take its place: packages are unpacked once, so this is enough.
+fn built(path: &Path) -> Result<(u64, SystemTime)> {
+    let data = path.metadata().with_context(|| format!("cannot read {}", path.display()))?;
+    Ok((data.len(), data.modified()?))
+}
+
 /// What there is to say of one part.
-fn one(part: &Part<'_>, candidates: &BTreeMap<&str, &Candidate>) -> Result<Plan> {
+fn one(part: &Part<'_>, candidates: &Asked<'_>) -> Result<Plan> {
     by_kind(
         part.name,
         (part.old, part.new),
@@ -181,7 +196,7 @@ fn object_of(source: &str) -> String {
 
 fn module(
     part: &Part<'_>,
-    candidates: &BTreeMap<&str, &Candidate>,
+    candidates: &Asked<'_>,
     old: &Object<'_>,
     new: &Object<'_>,
 ) -> Result<Plan> {
@@ -214,7 +229,24 @@ fn module(
             plan.objects.pop();
         }
     }
+    let told: BTreeSet<String> = plan.objects.iter().map(|row| row.object.clone()).collect();
+    let untold = candidates.iter().filter(|(object, _)| !told.contains(**object));
+    plan.objects.extend(untold.map(|(object, of)| row(object, of, Count::default())));
     Ok(plan)
+}
+
+/// The row of a candidate.
+fn row(object: &str, candidate: &Candidate, count: Count) -> ObjectPlan {
+    let Count { source, functions, changed } = count;
+    ObjectPlan {
+        object: object.to_owned(),
+        source,
+        owner: candidate.owner.clone(),
+        because: candidate.because.iter().cloned().collect(),
+        functions,
+        changed,
+        reached: None,
+    }
 }
 
 /// Whether a name is of what ties modules together by version, and follows from what is compared.
@@ -225,7 +257,7 @@ fn is_for_the_loader(name: &str) -> bool {
 
 fn linked(
     part: &Part<'_>,
-    candidates: &BTreeMap<&str, &Candidate>,
+    candidates: &Asked<'_>,
     old: &Image<'_>,
     new: &Image<'_>,
 ) -> Result<Plan> {
@@ -253,16 +285,8 @@ fn linked(
     }
     contents.data.into_iter().for_each(|data| variable(part, data, &mut plan));
     for (object, candidate) in candidates {
-        let Count { source, functions, changed } = counts.remove(*object).unwrap_or_default();
-        plan.objects.push(ObjectPlan {
-            object: (*object).to_owned(),
-            source,
-            owner: candidate.owner.clone(),
-            because: candidate.because.iter().cloned().collect(),
-            functions,
-            changed,
-            reached: None,
-        });
+        let count = counts.remove(*object).unwrap_or_default();
+        plan.objects.push(row(object, candidate, count));
     }
     let (types, unknown) = image::layouts(old, new)?;
     plan.layouts.extend(types.iter().map(|layout| layouts::row(layout, part.name, &|_| false)));
@@ -295,23 +319,4 @@ fn variable(part: &Part<'_>, data: ImageData, plan: &mut Plan) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_module_is_found_by_its_file() {
-        let files = Files::from([
-            ("kernel/sound/snd-hda-core.ko".to_owned(), PathBuf::from("a")),
-            ("vmlinux".to_owned(), PathBuf::from("b")),
-        ]);
-        let owners: Vec<String> = by_owner(files).into_keys().collect();
-        assert_eq!(owners, ["snd_hda_core", "vmlinux"]);
-    }
-
-    #[test]
-    fn an_object_is_named_after_its_source() {
-        assert_eq!(object_of("fs/ext4/mballoc.c"), "fs/ext4/mballoc.o");
-        assert_eq!(object_of("arch/x86/entry/entry_64.S"), "arch/x86/entry/entry_64.o");
-        assert_eq!(object_of(""), "");
-    }
-}
+mod tests;

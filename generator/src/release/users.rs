@@ -102,6 +102,13 @@ struct Source<'a> {
     types: &'a BTreeSet<LayoutKey>,
 }
 
+impl Source<'_> {
+    /// The rows of the types.
+    fn rows<'r>(&self, all: &'r BTreeMap<LayoutKey, LayoutPlan>) -> Vec<&'r LayoutPlan> {
+        self.types.iter().filter_map(|key| all.get(key)).collect()
+    }
+}
+
 /// Reads the sources, and adds what they say to the plan's types. While libclang, of which there is one, looks at a
 /// source, others are preprocessed.
 pub fn find(
@@ -126,8 +133,9 @@ pub fn find(
         reporter,
         &sources,
         |source| &source.name,
+        |source| Ok((source.command, source.rows(&bare))),
         |source| {
-            let layouts = source.types.iter().filter_map(|key| bare.get(key).cloned()).collect();
+            let layouts = source.rows(&bare).into_iter().cloned().collect();
             let mut part = Plan { layouts, ..Plan::default() };
             layouts::read_users(part.layouts.iter_mut().collect(), source.command, v2, &reader);
             Ok(part)
@@ -145,6 +153,8 @@ pub fn find(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
     use super::*;
 
     #[test]
@@ -163,5 +173,75 @@ mod tests {
         assert!(said("int a[LAST];") && said("kfree_rcu(s, fresh);"));
         assert!(said("list_for_each_entry(s, head,\n\tfresh, more)"));
         assert!(!said("int fresh = a > fresh;") && !said("s->fresher") && !said("\"->fresh\""));
+    }
+
+    /// A source of two functions that use what differs in two types.
+    const SOURCE: &str = "struct inner { long a, b; }; struct outer { struct inner in; };\n\
+        void kfree(const void *); long read_it(struct inner *i) { return i->b; }\n\
+        void drop_it(struct outer *o) { kfree(o); }\n";
+
+    #[test]
+    fn users_are_known_only_for_the_rows_they_were_looked_for() {
+        crate::uses::tests::open();
+        let (v1, v2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for root in [&v1, &v2] {
+            std::fs::write(root.path().join("a.c"), SOURCE).unwrap();
+        }
+        let command = CompileCommand {
+            object: "a.o".into(),
+            source: "a.c".into(),
+            compiler: "gcc".into(),
+            args: vec!["-w".into()],
+            cwd: v1.path().into(),
+        };
+        let member = crate::plan::MemberPlan {
+            name: "b".into(),
+            change: vec!["resized".into()],
+            old: Some(MemberSide::Member {
+                name: "b".into(),
+                offset: 8,
+                bit: None,
+                size: 8,
+                type_name: "long int".into(),
+            }),
+            new: None,
+        };
+        // What a part of the kernel knows of a type that holds this one is not what another one does.
+        let row = |holders: &[&str]| LayoutPlan {
+            kind: "struct".into(),
+            name: "inner".into(),
+            object: "m".into(),
+            verdict: "changed".into(),
+            reason: "b resized".into(),
+            defined_in: "a.c".into(),
+            members: vec![member.clone()],
+            embedded_in: holders
+                .iter()
+                .map(|name| crate::plan::EmbedderPlan { name: (*name).into(), chain: Vec::new() })
+                .collect(),
+            users: Vec::new(),
+            users_unknown: Vec::new(),
+            created_by: Vec::new(),
+            freed_by: Vec::new(),
+            live: Vec::new(),
+            liveness: "unknown".into(),
+        };
+        let readers = Readers::from([("a.o".to_owned(), BTreeSet::from([row(&[]).key()]))]);
+        let cache = tempfile::tempdir().unwrap();
+        let journal = Journal::open(cache.path(), v1.path(), "diff", "shipped").unwrap();
+        let quiet = Reporter::new(true, false);
+        let freed = |row: LayoutPlan| {
+            let mut plan = Plan { layouts: vec![row], ..Plan::default() };
+            find(&readers, &[&command], v2.path(), &journal, Some(1), &quiet, &mut plan).unwrap();
+            let row = plan.layouts.remove(0);
+            assert_eq!(row.users_unknown, Vec::<String>::new());
+            let users: Vec<_> = row.users.iter().map(|u| (&*u.function, &*u.how)).collect();
+            assert_eq!(users, [("read_it", "read")]);
+            row.freed_by.into_iter().map(|call| call.function).collect::<Vec<_>>()
+        };
+        for _ in 0..2 {
+            assert_eq!(freed(row(&[])), Vec::<String>::new());
+            assert_eq!(freed(row(&["struct outer"])), ["drop_it"]);
+        }
     }
 }

@@ -140,6 +140,11 @@ impl Reader {
         Ok(reader)
     }
 
+    /// Which libclang there is, if there is one.
+    pub fn version() -> Option<String> {
+        Self(()).alone(|_| clang::get_version()).ok()
+    }
+
     /// Loads libclang for one look: its wrapper allows one at a time. Nobody waits for other threads while having it: who
     /// waits for rayon may be given another job, which would want it too.
     fn alone<T>(&self, look: impl FnOnce(&Clang) -> T) -> Result<T> {

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::{run, tree};
 
 /// How Kbuild compiles one object. Paths are relative to `cwd`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CompileCommand {
     /// The object as Kbuild names it.
     pub object: String,
