@@ -158,6 +158,11 @@ impl LayoutChange {
         unnamed::is_one(&self.type_name())
     }
 
+    /// Without what is around it: what it is in, and where it is defined.
+    pub fn by_itself(self) -> Self {
+        Self { defined_in: None, embedded_in: Vec::new(), instances: Vec::new(), ..self }
+    }
+
     /// Kind and name.
     pub fn type_name(&self) -> TypeName {
         TypeName { kind: self.kind, name: self.name.clone() }

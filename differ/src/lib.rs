@@ -7,6 +7,7 @@
 //! types.
 
 pub mod compare;
+mod compressed;
 pub mod correlate;
 pub mod decode;
 mod error;
