@@ -110,10 +110,10 @@ fn every_field_decides(version: &'static str, release: &str) {
             when "time < $((now - 1)) or time >= $((now + 1000))"
             asks time_else edition
 
-            # Its `struct file` is where the kernel has its memory.
-            refused pointer_said dynamos policy dynamos_pipe --function pipe_fcntl --when 'u64(arg1) >= 0xffff800000000000'
+            # Its `struct file` is where the kernel has its memory, with five levels of page tables too.
+            policy --function pipe_fcntl --when 'u64(arg1) >= 0xff00000000000000'
             asks pointer_above edition
-            policy --function pipe_fcntl --when 'u64(arg1) < 0xffff800000000000'
+            policy --function pipe_fcntl --when 'u64(arg1) < 0xff00000000000000'
             asks pointer_below edition
 
             policy --function pipe_fcntl --when 'cmd == 1031 and arg3 >= 65536'
@@ -125,7 +125,7 @@ fn every_field_decides(version: &'static str, release: &str) {
 
             for share in 30 100; do
                 when "percent($share)"
-                for round in $(seq 6); do edition; done | sort | uniq -c | result percent_$share
+                for round in $(seq 60); do edition; done | sort | uniq -c | result percent_$share
             done
 
             when 'comm == "canary"'
@@ -148,7 +148,6 @@ fn every_field_decides(version: &'static str, release: &str) {
         .run()
         .unwrap();
     let results = &outcome.results;
-    println!("DEBUG {}", results["pointer_said"]);
     check(
         results,
         &[

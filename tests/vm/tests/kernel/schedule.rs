@@ -146,16 +146,20 @@ fn every_stack([version, release]: [&str; 2]) {
             says pipes cat /run/pipes
             # Whoever still sleeps in V2's edition, the sleeper among them, is woken and goes on in edition 0.
             says woken dynamos revert dynamos_core --timeout 1 --on-timeout hold --signal
-            # What waits for RCU-tasks wakes its thread, which no signal does.
+            # No signal wakes RCU-tasks' thread: who waits for it does, as an instance of the tracer that ends.
             tracing=/sys/kernel/tracing
             [ -e $tracing/events ] || mount -t tracefs tracefs $tracing
-            echo schedule_timeout >$tracing/set_ftrace_filter
+            mkdir $tracing/instances/other
+            cd $tracing/instances/other
+            echo schedule_timeout >set_ftrace_filter
             for try in $(seq 120); do
                 [ "$(cat /sys/kernel/dynamos/dynamos_core/state)" != reverted ] || break
-                echo function >$tracing/current_tracer
-                echo nop >$tracing/current_tracer
+                echo function >current_tracer
+                echo nop >current_tracer
                 usleep 500000
             done
+            cd /
+            rmdir $tracing/instances/other
             says woken_state cat /sys/kernel/dynamos/dynamos_core/state
             says slept cat /proc/$sleeper/comm
             says gone dynamos unload dynamos_core
