@@ -22,10 +22,13 @@ mod explain;
 mod instruction;
 mod line_text;
 mod slots;
+mod values;
 
+pub(crate) use content::{Mask, line_mask, lines_in};
 pub(crate) use entries::{Table, counts};
 pub(crate) use slots::may_have_slots;
 pub use slots::{Slot, Slots};
+pub use values::{Value, Values};
 
 pub use line_text::frame_variables;
 pub(crate) use line_text::string_at;

@@ -5,7 +5,7 @@
 //! references is a vote. A number is never a reason for anything.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 
 use iced_x86::OpKind;
@@ -13,12 +13,16 @@ use iced_x86::OpKind;
 use crate::compare::is_read_only;
 use crate::decode::Insn;
 use crate::model::{DataId, FunctionId, Place};
-use crate::names::{Base, base, is_numbered};
+use crate::names::{base, is_numbered};
 use crate::object_file::Object;
+use crate::queues::Queues;
 
 mod aliases;
+mod clones;
+mod left_over;
 mod side;
 
+use left_over::{Groups, by_place, content};
 use side::{Homes, Side};
 
 /// The pairs; what is in no pair is old (v1 only) or new (v2 only).
@@ -109,83 +113,6 @@ impl Correlation {
         names
     }
 
-    /// gcc's clones of functions: equal bodies first, then equal names, then what is left over
-    /// as the only one of its kind.
-    fn clones(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
-        let groups_a = self.clone_groups(a, true);
-        let groups_b = self.clone_groups(b, false);
-        for (text, of_a) in &groups_a {
-            let Some(of_b) = groups_b.get(text) else { continue };
-            for same_kind in [true, false] {
-                self.pair_clones(of_a, of_b, |(x, base_x), (y, base_y)| {
-                    (!same_kind || base_x.clone == base_y.clone)
-                        && fingerprint(a, x) == fingerprint(b, y)
-                });
-            }
-            self.pair_clones(of_a, of_b, |(x, _), (y, _)| {
-                a.function(x).map(|f| &f.name) == b.function(y).map(|f| &f.name)
-            });
-            let kinds: BTreeSet<&str> = of_a.iter().map(|(_, b)| b.clone.as_str()).collect();
-            for kind in kinds {
-                let left_a: Vec<_> = of_a
-                    .iter()
-                    .filter(|(id, b)| b.clone == kind && !self.functions.contains_key(id))
-                    .collect();
-                let left_b: Vec<_> = of_b
-                    .iter()
-                    .filter(|(id, b)| b.clone == kind && !self.functions_back.contains_key(id))
-                    .collect();
-                if let ([(x, _)], [(y, _)]) = (left_a.as_slice(), left_b.as_slice()) {
-                    self.pair_functions(*x, *y);
-                }
-            }
-        }
-    }
-
-    fn pair_clones(
-        &mut self,
-        of_a: &[(FunctionId, Base)],
-        of_b: &[(FunctionId, Base)],
-        same: impl Fn((FunctionId, &Base), (FunctionId, &Base)) -> bool,
-    ) {
-        for (x, base_x) in of_a {
-            if self.functions.contains_key(x) {
-                continue;
-            }
-            let found = of_b
-                .iter()
-                .find(|(y, base_y)| {
-                    !self.functions_back.contains_key(y) && same((*x, base_x), (*y, base_y))
-                })
-                .map(|(y, _)| *y);
-            if let Some(y) = found {
-                self.pair_functions(*x, y);
-            }
-        }
-    }
-
-    /// Functions in no pair yet, by the name the programmer wrote.
-    fn clone_groups(
-        &self,
-        object: &Side<'_, '_>,
-        first: bool,
-    ) -> BTreeMap<(String, u64), Vec<(FunctionId, Base)>> {
-        let mut groups: BTreeMap<(String, u64), Vec<(FunctionId, Base)>> = BTreeMap::new();
-        for (id, f) in object.model.functions() {
-            let taken = if first {
-                self.functions.contains_key(&id)
-            } else {
-                self.functions_back.contains_key(&id)
-            };
-            if !taken && f.parent.is_none() {
-                let base = base(&f.name);
-                let home = object.home(f.symbol);
-                groups.entry((base.text.clone(), home)).or_default().push((id, base));
-            }
-        }
-        groups
-    }
-
     fn cold_parts(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
         let pairs: Vec<_> = self.functions.iter().map(|(x, y)| (*x, *y)).collect();
         for (x, y) in pairs {
@@ -198,24 +125,19 @@ impl Correlation {
     }
 
     fn data_by_name(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
-        let mut names: HashMap<(&str, u64), Vec<DataId>> = HashMap::new();
-        for (id, d) in b.model.data().filter(|(_, d)| !is_numbered(&d.name)) {
-            names.entry((d.name.as_str(), b.home(d.symbol))).or_default().push(id);
-        }
+        let named = b.model.data().filter(|(_, d)| !is_numbered(&d.name));
+        let mut names = Queues::of(named.map(|(id, d)| ((d.name.as_str(), b.home(d.symbol)), id)));
         for (id, d) in a.model.data() {
             let key = (d.name.as_str(), a.home(d.symbol));
-            for other in names.get(&key).into_iter().flatten() {
-                if !self.data_back.contains_key(other) {
-                    self.pair_data(id, *other);
-                    break;
-                }
+            if let Some(other) = names.first(&key, |y| self.data_back.contains_key(&y)) {
+                self.pair_data(id, other);
             }
         }
     }
 
     /// Like [`Self::functions_moved`].
     fn data_moved(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
-        let unique = |groups: BTreeMap<(String, u64), Vec<DataId>>| {
+        let unique = |groups: Groups| {
             let mut names: BTreeMap<String, Vec<DataId>> = BTreeMap::new();
             for ((name, _), ids) in groups {
                 names.entry(name).or_default().extend(ids);
@@ -263,38 +185,11 @@ impl Correlation {
         }
     }
 
-    /// Numbered objects that no aligned pair of instructions refers to: equal content first,
-    /// then what is the only one left and has a user in common.
-    fn data_left_over(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
-        let left_a = self.left_over(a, true);
-        let left_b = self.left_over(b, false);
-        for (text, of_a) in &left_a {
-            let Some(of_b) = left_b.get(text) else { continue };
-            for x in of_a {
-                let twin = of_b.iter().find(|y| {
-                    !self.data_back.contains_key(y)
-                        && self.share_users(a, *x, b, **y)
-                        && same_content(a, *x, b, **y)
-                });
-                if let Some(y) = twin.copied() {
-                    self.pair_data(*x, y);
-                }
-            }
-            let rest_a: Vec<_> = of_a.iter().filter(|x| !self.data.contains_key(x)).collect();
-            let rest_b: Vec<_> = of_b.iter().filter(|y| !self.data_back.contains_key(y)).collect();
-            if let ([x], [y]) = (rest_a.as_slice(), rest_b.as_slice())
-                && self.share_users(a, **x, b, **y)
-            {
-                self.pair_data(**x, **y);
-            }
-        }
-    }
-
     /// Constants whose name ends with the line they stand in (`UVERBS_OBJECT_METHODS`, include/rdma): equal content,
     /// and no other of that name. Only what nobody can write: of two equal constants either will do.
     fn data_by_line(&mut self, a: &Side<'_, '_>, b: &Side<'_, '_>) {
-        let group = |object: &Side<'_, '_>, left: BTreeMap<(String, u64), Vec<DataId>>| {
-            let mut groups: BTreeMap<(String, u64), Vec<DataId>> = BTreeMap::new();
+        let group = |object: &Side<'_, '_>, left: Groups| {
+            let mut groups = Groups::new();
             for ((text, home), of_text) in left {
                 let without = text.trim_end_matches(|c: char| c.is_ascii_digit());
                 let constant = |id: &DataId| {
@@ -311,39 +206,10 @@ impl Correlation {
         let of_b = group(b, self.left_over(b, false));
         for (text, left_a) in &of_a {
             if let ([x], Some([y])) = (left_a.as_slice(), of_b.get(text).map(Vec::as_slice))
-                && same_content(a, *x, b, *y)
+                && content(a, *x, &by_place(a)) == content(b, *y, &by_place(b))
             {
                 self.pair_data(*x, *y);
             }
-        }
-    }
-
-    fn left_over(
-        &self,
-        object: &Side<'_, '_>,
-        first: bool,
-    ) -> BTreeMap<(String, u64), Vec<DataId>> {
-        let mut groups: BTreeMap<(String, u64), Vec<DataId>> = BTreeMap::new();
-        for (id, d) in object.model.data() {
-            let taken =
-                if first { self.data.contains_key(&id) } else { self.data_back.contains_key(&id) };
-            if !taken {
-                groups.entry((base(&d.name).text, object.home(d.symbol))).or_default().push(id);
-            }
-        }
-        groups
-    }
-
-    /// Whether some function uses both, or none uses either.
-    fn share_users(&self, a: &Object<'_>, x: DataId, b: &Object<'_>, y: DataId) -> bool {
-        let users_a = a.referrers().functions_of_data.get(&x);
-        let users_b = b.referrers().functions_of_data.get(&y);
-        match (users_a, users_b) {
-            (None, None) => true,
-            (Some(of_a), Some(of_b)) => {
-                of_a.iter().any(|f| self.functions.get(f).is_some_and(|g| of_b.contains(g)))
-            }
-            _ => false,
         }
     }
 }
@@ -353,20 +219,6 @@ fn same_base(a: &Object<'_>, x: DataId, b: &Object<'_>, y: DataId) -> bool {
         (Some(x), Some(y)) => base(&x.name).text == base(&y.name).text,
         _ => false,
     }
-}
-
-fn same_content(a: &Object<'_>, x: DataId, b: &Object<'_>, y: DataId) -> bool {
-    let bytes = |o: &Object<'_>, id: DataId| {
-        let d = o.model.data_object(id)?;
-        let s = o.elf.sections.get(d.section.0 as usize)?;
-        let relocated: Vec<String> = s
-            .relocations_in(d.start, d.end)
-            .iter()
-            .map(|r| base(&o.describe(o.model.resolve(&o.elf, r.symbol, r.addend))).text)
-            .collect();
-        Some((d.end - d.start, s.bytes(d.start, d.end - d.start).map(<[u8]>::to_vec), relocated))
-    };
-    bytes(a, x) == bytes(b, y)
 }
 
 /// The numbered data objects a function refers to, by instruction.

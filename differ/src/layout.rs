@@ -18,6 +18,7 @@ use index::Index;
 mod abbreviations;
 mod embed;
 mod index;
+mod leaf;
 mod live;
 mod members;
 mod read;
@@ -26,6 +27,7 @@ mod slots;
 mod unnamed;
 
 pub use embed::Embedder;
+pub(crate) use leaf::{Leaf, Reads};
 pub(crate) use live::fixed_address;
 pub use live::{Instance, Place, Retyped};
 pub use members::{EnumeratorChange, MemberChange};
@@ -154,6 +156,11 @@ impl LayoutChange {
     /// nevertheless has a type that says them all.
     pub fn is_unnamed(&self) -> bool {
         unnamed::is_one(&self.type_name())
+    }
+
+    /// Without what is around it: what it is in, and where it is defined.
+    pub fn by_itself(self) -> Self {
+        Self { defined_in: None, embedded_in: Vec::new(), instances: Vec::new(), ..self }
     }
 
     /// Kind and name.

@@ -7,6 +7,7 @@
 //! types.
 
 pub mod compare;
+mod compressed;
 pub mod correlate;
 pub mod decode;
 mod error;
@@ -21,6 +22,7 @@ pub mod model;
 mod names;
 mod object_file;
 pub mod parameters;
+mod queues;
 pub mod show;
 pub mod special;
 pub mod units;

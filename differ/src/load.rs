@@ -5,9 +5,11 @@ use std::borrow::Cow;
 
 use object::LittleEndian as LE;
 use object::elf;
+use object::read::SymbolIndex;
 use object::read::elf::{FileHeader, Rela, SectionHeader, Sym};
 use serde::Serialize;
 
+use crate::compressed::Budget;
 use crate::error::{Error, Result};
 
 /// Index of a section in the section header table.
@@ -246,6 +248,7 @@ impl<'d> Elf<'d> {
         }
         let table = header.sections(LE, data).map_err(bad)?;
         let mut sections = Vec::with_capacity(table.len());
+        let (mut budget, mut room) = (Budget::of(data), Room::of(data));
         for (index, header) in table.enumerate() {
             let section_name = table
                 .section_name(LE, header)
@@ -254,11 +257,11 @@ impl<'d> Elf<'d> {
                 .ok_or_else(|| {
                     Error::new(name, format_args!("section {} has no readable name", index.0))
                 })?;
-            sections.push(load_section(name, section_name, header, data)?);
+            sections.push(load_section(name, section_name, header, data, &mut budget)?);
         }
-        let symbols = load_symbols(name, &table, &sections, data)?;
+        let symbols = load_symbols(name, &table, &sections, data, &mut room)?;
         for (_, header) in table.enumerate() {
-            load_relocations(name, header, data, &symbols, &mut sections)?;
+            load_relocations(name, header, data, &symbols, &mut sections, &mut room)?;
         }
         let files = std::iter::once("")
             .chain(symbols.iter().filter(|s| s.kind == elf::STT_FILE).map(|s| s.name))
@@ -296,15 +299,12 @@ impl<'d> Elf<'d> {
     }
 }
 
-/// More than any kernel object has; keeps a forged `SHF_COMPRESSED` header from asking for
-/// all memory.
-const MAX_DECOMPRESSED: u64 = 1 << 32;
-
 pub(crate) fn load_section<'d>(
     object: &str,
     name: &'d str,
     header: &elf::SectionHeader64<LE>,
     data: &'d [u8],
+    budget: &mut Budget,
 ) -> Result<Section<'d>> {
     let bad = |e: object::read::Error| Error::new(object, e).section(name);
     let sh_type = header.sh_type(LE);
@@ -315,22 +315,13 @@ pub(crate) fn load_section<'d>(
     } else if let Some((compression, offset, compressed)) =
         header.compression(LE, data).map_err(bad)?
     {
-        let uncompressed = compression.ch_size.get(LE);
-        if uncompressed > MAX_DECOMPRESSED {
-            return Err(Error::new(object, "compressed size is beyond reason").section(name));
-        }
         let raw = data
             .get(usize::try_from(offset).unwrap_or(usize::MAX)..)
             .and_then(|d| d.get(..usize::try_from(compressed).ok()?))
             .ok_or_else(|| Error::new(object, "compressed data is truncated").section(name))?;
-        let format = match compression.ch_type.get(LE) {
-            elf::ELFCOMPRESS_ZLIB => object::CompressionFormat::Zlib,
-            elf::ELFCOMPRESS_ZSTD => object::CompressionFormat::Zstandard,
-            _ => object::CompressionFormat::Unknown,
-        };
-        object::CompressedData { format, data: raw, uncompressed_size: uncompressed }
-            .decompress()
-            .map_err(bad)?
+        let (form, size) = (compression.ch_type.get(LE), compression.ch_size.get(LE));
+        let bad = |what| Error::new(object, what).section(name);
+        Cow::Owned(budget.decompress(form, raw, size, bad)?)
     } else {
         Cow::Borrowed(header.data(LE, data).map_err(bad)?)
     };
@@ -349,11 +340,44 @@ pub(crate) fn load_section<'d>(
     })
 }
 
+/// What a file has room for. Headers and symbols may name the same bytes again and again, and copies are made for each.
+pub(crate) struct Room {
+    relocations: usize,
+    names: usize,
+}
+
+impl Room {
+    pub(crate) fn of(file: &[u8]) -> Self {
+        // Of names one may be the end of another, but not of thousands.
+        Self {
+            relocations: file.len() / size_of::<elf::Rela64<LE>>(),
+            names: file.len().saturating_mul(16),
+        }
+    }
+
+    /// The name of a symbol.
+    pub(crate) fn name<'d>(
+        &mut self,
+        object: &str,
+        symbol: SymbolIndex,
+        name: Option<&'d [u8]>,
+    ) -> Result<&'d str> {
+        let bad = |what| Error::new(object, format_args!("symbol {} {what}", symbol.0));
+        let name = name.ok_or_else(|| bad("has no readable name"))?;
+        self.names = self
+            .names
+            .checked_sub(name.len())
+            .ok_or_else(|| bad("and those before have longer names than the file has room for"))?;
+        std::str::from_utf8(name).map_err(|_| bad("has no readable name"))
+    }
+}
+
 fn load_symbols<'d>(
     object: &str,
     table: &object::read::elf::SectionTable<'d, elf::FileHeader64<LE>>,
     sections: &[Section<'d>],
     data: &'d [u8],
+    room: &mut Room,
 ) -> Result<Vec<Symbol<'d>>> {
     let bad = |e: object::read::Error| Error::new(object, e);
     let symtab = table.symbols(LE, data, elf::SHT_SYMTAB).map_err(bad)?;
@@ -361,10 +385,7 @@ fn load_symbols<'d>(
     let mut files: u32 = 0;
     for (index, sym) in symtab.enumerate() {
         files = files.saturating_add(u32::from(sym.st_type() == elf::STT_FILE));
-        let name =
-            symtab.symbol_name(LE, sym).ok().and_then(|n| std::str::from_utf8(n).ok()).ok_or_else(
-                || Error::new(object, format_args!("symbol {} has no readable name", index.0)),
-            )?;
+        let name = room.name(object, index, symtab.symbol_name(LE, sym).ok())?;
         let definition = match symtab.symbol_section(LE, sym, index).map_err(bad)? {
             Some(section) => Definition::Section(SectionId(section.0 as u32)),
             None => match sym.st_shndx(LE) {
@@ -421,6 +442,7 @@ fn load_relocations<'d>(
     data: &'d [u8],
     symbols: &[Symbol<'d>],
     sections: &mut [Section<'d>],
+    room: &mut Room,
 ) -> Result<()> {
     let sh_type = header.sh_type(LE);
     if sh_type == elf::SHT_REL {
@@ -434,6 +456,9 @@ fn load_relocations<'d>(
     };
     let section = sections.get_mut(header.sh_info(LE) as usize).ok_or_else(|| {
         Error::new(object, format_args!("relocations for section {}", header.sh_info(LE)))
+    })?;
+    room.relocations = room.relocations.checked_sub(relas.len()).ok_or_else(|| {
+        Error::new(object, "more relocations than the file has room for").section(section.name)
     })?;
     for rela in relas {
         let relocation = Relocation {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::compare::{Cause, Comparer, Difference, Slots};
+use crate::compare::{Cause, Comparer, Difference, Slots, Values};
 use crate::correlate::Correlation;
 use crate::error::Result;
 use crate::layout::{LayoutChange, Layouts, Retyped};
@@ -173,6 +173,8 @@ pub struct DataVerdict {
     pub change: DataChange,
     /// Why, in words.
     pub reason: String,
+    /// Of one that changed and has the same size: its initial values that differ.
+    pub values: Values,
     /// Functions whose code, or whose entries in special sections, refer to it, in either version.
     pub users: Vec<String>,
     /// Whether others than those may: its name is global, or data points to it.
@@ -227,8 +229,8 @@ impl Pair {
         let comparer = Comparer::new(v1, v2, &correlation);
         let functions = functions(&comparer);
         let Layouts { types, variables, unknown, alignments } = crate::layout::compare(v1, v2)?;
-        let data = data::verdicts(&comparer, &alignments);
-        let slots = data::slots(&comparer, &data, &alignments)?;
+        let mut data = data::verdicts(&comparer, &alignments);
+        let slots = data::values_and_slots(&comparer, &mut data, &alignments)?;
         let sections = data::unnamed_sections(&comparer);
         let symbol_map = symbol_map(v1, v2, &correlation);
         Ok(Comparison {

@@ -10,18 +10,26 @@
 //! - `// renumbered NAME`: a symbol whose name begins so has another number in v2, and is known to be the same
 //! - `// shift`: the same file, moved three lines down, must be unchanged
 //!
-//! What is not expected must not be there: functions without a line are unchanged.
+//! What is not expected must not be there: functions without a line are unchanged. Of every file nothing is changed either
+//! where it is compiled in another directory, or has its functions in the opposite order (`// reordered function NAME …`
+//! is a fact that this order changes), and both readers of types say the same of its two sides.
 
 // The helpers of these tests may fail like the tests themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod reordered;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use dynamos_differ::compare::Value;
+use dynamos_differ::layout::{self, LayoutChange};
+use dynamos_differ::lines::Debug;
 use dynamos_differ::verdict::{Comparison, DataChange, Verdict};
 use dynamos_differ::{Object, Pair};
+use reordered::reordered;
 
 const FLAGS: &str = "-O2 -g -ffunction-sections -fdata-sections -fno-pie -mcmodel=kernel \
     -mno-red-zone -pg -mrecord-mcount -mfentry -fno-jump-tables -fno-asynchronous-unwind-tables \
@@ -33,6 +41,7 @@ struct Case {
     flags_v2: String,
     shift: bool,
     expected: Vec<String>,
+    expected_reordered: Vec<String>,
 }
 
 fn parse(path: &Path, source: &str) -> Case {
@@ -42,6 +51,7 @@ fn parse(path: &Path, source: &str) -> Case {
         flags_v2: String::new(),
         shift: false,
         expected: Vec::new(),
+        expected_reordered: Vec::new(),
     };
     for line in source.lines() {
         let Some(directive) = line.strip_prefix("// ") else { continue };
@@ -51,6 +61,8 @@ fn parse(path: &Path, source: &str) -> Case {
             case.flags_v2 = flags.to_owned();
         } else if directive == "shift" {
             case.shift = true;
+        } else if let Some(fact) = directive.strip_prefix("reordered ") {
+            case.expected_reordered.push(fact.to_owned());
         } else if [
             "function ",
             "data ",
@@ -73,15 +85,29 @@ fn parse(path: &Path, source: &str) -> Case {
 
 fn compile(dir: &Path, case: &Case, source: &str, v2: bool) -> Vec<u8> {
     // One name for both sides, as `__FILE__` is the same in the two builds of a kernel.
-    let file = dir.join(format!("{}.c", case.name));
+    let file = format!("{}.c", case.name);
+    fs::write(dir.join(&file), source).unwrap();
+    let flags = if v2 { format!("-DV2 {}", case.flags_v2) } else { String::new() };
+    gcc(dir, case, flags.split_whitespace(), &file)
+}
+
+/// The same file as a build with `O=` compiles it: in another directory, the source named from the root; `__FILE__` and
+/// the like say what they do elsewhere.
+fn compile_elsewhere(case: &Case, source: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let (sources, build) = (dir.path().join("the/sources"), dir.path().join("build"));
+    [&sources, &build].iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+    let file = sources.join(format!("{}.c", case.name));
     fs::write(&file, source).unwrap();
+    let flags = [format!("-fmacro-prefix-map={}/=", sources.display())];
+    gcc(&build, case, flags.iter().map(String::as_str), file.to_str().unwrap())
+}
+
+fn gcc<'f>(dir: &Path, case: &Case, flags: impl Iterator<Item = &'f str>, file: &str) -> Vec<u8> {
     let object = dir.join("out.o");
     let mut command = Command::new(std::env::var("CC").unwrap_or_else(|_| "gcc".to_owned()));
-    command.current_dir(dir).args(case.flags.split_whitespace());
-    if v2 {
-        command.arg("-DV2").args(case.flags_v2.split_whitespace());
-    }
-    command.arg("-c").arg(format!("{}.c", case.name)).arg("-o").arg(&object);
+    command.current_dir(dir).args(case.flags.split_whitespace()).args(flags);
+    command.arg("-c").arg(file).arg("-o").arg(&object);
     let output = command.output().expect("gcc runs");
     assert!(output.status.success(), "{}: {}", case.name, String::from_utf8_lossy(&output.stderr));
     fs::read(object).unwrap()
@@ -115,7 +141,16 @@ fn facts(comparison: &Comparison) -> Vec<String> {
     }
     for d in comparison.data.iter().filter(|d| d.change != DataChange::Unchanged) {
         let change = word(&|| serde_json::to_string(&d.change).unwrap());
-        lines.push(format!("data {} {change} {} users {:?}", d.name, d.reason, d.users));
+        let value = |v: &Value| match v.member.as_str() {
+            "" => format!("{} → {}", v.old, v.new),
+            member => format!("{member}: {} → {}", v.old, v.new),
+        };
+        let values: Vec<String> = d.values.shown.iter().map(value).collect();
+        let values = values.join("; ");
+        lines.push(format!(
+            "data {} {change} {} users {:?} values {values}",
+            d.name, d.reason, d.users
+        ));
     }
     for l in &comparison.layouts {
         let kind = word(&|| serde_json::to_string(&l.kind).unwrap());
@@ -227,29 +262,57 @@ fn is_map(expectation: &str) -> bool {
     ["map ", "renumbered "].iter().any(|p| expectation.starts_with(p))
 }
 
-fn run(path: &Path) -> Vec<String> {
+/// What the reader that compares by hashes says of two objects, and what the exact one says, if they do not say the same.
+fn readers_differ(v1: &[u8], v2: &[u8]) -> Option<String> {
+    let (a, b) = (Object::parse(v1, "v1.o").unwrap(), Object::parse(v2, "v2.o").unwrap());
+    let exact =
+        layout::compare_types(&layout::types(&a.elf).unwrap(), &layout::types(&b.elf).unwrap());
+    let (old, new) = (Debug::load(&a.elf).unwrap(), Debug::load(&b.elf).unwrap());
+    let fast = layout::compare_debug(("v1.o", &old), ("v2.o", &new)).unwrap();
+    let fast: Vec<_> = fast.into_iter().map(LayoutChange::by_itself).collect();
+    (fast != exact).then(|| format!("by hashes {fast:#?}, exactly {exact:#?}"))
+}
+
+/// What there is and was not expected, and the other way round.
+fn differences(facts: &[String], expected: &[&String], when: &str) -> Vec<String> {
+    let surprises = facts.iter().filter(|f| !expected.iter().any(|e| meets(e, f)));
+    let missing = expected.iter().filter(|e| !facts.iter().any(|f| meets(e, f)));
+    surprises
+        .map(|fact| format!("{when}not expected: {fact}"))
+        .chain(missing.map(|fact| format!("{when}missing: {fact}")))
+        .collect()
+}
+
+/// What is wrong with a case, and whether its functions have another order.
+fn run(path: &Path) -> (Vec<String>, bool) {
     let source = fs::read_to_string(path).unwrap();
     let case = parse(path, &source);
     let dir = tempfile::tempdir().unwrap();
     let v1 = compile(dir.path(), &case, &source, false);
     let v2 = compile(dir.path(), &case, &source, true);
     let comparison = compare(&v1, &v2);
-    let facts = facts(&comparison);
     let expected: Vec<&String> = case.expected.iter().filter(|e| !is_map(e)).collect();
     let mut problems = check_maps(&case, &v1, &v2, &comparison);
-    for fact in facts.iter().filter(|f| !expected.iter().any(|e| meets(e, f))) {
-        problems.push(format!("not expected: {fact}"));
-    }
-    for e in expected.iter().filter(|e| !facts.iter().any(|f| meets(e, f))) {
-        problems.push(format!("missing: {e}"));
-    }
+    problems.extend(differences(&facts(&comparison), &expected, ""));
+    let elsewhere = compile_elsewhere(&case, &source);
+    assert_ne!(v1, elsewhere, "the directory is not in it");
+    problems.extend(differences(&facts(&compare(&v1, &elsewhere)), &[], "elsewhere: "));
     if case.shift {
         let moved = compile(dir.path(), &case, &format!("\n\n\n{source}"), false);
-        for fact in self::facts(&compare(&v1, &moved)) {
-            problems.push(format!("moved by three lines: {fact}"));
-        }
+        problems.extend(differences(&facts(&compare(&v1, &moved)), &[], "three lines down: "));
     }
-    problems
+    let reordered = reordered(&source);
+    if let Some(source) = &reordered {
+        let expected: Vec<&String> = case.expected_reordered.iter().collect();
+        let other = compile(dir.path(), &case, source, false);
+        problems.extend(differences(&facts(&compare(&v1, &other)), &expected, "reordered: "));
+    }
+    for (x, y, sides) in
+        [(&v1, &v2, "V1 to V2"), (&v2, &v1, "V2 to V1"), (&v1, &elsewhere, "elsewhere")]
+    {
+        problems.extend(readers_differ(x, y).map(|how| format!("types, {sides}: {how}")));
+    }
+    (problems, reordered.is_some())
 }
 
 #[test]
@@ -258,12 +321,16 @@ fn cases() {
     let mut paths: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
     paths.sort();
     let mut failed = String::new();
+    let mut reordered = 0;
     for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "c")) {
-        for problem in run(path) {
+        let (problems, another_order) = run(path);
+        reordered += usize::from(another_order);
+        for problem in problems {
             failed.push_str(&format!("{}: {problem}\n", path.file_name().unwrap().display()));
         }
     }
     assert!(failed.is_empty(), "\n{failed}");
+    assert!(reordered > 25, "only {reordered} files have functions in another order");
 }
 
 fn sample() -> Vec<u8> {

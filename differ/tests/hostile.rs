@@ -6,6 +6,7 @@
 
 use std::process::Command;
 
+use dynamos_differ::image::Image;
 use dynamos_differ::show::Sources;
 use dynamos_differ::{Object, Pair};
 
@@ -174,4 +175,74 @@ fn dwarf_without_end() {
     }
     wide.push_str("w40: .byte 4\n.byte 8\n.byte 0\n");
     exercise(&assemble("wide.s", &dwarf(&wide)), &good);
+}
+
+/// An object of code, symbols (16 bytes of code each) whose names all begin at `name` of `names`, and so many headers that
+/// name the same `relocations`.
+fn again_and_again(
+    symbols: u32,
+    (name, names): (u32, &[u8]),
+    relocations: u32,
+    headers: u16,
+) -> Vec<u8> {
+    let section = |name: u32, kind: u32, (at, size): (usize, usize), link: [u32; 2], entry: u64| {
+        let mut bytes = [name, kind].map(u32::to_le_bytes).concat();
+        bytes.extend([0, 0, at as u64, size as u64].map(u64::to_le_bytes).concat());
+        bytes.extend(link.map(u32::to_le_bytes).concat());
+        bytes.extend([1, entry].map(u64::to_le_bytes).concat());
+        bytes
+    };
+    let mut bytes = sample()[..64].to_vec();
+    let mut part = |content: &[u8]| {
+        let start = bytes.len();
+        bytes.extend_from_slice(content);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        (start, content.len())
+    };
+    let text = part(&vec![0x90; symbols as usize * 16]);
+    let mut table = vec![0; 24];
+    for i in 0..u64::from(symbols) {
+        // STB_GLOBAL, STT_FUNC, in section 1.
+        table.extend(
+            [u64::from(name) | 0x12 << 32 | 1 << 48, i * 16, 16].map(u64::to_le_bytes).concat(),
+        );
+    }
+    let table = part(&table);
+    let names = part(names);
+    // R_X86_64_PC32 against symbol 1.
+    let one = [0u64, 1 << 32 | 2, 0].map(u64::to_le_bytes).concat();
+    let relocations = part(&one.repeat(relocations as usize));
+    let shoff = bytes.len() as u64;
+    bytes.extend(section(0, 0, (0, 0), [0, 0], 0));
+    bytes.extend(section(1, 1, text, [0, 0], 0));
+    bytes.extend(section(0, 2, table, [3, 1], 24));
+    bytes.extend(section(0, 3, names, [0, 0], 0));
+    bytes.extend(section(0, 4, relocations, [2, 1], 24).repeat(usize::from(headers)));
+    bytes[40..48].copy_from_slice(&shoff.to_le_bytes());
+    bytes[60..64].copy_from_slice(&[4 + headers, 3].map(u16::to_le_bytes).concat());
+    bytes
+}
+
+/// A megabyte that would become gigabytes.
+#[test]
+fn what_is_named_again_and_again() {
+    let once = again_and_again(3, (7, b"\0.text\0name\0"), 8_000, 1);
+    let object = Object::parse(&once, "once.o").unwrap();
+    assert_eq!(object.elf.section_by_name(".text").unwrap().1.relocations.len(), 8_000);
+    assert_eq!(object.elf.symbols[3].name, "name");
+    let refused = |bytes: &[u8], why: &str| {
+        assert!(bytes.len() < 1 << 20);
+        let error = Object::parse(bytes, "hostile.o").unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    };
+    let many = again_and_again(3, (7, b"\0.text\0name\0"), 8_000, 8_000);
+    refused(&many, "section .text: more relocations than the file has room for");
+    let mut names = b"\0.text\0".to_vec();
+    names.resize(400_000, b'a');
+    names.push(0);
+    let mut long = again_and_again(10_000, (7, &names), 1, 1);
+    refused(&long, "longer names than the file has room for");
+    long[16] = 2; // e_type: ET_EXEC
+    let error = Image::parse(&long, "hostile").unwrap_err().to_string();
+    assert!(error.contains("longer names than the file has room for"), "{error}");
 }

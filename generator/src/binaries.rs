@@ -252,7 +252,7 @@ fn images(name: &str, old: &Image<'_>, new: &Image<'_>, only: Option<Only>) -> R
             verdict: data_change(data.change)?.to_owned(),
             name: data.name,
             reason: data.reason,
-            users: Vec::new(),
+            ..DataPlan::default()
         })
     }));
     let (layouts, unknown) = layouts?;

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use dynamos_abi::counters::{BITS, CALL, ORIGINAL, SIZE, SPREAD};
+use dynamos_abi::counters::{BEGUN, BITS, CALL, ORIGINAL, SIZE, SPREAD};
 use dynamos_abi::policy::{COUNT, PAST_ENDBR, SLOT, SLOTS};
 
 use crate::counting::ObjectOf;
@@ -226,7 +226,7 @@ fn counting(text: &mut String, index: usize, object: &ObjectOf) {
             "lea dynamos_counters+8(%rip), %rcx".into(),
             "lea (%rcx,%rax,8), %rax".into(),
             format!("mov %rax, {back}(%rsp)"),
-            format!("mov ${CALL}, %ecx"),
+            format!("movabs ${:#x}, %rcx", CALL + BEGUN),
             "lock xadd %rcx, (%rax)".into(),
             "test $1, %cl".into(),
         ],
@@ -235,9 +235,9 @@ fn counting(text: &mut String, index: usize, object: &ObjectOf) {
     let _ = write!(
         text,
         "\tjne 1f\n\tcall dynamos_original_{index}\n\tjmp 2f\n1:\tcall {clone}\n2:\tpop %rcx\n\
-         \tmov $-{CALL}, %rsi\n\tlock xadd %rsi, (%rcx)\n\tsub ${CALL}, %rsi\n\tcmp $1, %rsi\n\tja 3f\n\
-         \tmov dynamos_counters(%rip), %rdi\n\tcmp %rdi, %rsi\n\tje 3f\n\
-         \tmov %rax, %r8\n\tmov %rsi, %rax\n\tlock cmpxchg %rdi, (%rcx)\n\tmov %r8, %rax\n\
+         \tmov $-{CALL}, %rsi\n\tlock xadd %rsi, (%rcx)\n\tsub ${CALL}, %rsi\n\tcmp $1, %esi\n\tja 3f\n\
+         \tmov dynamos_counters(%rip), %rdi\n\txor %rsi, %rdi\n\ttest $1, %dil\n\tje 3f\n\
+         \tmov %rax, %r8\n\tmov %rsi, %rax\n\txor $1, %rsi\n\tlock cmpxchg %rsi, (%rcx)\n\tmov %r8, %rax\n\
          3:{RETURN}SYM_CODE_END(dynamos_counting_{index})\n"
     );
 }

@@ -1,5 +1,6 @@
 //! The plan: what the update does and what it does not, for scripts (`plan.json`) and for the review page.
 
+use dynamos_differ::compare::Value;
 use serde::{Deserialize, Serialize};
 
 /// Version of the plan's schema; a reader refuses a higher one.
@@ -154,7 +155,7 @@ pub struct FunctionPlan {
 }
 
 /// The verdict on one variable or constant.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DataPlan {
     /// Linker's name.
     pub name: String,
@@ -164,10 +165,20 @@ pub struct DataPlan {
     pub verdict: String,
     /// Why.
     pub reason: String,
+    /// Of one that changed: its initial values that differ, old and new, by offset; the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<Value>,
+    /// How many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_values: usize,
     /// Functions of its object whose code or jump labels refer to it, in either version, sorted; empty if none is known,
     /// as in linked images.
     #[serde(default)]
     pub users: Vec<String>,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// A table of functions of which handlers differ.

@@ -218,15 +218,34 @@ fn data(page: &mut String, plan: &Plan) {
         page,
         "## Data\n\n| what | object | verdict | why | used by |\n|---|---|---|---|---|"
     );
-    for DataPlan { name, object, verdict, reason, users } in &plan.data {
+    for row in &plan.data {
+        let DataPlan { name, object, verdict, reason, users, .. } = row;
         let users = match users.as_slice() {
             [] => "–".to_string(),
             known => format!("`{}`", known.join("`, `")),
         };
-        let reason = cell(reason);
+        let reason = cell(&(reason.clone() + &values(row)));
         let _ = writeln!(page, "| `{name}` | `{object}` | {verdict} | {reason} | {users} |");
     }
     page.push('\n');
+}
+
+/// The first values that differ, old and new.
+fn values(row: &DataPlan) -> String {
+    const SHOWN: usize = 8;
+    let mut text = String::new();
+    for value in row.values.iter().take(SHOWN) {
+        let at = match value.member.as_str() {
+            "" if value.offset == 0 => String::new(),
+            "" => format!("+{:#x}: ", value.offset),
+            member => format!("`{member}`: "),
+        };
+        let _ = write!(text, "; {at}`{}` → `{}`", value.old, value.new);
+    }
+    match row.values.len().saturating_sub(SHOWN).saturating_add(row.more_values) {
+        0 => text,
+        more => text + &format!("; {more} more"),
+    }
 }
 
 fn hooks(page: &mut String, plan: &Plan) {

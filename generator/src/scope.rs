@@ -130,7 +130,7 @@ mod tests {
 
     fn data(name: String, object: String) -> DataPlan {
         let (verdict, reason) = ("new".into(), String::new());
-        DataPlan { name, object, verdict, reason, users: Vec::new() }
+        DataPlan { name, object, verdict, reason, ..DataPlan::default() }
     }
 
     #[test]

@@ -19,8 +19,35 @@ pub struct Unit {
     pub symbols: Vec<Symbol>,
     /// Defined functions and variables of each section: start → symbol index; the widest at each start.
     starts: BTreeMap<(usize, u64), usize>,
-    /// Bytes that the sections hold.
-    size: u64,
+    /// What the file has room for, as far as it is left.
+    room: Room,
+}
+
+/// Headers and symbols may name the same bytes of a file again and again, and each gets a copy.
+#[derive(Debug, Default)]
+struct Room {
+    /// Bytes that sections hold.
+    contents: u64,
+    relocations: usize,
+    names: usize,
+}
+
+impl Room {
+    fn of(file: &[u8]) -> Self {
+        Self {
+            contents: MAX_SIZE,
+            relocations: file.len() / size_of::<elf::Rela64<LittleEndian>>(),
+            names: file.len().saturating_mul(16),
+        }
+    }
+
+    fn name(&mut self, name: &str) -> Result<String> {
+        self.names = self
+            .names
+            .checked_sub(name.len())
+            .context("the names are longer than the file has room for")?;
+        Ok(name.to_string())
+    }
 }
 
 /// A section.
@@ -142,8 +169,12 @@ impl Unit {
                 && header.e_machine(LittleEndian) == elf::EM_X86_64,
             "{name} is not a relocatable x86-64 object"
         );
-        let mut unit =
-            Unit { sections: Vec::new(), symbols: Vec::new(), starts: BTreeMap::new(), size: 0 };
+        let mut unit = Unit {
+            sections: Vec::new(),
+            symbols: Vec::new(),
+            starts: BTreeMap::new(),
+            room: Room::of(bytes),
+        };
         for section in file.sections() {
             unit.add_section(&section).with_context(|| name.to_string())?;
         }
@@ -156,7 +187,7 @@ impl Unit {
     /// One with these symbols and nothing else.
     #[cfg(test)]
     pub(crate) fn with_symbols(symbols: Vec<Symbol>) -> Self {
-        Self { sections: Vec::new(), symbols, starts: BTreeMap::new(), size: 0 }
+        Self { sections: Vec::new(), symbols, starts: BTreeMap::new(), room: Room::default() }
     }
 
     fn add_section(
@@ -165,7 +196,7 @@ impl Unit {
     ) -> Result<()> {
         let index = section.index().0;
         let header = section.elf_section_header();
-        let name = section.name().context("a section has no readable name")?.to_string();
+        let name = self.room.name(section.name().context("a section has no readable name")?)?;
         let kind = header.sh_type(LittleEndian);
         let mut bytes = if kind == elf::SHT_NOBITS {
             ensure!(section.size() <= MAX_SIZE, "section {name} is larger than 1 GiB");
@@ -179,9 +210,11 @@ impl Unit {
         if name.starts_with(".debug") {
             bytes.clear();
         }
-        // Headers of many sections may name the same bytes of the file.
-        self.size = self.size.saturating_add(bytes.len() as u64);
-        ensure!(self.size <= MAX_SIZE, "the sections hold more than 1 GiB");
+        self.room.contents = self
+            .room
+            .contents
+            .checked_sub(bytes.len() as u64)
+            .context("the sections hold more than 1 GiB")?;
         let mut relocations = Vec::new();
         for (offset, relocation) in section.relocations() {
             if name.starts_with(".debug") {
@@ -192,6 +225,10 @@ impl Unit {
             else {
                 bail!("{name}+{offset:#x}: a relocation without a symbol");
             };
+            self.room.relocations =
+                self.room.relocations.checked_sub(1).with_context(|| {
+                    format!("{name}: more relocations than the file has room for")
+                })?;
             relocations.push(Relocation {
                 offset,
                 kind: r_type,
@@ -227,7 +264,7 @@ impl Unit {
         let named = !matches!(kind, SymbolKind::Section | SymbolKind::File)
             && symbol.name().is_ok_and(|name| !name.is_empty() && !name.starts_with(".L"));
         let entry = Symbol {
-            name: symbol.name().context("a symbol has no readable name")?.to_string(),
+            name: self.room.name(symbol.name().context("a symbol has no readable name")?)?,
             section,
             value: symbol.address(),
             size: symbol.size(),
@@ -476,5 +513,80 @@ impl Instruction {
     /// Whether the field at this offset says where it reads or writes.
     fn accesses(&self, offset: u64) -> bool {
         self.displacement == Some(offset)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use object::write;
+
+    use super::*;
+
+    /// Each symbol gets the long name of the first, each section the relocations of the last.
+    #[test]
+    fn what_is_named_again_and_again_is_refused() {
+        let mut object = write::Object::new(
+            object::BinaryFormat::Elf,
+            object::Architecture::X86_64,
+            object::Endianness::Little,
+        );
+        let text = object.section_id(write::StandardSection::Text);
+        object.append_section_data(text, &[0x90; 800], 16);
+        for i in 0..200 {
+            let name = if i == 0 { "a".repeat(4000) } else { format!("f{i}") };
+            let id = object.add_symbol(write::Symbol {
+                name: name.into_bytes(),
+                value: i * 4,
+                size: 4,
+                kind: SymbolKind::Text,
+                scope: object::SymbolScope::Linkage,
+                weak: false,
+                section: write::SymbolSection::Section(text),
+                flags: object::SymbolFlags::None,
+            });
+            let flags = RelocationFlags::Elf { r_type: elf::R_X86_64_PC32 };
+            let (offset, addend) = (i * 4, 0);
+            object
+                .add_relocation(text, write::Relocation { offset, symbol: id, addend, flags })
+                .unwrap();
+        }
+        let mut bytes = object.write().unwrap();
+        let unit = Unit::parse(&bytes, "good.o").unwrap();
+        assert_eq!(unit.find("f7").map(|symbol| unit.symbols[symbol].value), Some(28));
+        let number = |bytes: &[u8], at: usize, len: usize| {
+            let field = bytes[at..at + len].iter().rev();
+            field.fold(0, |value, byte| value << 8 | usize::from(*byte))
+        };
+        // e_shoff and e_shnum; sh_type, sh_offset and sh_size: SHT_SYMTAB and SHT_RELA.
+        let headers = number(&bytes, 40, 8);
+        let count = number(&bytes, 60, 2);
+        let of_type = |bytes: &[u8], kind| {
+            let all = (0..count).map(|i| headers + i * 64);
+            all.rev().find(|header| number(bytes, header + 4, 4) == kind).unwrap()
+        };
+        let relocations = of_type(&bytes, 4);
+        let refused = |bytes: &[u8], why: &str| {
+            let error = format!("{:#}", Unit::parse(bytes, "bad.o").unwrap_err());
+            assert!(error.contains(why), "{error}");
+        };
+        // They are the file's last, and there are 200 headers more.
+        let mut again = bytes.clone();
+        again.truncate(headers);
+        again.extend_from_slice(&bytes[headers..headers + count * 64]);
+        again.extend(bytes[relocations..relocations + 64].repeat(200));
+        again[60..62].copy_from_slice(&(count as u16 + 200).to_le_bytes());
+        refused(&again, "more relocations than the file has room for");
+        let symbols = of_type(&bytes, 2);
+        let (table, size) = (number(&bytes, symbols + 24, 8), number(&bytes, symbols + 32, 8));
+        let entries = || (table..table + size).step_by(24);
+        // Whose value is 0 and whose type is STT_FUNC.
+        let first =
+            entries().find(|at| bytes[at + 4] & 15 == 2 && number(&bytes, at + 8, 8) == 0).unwrap();
+        let name: [u8; 4] = bytes[first..first + 4].try_into().unwrap();
+        for at in entries() {
+            bytes[at..at + 4].copy_from_slice(&name);
+        }
+        refused(&bytes, "the names are longer than the file has room for");
     }
 }

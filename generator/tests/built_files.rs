@@ -54,6 +54,10 @@ impl Bench {
 
     /// Links an image with `SOURCE` edited, and with so much data before it.
     fn image(&self, name: &str, edit: (&str, &str), shift: usize) -> PathBuf {
+        self.image_with(name, edit, shift, &[])
+    }
+
+    fn image_with(&self, name: &str, edit: (&str, &str), shift: usize, flags: &[&str]) -> PathBuf {
         let first = format!(
             "int {name}_first[{}] = {{1}}; int {name}_code(void) {{ return {shift}; }}\n",
             shift + 1
@@ -61,7 +65,7 @@ impl Bench {
         let source = SOURCE.replace(edit.0, edit.1);
         let objects = [
             self.object(&format!("{name}-first.o"), &first, &[]),
-            self.object(&format!("{name}-main.o"), &source, &[]),
+            self.object(&format!("{name}-main.o"), &source, flags),
             self.object(&format!("{name}-other.o"), OTHER, &[]),
         ];
         let path = self.path(name);
@@ -75,6 +79,16 @@ impl Bench {
             "-o",
         ]);
         assert!(ld.arg(&path).args(&objects).status().unwrap().success());
+        path
+    }
+
+    /// A copy of a file in which a section is another (`objcopy`).
+    fn with_section(&self, of: &Path, option: &str, section: &str, content: &str) -> PathBuf {
+        let (path, input) = (self.path("with_section"), self.path("content"));
+        fs::write(&input, content).unwrap();
+        let mut objcopy = Command::new("objcopy");
+        objcopy.arg(format!("{option}={section}={}", input.display())).arg(of).arg(&path);
+        assert!(objcopy.status().unwrap().success());
         path
     }
 
@@ -229,6 +243,13 @@ fn split_dwarf_is_refused() {
     let v1 = bench.object("v1.o", SOURCE, &["-gsplit-dwarf"]);
     let v2 = bench.object("v2.o", &SOURCE.replace("count++", "count--"), &["-gsplit-dwarf"]);
     bench.error(&v1, &v2, "split DWARF");
+    let flags = ["-gsplit-dwarf"];
+    let image = |name: &str, edit| bench.image_with(name, edit, 1, &flags);
+    let (v1, v2) = (image("v1", SAME), image("v2", ("count++", "count--")));
+    bench.error(&v1, &v2, "split DWARF: the types are in a .dwo file");
+    // Without types the functions can be compared.
+    let output = bench.run(&v1, &v2, &["--only", "functions"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
 }
 
 #[test]
@@ -333,22 +354,32 @@ fn another_architecture_is_named() {
 #[test]
 fn different_compilers_are_reported() {
     let bench = Bench::new();
-    let v1 = bench.object("v1.o", SOURCE, &[]);
-    let (v2, comment) = (bench.path("v2.o"), bench.path("comment"));
-    fs::write(&comment, b"\0another compiler 1.0\0").unwrap();
-    let mut objcopy = Command::new("objcopy");
-    objcopy.arg(format!("--update-section=.comment={}", comment.display())).args([&v1, &v2]);
-    assert!(objcopy.status().unwrap().success());
-    let plan = bench.plan(&v1, &v2, 1);
-    assert!(notes(&plan).contains("another compiler 1.0"), "{plan:#}");
+    for v1 in [bench.object("v1.o", SOURCE, &[]), bench.image("v1", SAME, 1)] {
+        let v2 =
+            bench.with_section(&v1, "--update-section", ".comment", "\0another compiler 1.0\0");
+        let plan = bench.plan(&v1, &v2, 1);
+        assert_eq!(plan["outcome"], "no-change");
+        assert!(notes(&plan).contains("the compilers differ (GCC"), "{plan:#}");
+        assert!(notes(&plan).contains("another compiler 1.0"), "{plan:#}");
+    }
 }
 
 #[test]
 fn the_same_file_twice_is_no_change() {
     let bench = Bench::new();
-    let v1 = bench.image("v1", SAME, 1);
-    let plan = bench.plan(&v1, &v1, 1);
-    assert_eq!(plan["outcome"], "no-change");
+    for v1 in [bench.object("v1.o", SOURCE, &[]), bench.image("v1", SAME, 1)] {
+        let plan = bench.plan(&v1, &v1, 1);
+        assert_eq!(plan["outcome"], "no-change");
+        assert!(notes(&plan).contains("1 of 1 pairs are identical"), "{plan:#}");
+        // What is not loaded makes it another file, so that it is compared, and nothing else.
+        let v2 = bench.with_section(&v1, "--add-section", ".extra", "something");
+        let plan = bench.plan(&v1, &v2, 1);
+        assert_eq!(plan["outcome"], "no-change");
+        assert!(notes(&plan).contains("0 of 1 pairs are identical"), "{plan:#}");
+        for list in ["functions", "data", "layouts", "refusals"] {
+            assert_eq!(plan[list].as_array().unwrap().len(), 0, "{list}: {plan:#}");
+        }
+    }
 }
 
 #[test]

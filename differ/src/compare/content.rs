@@ -32,8 +32,12 @@ impl Mask {
         Self { bits: Vec::new(), skip: Some(offset) }
     }
 
-    fn at(&self, offset: u64) -> u8 {
+    pub(crate) fn at(&self, offset: u64) -> u8 {
         self.bits.iter().find(|(o, _)| *o == offset).map_or(0, |(_, bits)| *bits)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bits.is_empty()
     }
 
     fn covers(&self, difference: impl Iterator<Item = (u64, u8)>) -> Option<u64> {
@@ -45,15 +49,21 @@ impl Mask {
 pub(crate) fn line_mask(object: &Object<'_>, id: DataId) -> Mask {
     let Some(data) = object.model.data_object(id) else { return Mask::default() };
     let size = data.end - data.start;
-    match object.section_name(data.section) {
+    // struct pi_entry (include/linux/printk.h), reached through .printk_index
+    if base(&data.name).text == "_entry" && size == 44 && indexed(object, id) {
+        return Mask::bytes(24, 4);
+    }
+    lines_in(object.section_name(data.section), size)
+}
+
+/// The bits that hold a source line in an entry of that size of a table, by the table's section or by what marks it in an image.
+pub(crate) fn lines_in(table: &str, size: u64) -> Mask {
+    match table {
         "__dyndbg" if size >= 40 => Mask::ddebug(),
         // struct ftrace_branch_data, struct codetag
-        "_ftrace_branch" | "_ftrace_annotated_branch" => Mask::bytes(16, 4),
+        "_ftrace_branch" | "branch_profile" => Mask::bytes(16, 4),
+        "_ftrace_annotated_branch" | "annotated_branch_profile" => Mask::bytes(16, 4),
         "alloc_tags" => Mask::bytes(4, 4),
-        // struct pi_entry (include/linux/printk.h), reached through .printk_index
-        _ if base(&data.name).text == "_entry" && size == 44 && indexed(object, id) => {
-            Mask::bytes(24, 4)
-        }
         _ => Mask::default(),
     }
 }

@@ -7,6 +7,7 @@ use object::elf;
 
 use super::code::{KERNEL, Pairs};
 use super::names::{Names, Target};
+use crate::compare::Mask;
 
 /// No text is longer, in characters.
 const LONGEST: usize = 4096;
@@ -84,6 +85,18 @@ fn same_symbol(
 
 /// Whether two constants are the same: words that point into the images by what is there.
 pub(super) fn same_content(
+    x: At<'_, '_, '_>,
+    y: At<'_, '_, '_>,
+    size: u64,
+    depth: usize,
+    pairs: &mut Pairs,
+) -> bool {
+    same_but_for(&Mask::default(), x, y, size, depth, pairs)
+}
+
+/// Like [`same_content`], but for some bits of numbers.
+pub(super) fn same_but_for(
+    mask: &Mask,
     (a, p): At<'_, '_, '_>,
     (b, q): At<'_, '_, '_>,
     size: u64,
@@ -95,10 +108,10 @@ pub(super) fn same_content(
     let (words, rest) = x.as_chunks::<8>();
     let (others, more) = y.as_chunks::<8>();
     rest == more
-        && words.iter().zip(others).all(|(x, y)| {
+        && words.iter().zip(others).enumerate().all(|(index, (x, y))| {
             let (x, y) = (u64::from_le_bytes(*x), u64::from_le_bytes(*y));
             if x < KERNEL || y < KERNEL {
-                return x == y;
+                return x == y || without(mask, index, x) == without(mask, index, y);
             }
             match (a.at(x), b.at(y)) {
                 (Target::Number, Target::Number) => x == y,
@@ -117,6 +130,17 @@ pub(super) fn same_content(
                 _ => false,
             }
         })
+}
+
+/// A word of something, by its index, without the bits that do not count.
+pub(super) fn without(mask: &Mask, index: usize, word: u64) -> u64 {
+    let bytes = word.to_le_bytes();
+    let offsets = (index as u64).saturating_mul(8)..;
+    let mut left = [0; 8];
+    for ((left, byte), offset) in left.iter_mut().zip(bytes).zip(offsets) {
+        *left = byte & !mask.at(offset);
+    }
+    u64::from_le_bytes(left)
 }
 
 /// Whether a constant points at the same symbol on both sides.

@@ -4,9 +4,10 @@ use object::LittleEndian as LE;
 use object::elf;
 use object::read::elf::{FileHeader, SectionHeader, Sym};
 
+use crate::compressed::Budget;
 use crate::error::{Error, Result};
 use crate::lines::Debug;
-use crate::load::{Section, load_section};
+use crate::load::{Room, Section, load_section};
 
 /// A section and its address.
 #[derive(Debug)]
@@ -88,6 +89,7 @@ impl<'d> Image<'d> {
         let header = header(data, name)?;
         let table = header.sections(LE, data).map_err(bad)?;
         let mut sections = Vec::with_capacity(table.len());
+        let (mut budget, mut room) = (Budget::of(data), Room::of(data));
         for (index, header) in table.enumerate() {
             let section_name = table
                 .section_name(LE, header)
@@ -96,7 +98,7 @@ impl<'d> Image<'d> {
                 .ok_or_else(|| {
                     Error::new(name, format_args!("section {} has no readable name", index.0))
                 })?;
-            let section = load_section(name, section_name, header, data)?;
+            let section = load_section(name, section_name, header, data, &mut budget)?;
             let address = header.sh_addr(LE);
             if address.checked_add(section.size).is_none() {
                 return Err(Error::new(name, "ends beyond the last address").section(section_name));
@@ -108,13 +110,7 @@ impl<'d> Image<'d> {
         let symbols = table.symbols(LE, data, elf::SHT_SYMTAB).map_err(bad)?;
         image.symbols.reserve(symbols.len());
         for (index, symbol) in symbols.enumerate() {
-            let text = symbols
-                .symbol_name(LE, symbol)
-                .ok()
-                .and_then(|n| std::str::from_utf8(n).ok())
-                .ok_or_else(|| {
-                    Error::new(name, format_args!("symbol {} has no readable name", index.0))
-                })?;
+            let text = room.name(name, index, symbols.symbol_name(LE, symbol).ok())?;
             if symbol.st_type() == elf::STT_FILE {
                 image.files.push(text);
                 continue;

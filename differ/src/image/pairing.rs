@@ -1,11 +1,12 @@
 //! Which function or variable of one image is which of the other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::code::Pairs;
 use super::load::Symbol;
 use super::names::Names;
 use crate::load::Section;
+use crate::queues::Queues;
 
 /// A function or variable: index of its best symbol.
 pub(super) type Id = u32;
@@ -73,7 +74,7 @@ pub(super) fn pair(
             take(&mut xs, &mut ys, &mut pairs, &|x, y| one_name(x, y) && alike(x, y));
             take(&mut xs, &mut ys, &mut pairs, alike);
         }
-        take(&mut xs, &mut ys, &mut pairs, &one_name);
+        take_by_name((a, &mut xs), (b, &mut ys), &mut pairs);
         let rest = xs.len().min(ys.len());
         pairs.extend(xs.drain(..rest).zip(ys.drain(..rest)));
         removed.extend(xs);
@@ -102,6 +103,27 @@ fn take(
         }
         None => true,
     });
+}
+
+/// Moves those of both that have one name, in order.
+fn take_by_name(
+    (a, xs): (&Names<'_, '_>, &mut Vec<Id>),
+    (b, ys): (&Names<'_, '_>, &mut Vec<Id>),
+    pairs: &mut Vec<(Id, Id)>,
+) {
+    let mut taken = HashSet::new();
+    let mut named =
+        Queues::of(ys.iter().filter_map(|y| b.known(*y).map(|(_, symbol)| (symbol.name, *y))));
+    xs.retain(|x| {
+        let name = a.known(*x).map_or("", |(_, symbol)| symbol.name);
+        let found = named.first(&name, |y| taken.contains(&y));
+        if let Some(y) = found {
+            taken.insert(y);
+            pairs.push((*x, y));
+        }
+        found.is_none()
+    });
+    ys.retain(|y| !taken.contains(y));
 }
 
 /// Which function, and which numbered variable, of one side is which of the other: functions as they are paired, variables as

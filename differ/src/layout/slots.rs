@@ -106,7 +106,7 @@ impl VariableTypes {
     }
 
     /// The one definition of a struct, under its own name or a typedef's.
-    fn definition(&self, type_name: &str) -> Option<(TypeName, &Definition)> {
+    pub(super) fn definition(&self, type_name: &str) -> Option<(TypeName, &Definition)> {
         let (kind, name) = match type_name.split_once(' ') {
             Some(("struct", name)) => (LayoutKind::Struct, name),
             None => {
@@ -116,12 +116,23 @@ impl VariableTypes {
             _ => return None,
         };
         let name = TypeName { kind, name: name.to_owned() };
-        let mut all = self.types.get(&name)?.iter();
-        let (only, None) = (all.next()?, all.next()) else { return None };
+        let only = self.only(&name)?;
         Some((name, only))
     }
 
-    fn typedef(&self, name: &str) -> Option<&str> {
+    /// The definition of a type that has one only.
+    pub(super) fn only(&self, name: &TypeName) -> Option<&Definition> {
+        let mut all = self.types_of(name);
+        let (only, None) = (all.next()?, all.next()) else { return None };
+        Some(only)
+    }
+
+    /// All definitions of a type.
+    pub(super) fn types_of(&self, name: &TypeName) -> impl Iterator<Item = &Definition> {
+        self.types.get(name).into_iter().flatten()
+    }
+
+    pub(super) fn typedef(&self, name: &str) -> Option<&str> {
         let name = TypeName { kind: LayoutKind::Typedef, name: name.to_owned() };
         let mut all = self.types.get(&name)?.iter();
         let (only, None) = (all.next()?, all.next()) else { return None };
@@ -144,7 +155,7 @@ impl VariableTypes {
 }
 
 /// Without `const` and `volatile`.
-fn plain(name: &str) -> &str {
+pub(super) fn plain(name: &str) -> &str {
     let mut name = name;
     while let Some(rest) = name.strip_prefix("const ").or(name.strip_prefix("volatile ")) {
         name = rest;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DataChange, DataKind, DataVerdict, SectionChange};
-use crate::compare::{Comparer, Slots, may_have_slots, section_is_read_only};
+use crate::compare::{Comparer, Slots, Values, may_have_slots, section_is_read_only};
 use crate::error::Result;
 use crate::layout::{Alignments, VariableTypes};
 use crate::lines::address;
@@ -56,10 +56,10 @@ pub(super) fn verdicts(
     verdicts
 }
 
-/// Which of the changed variables differ in pointers to functions only.
-pub(super) fn slots(
+/// Adds what the changed variables hold, old and new; and which of them differ in pointers to functions only.
+pub(super) fn values_and_slots(
     comparer: &Comparer<'_, '_>,
-    verdicts: &[DataVerdict],
+    verdicts: &mut [DataVerdict],
     alignments: &[Alignments; 2],
 ) -> Result<BTreeMap<String, std::result::Result<Slots, String>>> {
     let (a, b) = (comparer.a, comparer.b);
@@ -71,21 +71,22 @@ pub(super) fn slots(
     for verdict in verdicts {
         let (Some(x), Some(y)) = (verdict.v1, verdict.v2) else { continue };
         let (Some(d), Some(e)) = (a.model.data_object(x), b.model.data_object(y)) else { continue };
-        let wanted = verdict.change == DataChange::Changed
-            && verdict.operations
-            && lasting(verdict.kind)
-            && may_have_slots(d, e);
-        if !wanted {
-            continue;
-        }
-        if let Some(aligned) = alignment((a, d), (b, e), alignments) {
-            found.insert(verdict.name.clone(), Err(aligned));
+        let told = verdict.change == DataChange::Changed && verdict.kind != DataKind::Discarded;
+        if !told {
             continue;
         }
         let known = match &types {
             Some(known) => known,
             None => types.insert((VariableTypes::read(&a.elf)?, VariableTypes::read(&b.elf)?)),
         };
+        verdict.values = comparer.values((x, y), (&known.0, &known.1));
+        if !(verdict.operations && lasting(verdict.kind) && may_have_slots(d, e)) {
+            continue;
+        }
+        if let Some(aligned) = alignment((a, d), (b, e), alignments) {
+            found.insert(verdict.name.clone(), Err(aligned));
+            continue;
+        }
         let slots = comparer.slots((x, y), (&known.0, &known.1));
         found.insert(verdict.name.clone(), slots);
     }
@@ -169,6 +170,7 @@ fn data_verdict(
         size,
         change,
         reason,
+        values: Values::default(),
         users,
         shared,
         operations,

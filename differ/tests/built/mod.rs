@@ -9,6 +9,11 @@ const FLAGS: &str = "-c -g -O2 -mcmodel=kernel -fno-pic -fno-pie -fcf-protection
 
 /// Compiles a source and links it, with the linker's arguments `more`.
 pub fn build(source: &str, more: &str) -> Vec<u8> {
+    build_with(source, "", more)
+}
+
+/// Like [`build`], with the compiler's arguments `flags` too.
+pub fn build_with(source: &str, flags: &str, more: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let run = |program: &str, arguments: &str| {
         let mut command = Command::new(program);
@@ -16,7 +21,7 @@ pub fn build(source: &str, more: &str) -> Vec<u8> {
         assert!(status.success(), "{program} {arguments}");
     };
     std::fs::write(dir.path().join("a.c"), source).unwrap();
-    run("gcc", FLAGS);
+    run("gcc", &format!("{FLAGS} {flags}"));
     run("ld", &format!("-static -e 0 -Ttext=0xffffffff81000000 {more} -o image a.o"));
     std::fs::read(dir.path().join("image")).unwrap()
 }

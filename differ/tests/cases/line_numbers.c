@@ -5,6 +5,7 @@
 // function text_not_line changed string
 // function text_reworded changed string
 // function text_elsewhere changed string
+// reordered function text_elsewhere changed string "line 50
 #define BUG_FLAGS(flags) \
 	asm volatile("1: ud2\n.pushsection __bug_table,\"aw\"\n2: .long 1b - .\n.long %c0 - .\n" \
 		     ".word %c1\n.word %c2\n.org 2b+12\n.popsection" \

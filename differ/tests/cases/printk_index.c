@@ -14,3 +14,5 @@ int print(const char *, ...);
 #define TEXT "one\n"
 #endif
 int reworded(int x) { return printk(TEXT) + x; }
+int kept(int x) { return printk("kept\n") + x; }
+int failed(int x) { return printk("no memory\n") - x; }

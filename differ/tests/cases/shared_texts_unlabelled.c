@@ -3,6 +3,10 @@
 // function walk changed
 // function second changed
 // function numbers changed
+// Where texts with NULs end, only what follows them tells.
+// reordered function walk changed unnamed content
+// reordered function second changed unnamed content
+// reordered function other changed unnamed content
 void take(const char *);
 void give(int *);
 #ifdef V2

@@ -8,6 +8,7 @@
 // function bug_flags changed bug table flags
 // function locks changed
 // function unknown refused section __unheard_of refers to it
+// reordered section __unheard_of refers to unknown_same
 #ifdef V2
 #define SEL(a, b) b
 #else

@@ -314,7 +314,7 @@ fn variable(part: &Part<'_>, data: ImageData, plan: &mut Plan) {
         object: if object.is_empty() { part.name.to_owned() } else { object },
         verdict: verdict.into(),
         reason: data.reason,
-        users: Vec::new(),
+        ..DataPlan::default()
     });
 }
 

@@ -27,6 +27,8 @@ pub fn data_verdict(data: &DataVerdict, object: &str) -> Option<DataPlan> {
         object: object.into(),
         verdict: verdict.into(),
         reason: data.reason.clone(),
+        values: data.values.shown.clone(),
+        more_values: data.values.more,
         users: data.users.clone(),
     })
 }
@@ -49,5 +51,6 @@ pub fn retyped(comparison: &Comparison, variable: &Retyped, object: &str) -> Opt
         verdict: "retyped".into(),
         reason: format!("its type{within}: {} → {}", variable.old, variable.new),
         users: users.into_iter().cloned().collect(),
+        ..DataPlan::default()
     })
 }

@@ -29,7 +29,7 @@ pub use read::{Alternatives, Record, RecordError, Table};
 pub use write::RecordWriter;
 
 /// Version of the record format. `struct dynamos_update_desc` in `kmod/module/dynamos.h` has its own.
-pub const ABI: u32 = 10;
+pub const ABI: u32 = 11;
 
 /// First bytes of every record.
 pub const MAGIC: [u8; 8] = *b"DYNAMOS\0";
@@ -68,8 +68,12 @@ pub mod counters {
     pub const BITS: u32 = 12;
     /// Spreads addresses, which are far from random (2^64 / golden ratio, odd).
     pub const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-    /// Added to a counter by each call.
+    /// Added to a counter by each call that begins, and subtracted when it ends.
     pub const CALL: u64 = 2;
+    /// Added too, and never subtracted: that no call has begun can be told. It begins anew after 2^32.
+    pub const BEGUN: u64 = 1 << 32;
+    /// The bits for the edition and the calls under way.
+    pub const UNDER_WAY: u64 = BEGUN - 1;
     /// Bytes of all of it.
     pub const SIZE: u64 = (1 + COUNT) * 8;
     /// Bytes of the place from where a counting handler goes on in edition 0: room for a jump.

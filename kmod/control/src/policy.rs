@@ -10,6 +10,7 @@ use dynamos_core::policy::language::{Argument, Environment};
 use dynamos_core::policy::{Parameters, Request};
 
 use crate::failure::Failure;
+use crate::show::editions_meet;
 use crate::sysfs::Sysfs;
 
 /// What is asked for.
@@ -60,6 +61,9 @@ pub(crate) fn policy(
         return Err(Failure::refused(format!("cannot set a policy of {name}: {why} ({error})")));
     }
     print!("{}", sysfs.policy(name)?);
+    if let Some(note) = editions_meet(&sysfs.update(name)?) {
+        eprintln!("note: {note}");
+    }
     Ok(())
 }
 

@@ -89,12 +89,21 @@ fn print(update: &Update) {
     for policy in update.policy.iter().flat_map(|text| text.lines()) {
         println!("  policy: {policy}");
     }
+    if let Some(note) = editions_meet(update) {
+        println!("  {note}");
+    }
     let width = update.functions.iter().map(|f| f.function.len()).max().unwrap_or(0);
     for function in &update.functions {
         let object = &function.object;
         let stack = stacked(&function.stack);
         println!("  {:width$}  edition {}  {object}{stack}", function.function, function.edition);
     }
+}
+
+/// That policies are weaker than the plan's scope, if they are.
+pub(crate) fn editions_meet(update: &Update) -> Option<String> {
+    let proposed = update.proposed_scope.as_ref().filter(|_| update.editions_meet)?;
+    Some(format!("by these policies editions meet: weaker than the plan proposes ({proposed})"))
 }
 
 /// Which updates have editions of a function, if several have: the topmost first.
@@ -126,7 +135,7 @@ fn phase(update: &Update) -> Option<String> {
 /// Who holds up a switch of `update`, in one line.
 pub(crate) fn held_by(update: &Update) -> String {
     let tasks = tasks_of(update);
-    match (phase(update), update.blockers.is_empty()) {
+    match (phase(update), update.blockers.is_empty() && update.hook.is_none()) {
         (Some(phase), true) => phase,
         (Some(phase), false) => format!("{phase}; {tasks}"),
         (None, _) => tasks,

@@ -21,7 +21,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use dynamos_core::Options;
+use dynamos_core::{Options, Scope};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -53,6 +53,8 @@ pub(crate) struct Update {
     pub(crate) scope: Option<String>,
     /// The weakest scope that the plan calls safe.
     pub(crate) proposed_scope: Option<String>,
+    /// Policies let calls of both editions meet although the plan proposes a stronger scope than `function`.
+    pub(crate) editions_meet: bool,
     /// How many tasks hold up a switch; absent for those who may not read it.
     pub(crate) blocking: Option<u64>,
     /// How many activations of the code they have.
@@ -179,15 +181,20 @@ impl Sysfs {
         let mut blockers = blockers.lines().map(str::to_owned);
         let counts = blockers.next().unwrap_or_default();
         let mut counts = counts.split_whitespace().map(|count| count.parse().ok());
+        let policy = read(&dir.join("policy")).ok();
+        let (scope, proposed_scope) = (scopes.next(), scopes.next());
+        let editions_meet =
+            editions_meet(policy.as_deref().unwrap_or_default(), proposed_scope.as_deref());
         Ok(Update {
             name: name.to_owned(),
             state: read(&dir.join("state"))?,
             enabled: read(&dir.join("enabled"))? == "1",
             target: read(&dir.join("target"))?,
             functions,
-            policy: read(&dir.join("policy")).ok(),
-            scope: scopes.next(),
-            proposed_scope: scopes.next(),
+            policy,
+            scope,
+            proposed_scope,
+            editions_meet,
             blocking: counts.next().flatten(),
             activations: counts.next().flatten(),
             blockers: blockers.collect(),
@@ -298,6 +305,16 @@ fn read(path: &Path) -> Result<String, Failure> {
     Ok(text.trim_end().to_owned())
 }
 
+/// Whether `policies`, as dynamos.ko shows them, let editions meet that the plan keeps apart. An adaptation handler is the
+/// update's own, which the plan knows of; all calls take one edition where one fixed answer is given for all functions.
+fn editions_meet(policies: &str, proposed: Option<&str>) -> bool {
+    let keeps_apart = proposed.and_then(Scope::parse).is_some_and(|scope| scope > Scope::Function);
+    let mut lines = policies.lines();
+    let fixed =
+        lines.all(|line| matches!(line.split(',').next(), Some("* default 0" | "* default 1")));
+    keeps_apart && !fixed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,6 +353,19 @@ mod tests {
         assert_eq!(stack_of(text, &function("ext4 f 1")), ["a", "b"]);
         assert!(stack_of(text, &function("vmlinux g 1")).is_empty());
         assert!(stack_of("", &function("ext4 f 1")).is_empty());
+    }
+
+    #[test]
+    fn editions_meet_where_policies_split_what_the_plan_keeps_together() {
+        let split = "* when comm == \"canary\"\n";
+        assert!(editions_meet(split, Some("system")));
+        assert!(editions_meet(split, Some("task")));
+        assert!(editions_meet("vmlinux f default 1\nvmlinux g default 0\n", Some("system")));
+        for fixed in ["* default 1\n", "* default 0\n", "* default 1, and the update's", ""] {
+            assert!(!editions_meet(fixed, Some("system")), "{fixed}");
+        }
+        assert!(!editions_meet(split, Some("function")));
+        assert!(!editions_meet(split, None));
     }
 
     #[test]

@@ -48,8 +48,10 @@ struct Entry {
     takes: Vec<UpdateId>,
     /// Whether it leaves calls to what is below: by a policy, or an adaptation handler.
     leaves: bool,
-    /// Whether it comes and goes with a module.
+    /// Whether it comes and goes with a module, which it does not hold.
     follows: bool,
+    /// Whose functions it replaces, or refers to.
+    objects: Vec<Name>,
     /// Whom it calls, and who may not call it.
     calls: Calls,
 }
@@ -76,6 +78,11 @@ impl Manager {
         let mut replaces = Vec::new();
         let count = record.functions().len() as usize;
         replaces.try_reserve_exact(count).map_err(|_| Refusal::OutOfMemory)?;
+        let mut objects = Vec::new();
+        for object in record.objects().iter() {
+            let object = record.str(object.name);
+            push(&mut objects, Name::new(object).ok_or(Refusal::BadName { name: object })?)?;
+        }
         self.updates.try_reserve(1).map_err(|_| Refusal::OutOfMemory)?;
         let id = UpdateId(self.next);
         self.next = self.next.wrapping_add(1);
@@ -89,6 +96,7 @@ impl Manager {
             takes: Vec::new(),
             leaves: false,
             follows: false,
+            objects,
             calls: Calls::default(),
         });
         Ok(id)
@@ -127,10 +135,12 @@ impl Manager {
         let group = self.connected(&replaces, id)?;
         let entry = self.entry(id)?;
         allowed(entry, State::Registered)?;
+        // The order in which modules come would decide who lies over whom.
         if entry.follows && !group.is_empty() {
             return Err(Refusal::FollowsModule { update: entry.name });
         }
         self.may_be_joined(&group)?;
+        self.holds_for(id, &group)?;
         let calls = Calls::of(record, resolved)?;
         self.check_calls(id, &calls, record, &group, over == Over::Replace)?;
         self.registered = self.registered.wrapping_add(1);
@@ -211,6 +221,8 @@ impl Manager {
         entry.replaces.clear();
         entry.takes.clear();
         entry.state = State::Loading;
+        // Whoever switches it on while the module is there has it hold that.
+        entry.follows = false;
         Ok(())
     }
 

@@ -136,8 +136,10 @@ pub enum Refusal<'a> {
     AlreadyReplaced { function: &'a str, by: Name },
     /// Another update of the same functions is on its way from one state to another.
     Unsettled { update: Name, state: State },
-    /// The update, or another of the same functions, comes and goes with a module.
+    /// The update comes with a module, and finds another of the same functions there.
     FollowsModule { update: Name },
+    /// Another update of the same functions comes and goes with a module too, which this one would not hold.
+    FollowsOther { update: Name, module: Name },
     /// Another update lies over some of its functions, and counts on the others.
     Covered { update: Name, by: Name },
     /// Another update lies over all of its functions, and leaves calls to it.
@@ -361,8 +363,13 @@ impl Refusal<'_> {
             ),
             FollowsModule { update } => write!(
                 f,
-                "update `{update}` comes and goes with a module, and can be neither under another update nor over \
-                 one: revert and unload it, and load it again while the module is there"
+                "update `{update}` comes with a module, and cannot come over another update then: unload it, and load it again \
+                 while the module is there"
+            ),
+            FollowsOther { update, module } => write!(
+                f,
+                "update `{update}`, of the same functions, comes and goes with module {module}, for which this one is \
+                 not: revert {update} first, or `dynamos revert {update}` and `dynamos enable {update}`, which holds the module"
             ),
             Reshaped { update } => write!(
                 f,

@@ -5,12 +5,11 @@
 //! [`dynamos_core::counters::Counters`]. Each model is also run with a step done otherwise, which must be found.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
+use dynamos_abi::counters::{BEGUN, CALL, UNDER_WAY};
 use loom::sync::Arc;
 use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use loom::thread;
-
-const CALL: u64 = 2;
 
 struct Object {
     goal: AtomicU64,
@@ -27,17 +26,14 @@ struct Object {
 
 impl Object {
     fn enter(&self) -> usize {
-        (self.word.fetch_add(CALL, AcqRel) & 1) as usize
+        (self.word.fetch_add(CALL + BEGUN, AcqRel) & 1) as usize
     }
 
     fn leave(&self) {
         let left = self.word.fetch_sub(CALL, self.leaving) - CALL;
         fence(SeqCst); // As part of the locked instruction.
-        if left <= 1 {
-            let goal = self.goal.load(SeqCst);
-            if goal != left {
-                let _ = self.word.compare_exchange(left, goal, AcqRel, Acquire);
-            }
+        if left & UNDER_WAY <= 1 && self.goal.load(SeqCst) != left & 1 {
+            let _ = self.word.compare_exchange(left, left ^ 1, AcqRel, Acquire);
         }
     }
 
@@ -59,7 +55,10 @@ impl Object {
         self.goal.store(1, SeqCst);
         fence(SeqCst);
         if self.asks {
-            let _ = self.word.compare_exchange(0, 1, AcqRel, Acquire);
+            let idle = self.word.load(SeqCst);
+            if idle & UNDER_WAY == 0 {
+                let _ = self.word.compare_exchange(idle, idle | 1, AcqRel, Acquire);
+            }
         } else {
             self.word.fetch_or(1, AcqRel);
         }
@@ -90,8 +89,49 @@ fn model(leaving: Ordering, asks: bool) {
             assert!(seen, "what edition 0 did is not seen");
         }
         // Whoever left last, or the turn, has moved it.
-        assert_eq!(object.word.load(SeqCst), 1);
+        assert_eq!(object.word.load(SeqCst) & UNDER_WAY, 1);
     });
+}
+
+/// A task has died in its call, and another calls while it is found out that nobody does.
+fn left_behind(notes_first: bool) {
+    loom::model(move || {
+        let word = Arc::new(AtomicU64::new(CALL + BEGUN));
+        // Whether a look at the other's stack finds it in the handler or in the call.
+        let inside = Arc::new(AtomicU64::new(0));
+        let other = {
+            let (word, inside) = (word.clone(), inside.clone());
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    inside.store(1, SeqCst);
+                    word.fetch_add(CALL + BEGUN, SeqCst);
+                    let left = word.fetch_sub(CALL, SeqCst) - CALL;
+                    assert!(left & UNDER_WAY <= CALL + 1, "a call was forgotten");
+                    inside.store(0, SeqCst);
+                }
+            })
+        };
+        let before = word.load(SeqCst);
+        let outside = inside.load(SeqCst) == 0;
+        let noted = if notes_first { before } else { word.load(SeqCst) };
+        if outside {
+            let moved = noted & !UNDER_WAY | 1;
+            let _ = word.compare_exchange(noted, moved, SeqCst, SeqCst);
+        }
+        other.join().unwrap();
+        assert!([1, CALL].contains(&(word.load(SeqCst) & UNDER_WAY)));
+    });
+}
+
+#[test]
+fn who_died_is_told_from_who_calls() {
+    left_behind(true);
+}
+
+#[test]
+#[should_panic(expected = "a call was forgotten")]
+fn what_counters_were_is_noted_before_the_look() {
+    left_behind(false);
 }
 
 #[test]

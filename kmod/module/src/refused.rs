@@ -79,6 +79,7 @@ impl Refused {
                 AlreadyReplaced { .. }
                 | Unsettled { .. }
                 | FollowsModule { .. }
+                | FollowsOther { .. }
                 | Covered { .. }
                 | LetsThrough { .. }
                 | WrongState { .. }

@@ -344,19 +344,13 @@ impl Work {
     /// over it, and must go first.
     pub(crate) fn module_goes(&mut self, id: UpdateId, object: u32) -> Result<bool, Refused> {
         // Whoever were in the update's code would return into code that goes.
-        let mut options =
+        let options =
             Options { wait_ms: Some(10_000), on_timeout: OnTimeout::Hold, ..Options::default() };
         self.layer.set_going(true);
         self.must_go();
         let mut failures = 0_u32;
         while !matches!(self.update.state(), State::Reverted | State::Gone) {
             let refused = match self.revert(id, &options) {
-                // What is still counted may be calls whose tasks have died in them. Nobody calls the functions any more,
-                // so stacks say enough.
-                Ok(()) if self.update.scope() == Scope::Object => {
-                    options.on_timeout = OnTimeout::ForceNewCalls;
-                    continue;
-                }
                 Ok(()) if matches!(self.update.state(), State::Reverted | State::Gone) => break,
                 // A hook that refuses, or whoever is being killed and may not wait here, would have this spin.
                 Ok(()) => {

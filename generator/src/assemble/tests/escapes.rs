@@ -110,3 +110,35 @@ fn what_is_read_out_of_a_variable_may_be_kept() {
     assert!(of(&format!("{reads} o->s = s; return 2;"))[0].starts_with("cur"));
     assert!(of(&format!("{reads} say(s); return 2;")).is_empty());
 }
+
+/// The ways in which the kernel calls back later: each keeps the address of the update's function.
+#[test]
+fn what_is_to_be_called_later_pins_the_update() {
+    let common = "struct work { struct work *next; void (*func)(struct work *); };\n\
+                  int queue_work_on(int, void *, struct work *); void call_rcu(struct work *, void (*)(struct work *));\n\
+                  void *kthread_create_on_node(int (*)(void *), void *, int, const char *, ...);\n\
+                  int mod_timer(struct work *, unsigned long); int wake_up_process(void *);\n\
+                  void timer_setup_later(struct work *, void (*)(struct work *), int);\n";
+    let more =
+        "queue_work_on call_rcu kthread_create_on_node mod_timer wake_up_process timer_setup_later";
+    let of = |fresh: &str, body: &str| {
+        let old = format!("{common}int f(struct work *w) {{ return w->next != 0; }}\n");
+        let new = format!("{common}{fresh}\nint f(struct work *w) {{ {body} }}\n");
+        names(escapes(&old, &new, more))
+    };
+    let late = "static void late(struct work *w) { w->next = 0; }";
+    // INIT_WORK, and setting a timer up by hand, write to the object.
+    assert_eq!(of(late, "w->func = late; return queue_work_on(0, 0, w);"), ["late"]);
+    assert_eq!(of(late, "w->func = late; return mod_timer(w, 5);"), ["late"]);
+    assert_eq!(of(late, "timer_setup_later(w, late, 0); return 2;"), ["late"]);
+    assert_eq!(of(late, "call_rcu(w, late); return 2;"), ["late"]);
+    let thread = "static int thread(void *w) { return w != 0; }";
+    let starts = "return wake_up_process(kthread_create_on_node(thread, w, -1, \"%d\", 1));";
+    assert_eq!(of(thread, starts), ["thread"]);
+    // A work item that is the update's own, with its function from the beginning.
+    let own = format!("{late}\nstatic struct work own = {{ 0, late }};");
+    assert!(!of(&own, "return queue_work_on(0, 0, &own);").is_empty());
+    // Whoever only calls it keeps nothing.
+    let none: [&str; 0] = [];
+    assert_eq!(of(late, "late(w); return 2;"), none);
+}

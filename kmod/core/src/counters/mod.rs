@@ -9,6 +9,10 @@
 //! **Which calls are not counted.** Those that began before there were counting handlers, or by others. They must have
 //! ended before an object may change edition; stacks tell ([`uncounted`]).
 //!
+//! **Which calls never end.** A task may die in its call, and leaves its count behind. A counter tells how many calls have begun,
+//! so one that is as it was before a look at all tasks, which found none in a call of that edition or on its way there or
+//! back, counts only such calls ([`Counters::note`], [`Counters::move_left`]).
+//!
 //! **The goal.** Who leaves last reads which edition its object is to have, and gives it that; it may be late with it. So before
 //! the goal changes, and before all are said to have moved, each task is seen outside of the handlers' code once.
 
@@ -19,6 +23,8 @@ mod stacks;
 mod tests;
 
 use core::sync::atomic::{AtomicU64, Ordering};
+
+use dynamos_abi::counters::UNDER_WAY;
 
 pub use code::{COUNTING_LEN, Counting, Leads, counting_handler, to_original};
 pub use moving::{Look, Moving};
@@ -69,12 +75,44 @@ impl<'a> Counters<'a> {
 
     /// Gives an edition to each object that no call works on; whether all have it.
     pub fn move_idle(&self, edition: bool) -> bool {
-        let (new, old) = (u64::from(edition), u64::from(!edition));
         let mut all = true;
         for word in self.words {
-            let _ = word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst);
-            all &= word.load(Ordering::SeqCst) & EDITION == new;
+            let seen = word.load(Ordering::SeqCst);
+            if seen & UNDER_WAY <= EDITION {
+                give(word, seen, edition);
+            }
+            all &= has(word, edition);
         }
         all
     }
+
+    /// Notes what each counter is: before a look at all tasks.
+    pub fn note(&self, noted: &mut [u64]) {
+        for (word, noted) in self.words.iter().zip(noted) {
+            *noted = word.load(Ordering::SeqCst);
+        }
+    }
+
+    /// Gives an edition to each object whose counter is as it was noted; whether all have it. Since then every task was
+    /// seen, and none in a counted call of the other edition or in a handler.
+    pub fn move_left(&self, noted: &[u64], edition: bool) -> bool {
+        let mut all = true;
+        for (word, noted) in self.words.iter().zip(noted) {
+            give(word, *noted, edition);
+            all &= has(word, edition);
+        }
+        all
+    }
+}
+
+/// Gives the other edition, and no call under way, to a counter that is still as it was seen.
+fn give(word: &AtomicU64, seen: u64, edition: bool) {
+    let to = seen & !UNDER_WAY | u64::from(edition);
+    if seen & EDITION != u64::from(edition) {
+        let _ = word.compare_exchange(seen, to, Ordering::SeqCst, Ordering::SeqCst);
+    }
+}
+
+fn has(word: &AtomicU64, edition: bool) -> bool {
+    word.load(Ordering::SeqCst) & EDITION == u64::from(edition)
 }

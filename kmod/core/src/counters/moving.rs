@@ -8,7 +8,7 @@ use crate::update::Blockers;
 pub enum Look {
     /// A call of the edition that is left which is not counted, or a handler's code.
     Uncounted,
-    /// A counted call of the edition that is left.
+    /// A counted call of the edition that is left, or a handler's code.
     Counted,
     /// A handler's code.
     Deciding,
@@ -79,11 +79,12 @@ impl Moving {
     }
 
     /// Moves objects as far as they can be moved; `look` adds tasks to the blockers. `true`: all have moved.
-    /// `None`: they do not move there.
+    /// `None`: they do not move there. `noted` has room for all counters.
     pub fn advance(
         &mut self,
         counters: &Counters<'_>,
         active: bool,
+        noted: &mut [u64],
         blockers: &mut Blockers,
         mut look: impl FnMut(Look, &mut Blockers),
     ) -> Option<bool> {
@@ -103,8 +104,12 @@ impl Moving {
             return Some(true); // Turned back before any has moved.
         }
         if !counters.move_idle(active) {
+            counters.note(noted);
             look(Look::Counted, blockers);
-            return Some(false);
+            // What nobody works on any more, and has not been worked on since, tasks have died on.
+            if blockers.count() > 0 || !counters.move_left(noted, active) {
+                return Some(false);
+            }
         }
         // Whoever has read the goal before it was set may still give it to an object.
         look(Look::Deciding, blockers);

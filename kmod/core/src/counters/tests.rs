@@ -2,7 +2,7 @@ use std::sync::atomic::AtomicU64;
 
 use proptest::prelude::*;
 
-use dynamos_abi::counters::CALL;
+use dynamos_abi::counters::{BEGUN, CALL};
 
 use super::*;
 use crate::Blockers;
@@ -39,7 +39,8 @@ fn handler(argument: Option<[u8; 3]>) -> (Vec<u8>, [u64; 2]) {
     code.extend([0x48, 0x0f, 0xaf, 0xc1, 0x48, 0xc1, 0xe8, shift, 0x48, 0x8d, 0x0d]);
     relative(&mut code, LEADS.counters + 8, 0);
     code.extend([0x48, 0x8d, 4, 0xc1, 0x48, 0x89, 0x44, 0x24, 0x30]);
-    code.extend([0xb9, dynamos_abi::counters::CALL as u8, 0, 0, 0]);
+    code.extend([0x48, 0xb9]);
+    code.extend((BEGUN + CALL).to_le_bytes());
     code.extend([0xf0, 0x48, 0x0f, 0xc1, 8, 0xf6, 0xc1, 1]);
     code.extend([0x41, 0x59, 0x41, 0x58, 0x59, 0x5a, 0x5e, 0x5f, 0x75, 7, 0xe8]);
     relative(&mut code, LEADS.original, 0);
@@ -49,11 +50,12 @@ fn handler(argument: Option<[u8; 3]>) -> (Vec<u8>, [u64; 2]) {
     let clone = AT + code.len() as u64;
     code.extend([0x59, 0x48, 0xc7, 0xc6]);
     code.extend((-2i32).to_le_bytes());
-    code.extend([0xf0, 0x48, 0x0f, 0xc1, 0x31, 0x48, 0x83, 0xee, 2, 0x48, 0x83, 0xfe, 1]);
-    code.extend([0x77, 0x1a, 0x48, 0x8b, 0x3d]);
+    code.extend([0xf0, 0x48, 0x0f, 0xc1, 0x31, 0x48, 0x83, 0xee, 2, 0x83, 0xfe, 1]);
+    code.extend([0x77, 0x22, 0x48, 0x8b, 0x3d]);
     relative(&mut code, LEADS.counters, 0);
-    code.extend([0x48, 0x39, 0xfe, 0x74, 0x0e, 0x49, 0x89, 0xc0, 0x48, 0x89, 0xf0]);
-    code.extend([0xf0, 0x48, 0x0f, 0xb1, 0x39, 0x4c, 0x89, 0xc0]);
+    code.extend([0x48, 0x31, 0xf7, 0x40, 0xf6, 0xc7, 1, 0x74, 0x12, 0x49, 0x89, 0xc0]);
+    code.extend([0x48, 0x89, 0xf0, 0x48, 0x83, 0xf6, 1]);
+    code.extend([0xf0, 0x48, 0x0f, 0xb1, 0x31, 0x4c, 0x89, 0xc0]);
     let end = code.len() - below - 4;
     code[below..below + 4].copy_from_slice(&(end as u32).to_le_bytes());
     code.push(0xc3);
@@ -108,14 +110,13 @@ fn the_way_to_edition_0_is_a_jump() {
 
 /// A call, as the handler counts it.
 fn enter(word: &AtomicU64) -> bool {
-    word.fetch_add(CALL, Ordering::SeqCst) & 1 != 0
+    word.fetch_add(CALL + BEGUN, Ordering::SeqCst) & 1 != 0
 }
 
 fn leave(counters: &Counters<'_>, word: &AtomicU64) {
     let left = word.fetch_sub(CALL, Ordering::SeqCst) - CALL;
-    let goal = u64::from(counters.goal());
-    if left <= 1 && left != goal {
-        let _ = word.compare_exchange(left, goal, Ordering::SeqCst, Ordering::SeqCst);
+    if left & UNDER_WAY <= 1 && (left & 1 != 0) != counters.goal() {
+        let _ = word.compare_exchange(left, left ^ 1, Ordering::SeqCst, Ordering::SeqCst);
     }
 }
 
@@ -150,6 +151,31 @@ fn an_object_moves_when_the_last_call_on_it_ends() {
     assert!(Counters::new(&[]).is_none());
 }
 
+/// What nobody has begun or ended since is left by whoever died in it.
+#[test]
+fn a_count_that_is_left_behind_is_known_by_its_rest() {
+    let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+    let counters = Counters::new(&words).unwrap();
+    for word in &words[1..] {
+        assert!(!enter(word));
+    }
+    counters.set_goal(true);
+    let mut noted = [0; 3];
+    counters.note(&mut noted);
+    // As many calls as before, and not the same.
+    leave(&counters, &words[2]);
+    words[2].store(words[2].load(Ordering::SeqCst) & !1, Ordering::SeqCst);
+    assert!(!enter(&words[2]));
+    leave(&counters, &words[3]);
+    assert!(!counters.move_left(&noted, true));
+    let editions = [1, 2, 3].map(|at: usize| words[at].load(Ordering::SeqCst) & UNDER_WAY);
+    assert_eq!(editions, [1, CALL, 1]);
+    // And nothing is left of it.
+    assert!(enter(&words[1]));
+    leave(&counters, &words[1]);
+    assert_eq!(words[1].load(Ordering::SeqCst) & UNDER_WAY, 1);
+}
+
 /// Edition 0's function, the update's text, and the handlers in it.
 const RANGES: [Range; 2] =
     [Range { start: 0x100, end: 0x200 }, Range { start: 0x1000, end: 0x3000 }];
@@ -172,7 +198,8 @@ fn calls_that_were_not_counted_are_looked_for_again() {
     moving.lose_count();
     assert_eq!(moving.awaits(&counters, false), Look::Uncounted);
     let mut seen = Vec::new();
-    let all = moving.advance(&counters, false, &mut Blockers::default(), |look, _| seen.push(look));
+    let (noted, blockers) = (&mut [0; 3], &mut Blockers::default());
+    let all = moving.advance(&counters, false, noted, blockers, |look, _| seen.push(look));
     assert_eq!((all, seen.first()), (Some(true), Some(&Look::Uncounted)));
     assert_eq!(moving.awaits(&counters, true), Look::Deciding, "all are counted again");
 }

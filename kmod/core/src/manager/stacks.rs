@@ -11,6 +11,9 @@ use super::{Entry, Manager, UpdateId};
 use crate::refusal::{Name, Refusal};
 use crate::update::State;
 
+/// The object that does not come and go.
+const VMLINUX: &str = "vmlinux";
+
 /// How an update leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaving {
@@ -71,14 +74,32 @@ impl Manager {
     pub(super) fn may_be_joined(&self, group: &[UpdateId]) -> Result<(), Refusal<'static>> {
         for entry in self.updates.iter().filter(|entry| group.contains(&entry.id)) {
             let update = entry.name;
-            if entry.follows {
-                return Err(Refusal::FollowsModule { update });
-            }
             if entry.state != State::Active {
                 return Err(Refusal::Unsettled { update, state: entry.state });
             }
         }
         Ok(())
+    }
+
+    /// Whether an update that comes holds all modules that those of its group come and go with: they could not go with one
+    /// while they are this one's.
+    pub(super) fn holds_for(
+        &self,
+        id: UpdateId,
+        group: &[UpdateId],
+    ) -> Result<(), Refusal<'static>> {
+        let entry =
+            self.updates.iter().find(|entry| entry.id == id).ok_or(Refusal::NoSuchUpdate)?;
+        let mut follow =
+            self.updates.iter().filter(|other| other.follows && group.contains(&other.id));
+        let lacks = |object: &&Name| object.as_str() != VMLINUX && !entry.objects.contains(object);
+        let found = follow.find_map(|other| Some((other, other.objects.iter().find(lacks)?)));
+        match found {
+            None => Ok(()),
+            Some((other, module)) => {
+                Err(Refusal::FollowsOther { update: other.name, module: *module })
+            }
+        }
     }
 
     /// Whether something of an update may be changed now that others of its group depend on.

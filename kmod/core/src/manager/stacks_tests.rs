@@ -101,7 +101,7 @@ fn all_that_hang_together_are_replaced_at_one_switch() {
 }
 
 #[test]
-fn one_at_a_time_and_none_that_follows_a_module() {
+fn one_at_a_time() {
     let manager = &mut Manager::new();
     let a = load(manager, "a", &[1], Over::Nothing).unwrap();
     advance(manager, a, &[Reverting]);
@@ -109,15 +109,33 @@ fn one_at_a_time_and_none_that_follows_a_module() {
         let text = load(manager, "b", &[1], over).unwrap_err();
         assert!(text.contains("`a`, of the same functions, is reverting"), "{text}");
     }
-    advance(manager, a, &[Active]);
-    with_record(&update("m", &["f1"], ""), |record| {
-        let id = manager.admit(record, RELEASE).unwrap();
-        manager.await_target(id).unwrap();
-        let resolved = Resolved { symbols: vec![], functions: vec![1, 9], traced: vec![] };
-        let refusal = manager.register(id, record, &resolved, Over::Stack).unwrap_err();
-        assert!(matches!(refusal, Refusal::FollowsModule { .. }));
-        assert_eq!(manager.state(id), Some(Waiting));
-    });
+}
+
+#[test]
+fn what_came_with_a_module_may_be_under_another_and_not_over_one() {
+    for (over, left) in [(Over::Stack, Active), (Over::Replace, Draining)] {
+        let manager = &mut Manager::new();
+        let a = with_record(&update("m", &["f1"], ""), |record| {
+            let id = manager.admit(record, RELEASE).unwrap();
+            manager.await_target(id).unwrap();
+            let resolved = Resolved { symbols: vec![], functions: vec![1, 9], traced: vec![] };
+            manager.register(id, record, &resolved, Over::Nothing).unwrap();
+            advance(manager, id, &[Transitioning, Active]);
+            id
+        });
+        let b = add_over(manager, &update("b", &["f1"], ""), &[1], over).unwrap();
+        manager.advance(b, Transitioning).unwrap();
+        manager.switched(b).unwrap();
+        assert_eq!((manager.current(1), manager.state(a)), (Some(b), Some(left)));
+        with_record(&update("late", &["f1"], ""), |record| {
+            let id = manager.admit(record, RELEASE).unwrap();
+            manager.await_target(id).unwrap();
+            let resolved = Resolved { symbols: vec![], functions: vec![1, 9], traced: vec![] };
+            let refusal = manager.register(id, record, &resolved, over).unwrap_err();
+            assert!(matches!(refusal, Refusal::FollowsModule { .. }));
+            assert_eq!(manager.state(id), Some(Waiting));
+        });
+    }
 }
 
 /// What somebody asks for.

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
 use dynamos_abi::HookKind;
-use dynamos_abi::counters::CALL;
+use dynamos_abi::counters::{BEGUN, CALL, UNDER_WAY};
 
 use super::sim::{HOW, kernel};
 use super::*;
@@ -52,12 +52,16 @@ pub(super) enum At {
     Comes(usize),
     /// In a handler that has not read the flag.
     Asks(usize),
+    /// In a handler that has counted, and not called yet.
+    Calls(usize, bool),
     /// In a handler that has.
     Knows(Option<bool>, usize),
+    /// In a handler that is about to leave a counter.
+    Returns(usize),
     /// Has left a counter as the last call of an edition, and has not read the goal.
-    Leaves(usize, bool),
-    /// Has read it.
-    Gives(usize, bool, bool),
+    Leaves(usize, u64),
+    /// Has read it, and gives the other edition to the counter if it is still like that.
+    Gives(usize, u64),
 }
 
 #[derive(Debug, Default)]
@@ -142,6 +146,7 @@ impl World {
     pub(super) fn go_on(&mut self, which: usize, what: u8, object: usize) {
         let Some(task) = self.tasks.get_mut(which) else { return };
         task.at = match task.at {
+            At::Elsewhere if what == 6 && task.calls.len() > 1 => return self.die(which),
             At::Elsewhere if what < 4 && task.calls.len() < 4 => match self.redirects[0] {
                 None => return self.enter(which, object, false, false),
                 Some(_) => At::Comes(object),
@@ -151,29 +156,38 @@ impl World {
                 At::Elsewhere
             }
             At::Elsewhere => match task.calls.pop() {
-                Some(Call { object, counted: true, .. }) => {
-                    let left = self.words[object].fetch_sub(CALL, SeqCst) - CALL;
-                    if left <= 1 { At::Leaves(object, left == 1) } else { At::Elsewhere }
-                }
+                Some(Call { object, counted: true, .. }) => At::Returns(object),
                 _ => At::Elsewhere,
             },
             At::Comes(object) => At::Asks(object),
             At::Asks(object) => At::Knows(self.flag, object),
             At::Knows(Some(edition), object) => return self.enter(which, object, edition, false),
             At::Knows(None, object) => {
-                let edition = self.words[object].fetch_add(CALL, SeqCst) & 1 != 0;
-                return self.enter(which, object, edition, true);
+                At::Calls(object, self.words[object].fetch_add(CALL + BEGUN, SeqCst) & 1 != 0)
             }
-            At::Leaves(object, edition) => {
+            At::Calls(object, edition) => return self.enter(which, object, edition, true),
+            At::Returns(object) => {
+                let left = self.words[object].fetch_sub(CALL, SeqCst) - CALL;
+                assert!(
+                    left & UNDER_WAY < UNDER_WAY / 2,
+                    "a call was forgotten that was under way"
+                );
+                if left & UNDER_WAY <= 1 { At::Leaves(object, left) } else { At::Elsewhere }
+            }
+            At::Leaves(object, left) => {
                 let goal = Self::counters(&self.words).goal();
-                if goal == edition { At::Elsewhere } else { At::Gives(object, edition, goal) }
+                if goal == (left & 1 != 0) { At::Elsewhere } else { At::Gives(object, left) }
             }
-            At::Gives(object, old, new) => {
-                let (old, new) = (u64::from(old), u64::from(new));
-                let _ = self.words[object].compare_exchange(old, new, SeqCst, SeqCst);
+            At::Gives(object, left) => {
+                let _ = self.words[object].compare_exchange(left, left ^ 1, SeqCst, SeqCst);
                 At::Elsewhere
             }
         };
+    }
+
+    /// A task dies, and another begins.
+    pub(super) fn die(&mut self, which: usize) {
+        self.tasks[which] = Task::default();
     }
 
     fn enter(&mut self, which: usize, object: usize, edition: bool, counted: bool) {
@@ -204,8 +218,7 @@ impl World {
             if which + 1 == self.tasks.len()
                 && let Some(late) = self.late.take()
             {
-                self.go_on(late, 7, 1);
-                self.go_on(late, 7, 1);
+                (0..3).for_each(|_| self.go_on(late, 7, 1));
                 assert!(matches!(self.tasks[late].at, At::Gives(..)));
             }
             if is(&self.tasks[which].trace()) {
@@ -311,15 +324,20 @@ impl Layer for World {
     }
     fn move_over(&mut self, active: bool, blockers: &mut Blockers) -> Result<bool, Errno> {
         let (mut moving, words) = (self.moving, self.words.clone());
+        let noted = &mut vec![0; words.len() - 1];
         // Tasks have the counters while they are moved.
-        let all = moving.advance(&Self::counters(&words), active, blockers, |look, blockers| {
-            let ranges = if active { [WHOLE, TEXT] } else { [ENTRY, TEXT] };
-            self.look(blockers, |trace| match look {
-                Look::Uncounted => uncounted(trace, &ranges, HANDLERS, &LABELS).is_some(),
-                Look::Deciding => uncounted(trace, &[], HANDLERS, &LABELS).is_some(),
-                Look::Counted => calls_of(!active, trace, &LABELS).0 > 0,
+        let all =
+            moving.advance(&Self::counters(&words), active, noted, blockers, |look, blockers| {
+                let ranges = if active { [WHOLE, TEXT] } else { [ENTRY, TEXT] };
+                self.look(blockers, |trace| match look {
+                    Look::Uncounted => uncounted(trace, &ranges, HANDLERS, &LABELS).is_some(),
+                    Look::Deciding => uncounted(trace, &[], HANDLERS, &LABELS).is_some(),
+                    Look::Counted => {
+                        calls_of(!active, trace, &LABELS).0 > 0
+                            || uncounted(trace, &[], HANDLERS, &LABELS).is_some()
+                    }
+                });
             });
-        });
         self.moving = moving;
         let all = all.unwrap();
         if all {

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use dynamos_abi::counters::CALL;
+use dynamos_abi::counters::{CALL, UNDER_WAY};
 use proptest::prelude::*;
 
 use super::moving_tests::{command, with_update};
@@ -79,7 +79,7 @@ fn new_calls_that_are_forced_are_not_counted_and_wait_for_nobody() {
         world.forced = false;
         assert!(!call(world, 0, 1));
         leave(world, 0);
-        assert!(world.words[1..].iter().all(|word| word.load(SeqCst) < CALL));
+        assert!(world.words[1..].iter().all(|word| word.load(SeqCst) & UNDER_WAY < CALL));
     });
     let mut world = World::new(&[], 3);
     with_update(&mut world, |world, mut update| {
@@ -139,6 +139,32 @@ fn who_sleeps_in_edition_0_by_the_updates_code_holds_that_code_only() {
     });
 }
 
+#[test]
+fn who_dies_in_a_call_keeps_no_object() {
+    let mut world = World::new(&[], 4);
+    with_update(&mut world, |world, mut update| {
+        half_moved(world, &mut update);
+        // One that works on the object, which it makes wait, and one that does no more.
+        assert!(!call(world, 3, 1));
+        world.die(1);
+        update.go_on(world, LOOK).unwrap();
+        assert_eq!((update.state(), update.blockers().count()), (State::Transitioning, 1));
+        leave(world, 3);
+        update.go_on(world, LOOK).unwrap();
+        assert_eq!((update.state(), world.flag), (State::Active, None));
+        assert!(call(world, 0, 1));
+        // Back the same way.
+        world.die(0);
+        update.revert(world, HOLD).unwrap();
+        // As long as a call of that edition is under way nobody can say whose count it is.
+        assert!(call(world, 1, 1));
+        leave(world, 1);
+        leave(world, 2);
+        update.go_on(world, LOOK).unwrap();
+        assert_eq!(update.state(), State::Reverted);
+    });
+}
+
 /// Tasks 1 and 2 are in counted calls on objects 1 and 2, of edition 0 and 1: a load is held.
 fn half_moved(world: &mut World, update: &mut Update<'_>) {
     assert!(!call(world, 0, 3));
@@ -172,9 +198,8 @@ fn who_is_late_with_a_goal_of_before_is_waited_for() {
     with_update(&mut world, |world, mut update| {
         half_moved(world, &mut update);
         update.revert(world, HOLD).unwrap();
-        world.go_on(2, 7, 1);
-        world.go_on(2, 7, 1);
-        assert!(matches!(world.tasks[2].at, At::Gives(2, true, false)));
+        (0..3).for_each(|_| world.go_on(2, 7, 1));
+        assert!(matches!(world.tasks[2].at, At::Gives(2, left) if left & 1 != 0));
         update.resume(world, LOOK).unwrap();
         assert_eq!(world.moving.awaits(&World::counters(&world.words), true), Look::Deciding);
         world.go_on(2, 7, 1);

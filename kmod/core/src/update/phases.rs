@@ -304,7 +304,8 @@ impl<'a> Update<'a> {
         layer: &mut dyn Layer,
         hook: HookKind,
     ) -> Result<bool, Refusal<'a>> {
-        let agrees = match self.answer(layer, hook)? {
+        let answer = self.answer(layer, hook)?;
+        let agrees = match answer {
             Some(answer) if hook.is_predicate() => answer != 0,
             Some(0) => true,
             Some(result) => {
@@ -313,7 +314,9 @@ impl<'a> Update<'a> {
             }
             None => false,
         };
-        let not_yet = (!agrees).then_some(hook);
+        // One that has not returned says nothing.
+        let said = self.phase.not_yet.filter(|said| *said == hook);
+        let not_yet = if answer.is_none() { said } else { (!agrees).then_some(hook) };
         if self.phase.not_yet != not_yet {
             self.be_in(layer, Phase { not_yet, ..self.phase });
         }

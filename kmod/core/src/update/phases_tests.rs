@@ -337,8 +337,9 @@ fn a_transfer_that_does_not_return_holds_everything() {
         sim.says = [(HookKind::Advance, (1000, 0))].into();
         activate(sim, &mut update, HOLD).unwrap();
         (sim.slow, sim.says) = (1, BTreeMap::new());
-        // What was asked is answered, then the transfer is slow.
+        // What was asked is answered, then the transfer is slow, and says nothing.
         update.go_on(sim, LOOK).unwrap();
+        assert_eq!((update.running(), update.phase().not_yet), (Some(HookKind::Transfer), None));
         sim.slow = 0;
         update.go_on(sim, LOOK).unwrap();
         assert!(update.state() == State::Active && sim.is_active());

@@ -388,7 +388,7 @@ impl<'a> Update<'a> {
             if self.phase.until_ms.is_some() {
                 return Refusal::Resting { waited_ms };
             }
-            if let Some(hook) = self.phase.not_yet {
+            if let Some(hook) = self.phase.not_yet.or(self.running) {
                 return Refusal::NotYet { waited_ms, interrupted, hook };
             }
             return Refusal::Busy { waited_ms, interrupted };

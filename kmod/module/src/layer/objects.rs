@@ -1,7 +1,9 @@
 //! Scope `object`: each object that calls work on takes one edition, and moves to the other when no call works on it.
 
 use alloc::vec::Vec;
+use core::mem::take;
 
+use dynamos_abi::counters::COUNT;
 use dynamos_core::counters::{Counters, Label, Look, Moving, calls_of, to_original, uncounted};
 use dynamos_core::{Blocked, Blockers, Errno, Place, Range, sort_by_key};
 
@@ -28,6 +30,8 @@ pub(super) struct ByObject {
     /// Where counted calls return to, by address.
     labels: Vec<Label>,
     moving: Moving,
+    /// Room for what counters were before a look.
+    noted: Vec<u64>,
 }
 
 /// Bytes of `call __fentry__`.
@@ -58,18 +62,19 @@ impl ByObject {
         watched: &Watched,
     ) -> Option<Blocked> {
         let handlers = self.handlers?;
+        let decides = |trace: &[u64]| {
+            uncounted(trace, &[], handlers, &self.labels).map(|_| (Place::Handler, 1))
+        };
         watched.finds(task, |trace, ranges| match look {
             Look::Uncounted => {
                 let frame = uncounted(trace, ranges, handlers, &self.labels)?;
                 Some((watched.place_of(*trace.get(frame)?), 1))
             }
-            Look::Deciding => {
-                uncounted(trace, &[], handlers, &self.labels).map(|_| (Place::Handler, 1))
-            }
-            Look::Counted => {
-                let (calls, function) = calls_of(!active, trace, &self.labels);
-                function.map(|function| (Place::Function(function), calls))
-            }
+            Look::Deciding => decides(trace),
+            Look::Counted => match calls_of(!active, trace, &self.labels) {
+                (calls, Some(function)) => Some((Place::Function(function), calls)),
+                (_, None) => decides(trace),
+            },
         })
     }
 }
@@ -101,9 +106,10 @@ impl KernelLayer {
             }
         }
         sort_by_key(&mut labels, |label| label.address);
+        let noted = Vec::try_filled(0, COUNT as usize)?;
         let handlers = Some(watched::handlers(&self.record, self.addresses)?);
         self.objects =
-            ByObject { counts, words: Some(words), handlers, labels, ..ByObject::default() };
+            ByObject { counts, words: Some(words), handlers, labels, noted, ..ByObject::default() };
         Ok(())
     }
 
@@ -165,11 +171,12 @@ impl KernelLayer {
     ) -> Result<bool, Errno> {
         let watched = if active { &self.left_on_activation } else { &self.left_on_revert };
         let counters = counters_in(&self.objects.words)?;
-        let (mut moving, objects, stack) = (self.objects.moving, &self.objects, &mut self.stack);
-        let all = moving.advance(&counters, active, blockers, |look, blockers| {
+        let (mut moving, mut noted) = (self.objects.moving, take(&mut self.objects.noted));
+        let (objects, stack) = (&self.objects, &mut self.stack);
+        let all = moving.advance(&counters, active, &mut noted, blockers, |look, blockers| {
             look_at_all(stack, blockers, |task| objects.finds(look, active, task, watched));
         });
-        self.objects.moving = moving;
+        (self.objects.moving, self.objects.noted) = (moving, noted);
         let all = all.ok_or(INVALID)?;
         if all && active {
             self.objects.moving.arrive();

@@ -75,6 +75,9 @@ enum Command {
         /// How many calls to make.
         #[arg(long, default_value_t = 3)]
         times: u32,
+        /// Make them in a thread that is not the process's first.
+        #[arg(long)]
+        thread: bool,
     },
     /// Write and read pipes until a file exists, and tell whether any byte was lost.
     Pipes {
@@ -220,12 +223,20 @@ struct Sums {
     sums: PathBuf,
 }
 
+fn in_a_thread(
+    ask: impl FnOnce() -> anyhow::Result<String> + Send + 'static,
+) -> anyhow::Result<String> {
+    std::thread::spawn(ask).join().map_err(|_| anyhow::anyhow!("the thread panicked"))?
+}
+
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::SeccompRace => println!("{}", seccomp::race()?),
         Command::HoldCall { held, until } => seccomp::hold_call(&held, &until)?,
-        Command::PipeEdition { size, made, times } => {
-            println!("{}", pipe::edition(size, made, times)?);
+        Command::PipeEdition { size, made, times, thread } => {
+            let ask = move || pipe::edition(size, made, times);
+            let edition = if thread { in_a_thread(ask)? } else { ask()? };
+            println!("{edition}");
         }
         Command::Pipes { count, stop_file, ready_file, patience } => {
             let patience = Duration::from_secs(patience);

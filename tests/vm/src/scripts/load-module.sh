@@ -1,5 +1,9 @@
 #!/bin/sh
-# load-module NAME: loads a module that the machine was offered, and what it needs before it.
+# load-module NAME [PARAMETER…]: loads a module that the machine was offered, and what it needs before it.
+name=$1
+shift
 while read -r module; do
-    [ -e "/sys/module/$module/initstate" ] || insmod "/modules/$module.ko" || exit 1
-done <"/modules/$1.order"
+    parameters=
+    [ "$module" != "$name" ] || parameters=$*
+    [ -e "/sys/module/$module/initstate" ] || insmod "/modules/$module.ko" $parameters || exit 1
+done <"/modules/$name.order"

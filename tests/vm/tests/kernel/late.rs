@@ -34,6 +34,10 @@ fn follows_its_module(version: &str, release: &str) {
             r#"{SAYS}{SHELL}
             says load dynamos load /update/loop
             says status dynamos status
+            # It is updated, and cannot begin: more partitions than disks may have.
+            says fails load-module loop max_part=1000
+            says failed_state state
+            dmesg | grep 'dynamos_loop: ' | result failed_log
             load-module loop
             says first disks
             says active dynamos status
@@ -100,6 +104,10 @@ fn follows_its_module(version: &str, release: &str) {
     for (name, says) in [
         ("load", "status 0\ndynamos_loop is loaded, and is waiting for module loop"),
         ("status", "dynamos_loop for loop: waiting for module loop, not enabled"),
+        ("fails", "nvalid argument"),
+        ("failed_state", "status 0\nwaiting for module loop"),
+        ("failed_log", "dynamos_loop: active"),
+        ("failed_log", "dynamos_loop: reverted"),
         ("first", "8 late"),
         ("active", "dynamos_loop for loop: active, enabled"),
         ("gone", "status 0\nwaiting for module loop"),
@@ -154,6 +162,111 @@ fn follows_its_module_on_6_1() {
 #[test]
 fn follows_its_module_on_6_12() {
     follows_its_module("6.12.107", "6.12.107+deb12-amd64");
+}
+
+/// One that came with its module is replaced, or lain over, by one that is loaded later and holds the module.
+fn the_next_one_comes_while_the_module_is_there(version: &str, release: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let made = |name: &str, prefix: &str| {
+        let (patch, update) =
+            (scratch.path().join(format!("{name}.patch")), scratch.path().join(name));
+        let shown =
+            format!("sysfs_emit(buf, \"{prefix}%llu\\n\", (unsigned long long)lo->lo_offset)");
+        let change = |text: &str| text.replacen(&shown.replace(prefix, ""), &shown, 1);
+        edit(version, "drivers/block/loop.c", change, &patch);
+        let plan = named(name, version, &patch, &update);
+        assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+        update
+    };
+    let (first, next) = (made("first", "first "), made("next", "next "));
+    let outcome = machine(release, &[&first, &next])
+        .offer("loop")
+        .script(format!(
+            r#"{SAYS}{SHELL}
+            dd if=/dev/zero of=/run/file bs=64k count=1 2>/dev/null
+            used() {{ load-module loop; losetup -o 512 /dev/loop0 /run/file; }}
+            unused() {{ losetup -d /dev/loop0; rmmod loop; }}
+            offset() {{ cat /sys/block/loop0/loop/offset; }}
+            state() {{ cat /sys/kernel/dynamos/$1/state; }}
+            dynamos load /update/first >/dev/null
+            used
+            says first offset
+            says alone dynamos load /update/next
+            for how in replace stack; do
+                says ${{how}} dynamos load /update/next --$how
+                says ${{how}}_next offset
+                says ${{how}}_below state first
+                losetup -d /dev/loop0
+                says ${{how}}_holds rmmod loop
+                losetup -o 512 /dev/loop0 /run/file
+                says ${{how}}_revert dynamos revert next
+                says ${{how}}_left offset
+                dynamos unload next
+                unused
+                # What was replaced stays so; what was below goes with its module.
+                says ${{how}}_waits state first
+                dynamos unload first --revert >/dev/null
+                dynamos load /update/first >/dev/null
+                used
+                says ${{how}}_again offset
+            done
+            # By force it goes in spite of that, the topmost first, and both wait; but only one can come with it.
+            dynamos load /update/next --stack >/dev/null
+            losetup -d /dev/loop0
+            says forced rmmod -f loop
+            says forced_first state first
+            says forced_next state next
+            used
+            says both offset
+            says both_next state next
+            dynamos revert next
+            dynamos unload next
+            unused
+            dynamos unload first --revert
+            says gone rmmod dynamos"#
+        ))
+        .timeout(Duration::from_secs(600))
+        .run()
+        .unwrap();
+    check(
+        &outcome.results,
+        &[
+            ("first", "status 0\nfirst 512"),
+            ("alone", "is already replaced by update `first`"),
+            ("replace", "status 0\nnext is loaded"),
+            ("replace_next", "status 0\nnext 512"),
+            ("replace_below", "status 0\nreverted"),
+            ("replace_holds", "status 1"),
+            ("replace_revert", "status 0"),
+            ("replace_left", "status 0\n512"),
+            ("replace_waits", "status 0\nreverted"),
+            ("replace_again", "status 0\nfirst 512"),
+            ("stack", "status 0\nnext is loaded"),
+            ("stack_next", "status 0\nnext 512"),
+            ("stack_below", "status 0\nactive"),
+            ("stack_holds", "status 1"),
+            ("stack_revert", "status 0"),
+            ("stack_left", "status 0\nfirst 512"),
+            ("stack_waits", "status 0\nwaiting for module loop"),
+            ("stack_again", "status 0\nfirst 512"),
+            ("forced", "status 0"),
+            ("forced_first", "status 0\nwaiting for module loop"),
+            ("forced_next", "status 0\nwaiting for module loop"),
+            ("both", "status 0\nfirst 512"),
+            ("both_next", "waiting for module loop"),
+            ("gone", "status 0"),
+        ],
+    );
+}
+
+#[test]
+fn the_next_one_comes_while_the_module_is_there_on_6_1() {
+    the_next_one_comes_while_the_module_is_there("6.1.192-1", "6.1.0-55-amd64");
+}
+
+#[test]
+fn the_next_one_comes_while_the_module_is_there_on_6_12() {
+    the_next_one_comes_while_the_module_is_there("6.12.107", "6.12.107+deb12-amd64");
 }
 
 /// A timer of the update's, which never ends, so that its code must stay.
@@ -414,8 +527,9 @@ fn moves_singly_in_a_module_that_comes_on_6_12() {
     moves_singly_in_a_module_that_comes("6.12.107", "6.12.107+deb12-amd64");
 }
 
-/// A task that dies in a call stays counted. Its module goes all the same, and is updated when it comes again.
-fn a_count_left_behind_keeps_no_module(version: &str, release: &str) {
+/// A task that dies in a call stays counted. Its object goes back all the same, and so does its module, which is updated when
+/// it comes again.
+fn a_count_left_behind_keeps_nothing(version: &str, release: &str) {
     let scratch = tempfile::tempdir().unwrap();
     let (patch, update) = (scratch.path().join("loop.patch"), scratch.path().join("loop"));
     let dies = |text: &str| {
@@ -451,8 +565,13 @@ fn a_count_left_behind_keeps_no_module(version: &str, release: &str) {
             load-module loop
             says again dynamos status
             says lives_again losetup -f
+            says dies_again /run/busybox-dies losetup -f
+            says back dynamos revert dynamos_loop --timeout 120
+            says lives_in_0 losetup -f
+            says enable dynamos enable dynamos_loop --scope object --timeout 120
+            says dies_enabled /run/busybox-dies losetup -f
+            says unload dynamos unload dynamos_loop --revert
             says goes_again rmmod loop
-            dynamos unload dynamos_loop
             rmmod dynamos"#
         ))
         .timeout(Duration::from_secs(600))
@@ -467,20 +586,26 @@ fn a_count_left_behind_keeps_no_module(version: &str, release: &str) {
             ("gone", "status 0\nwaiting for module loop"),
             ("again", "dynamos_loop for loop: active, enabled\n  scope: object"),
             ("lives_again", "status 0\n/dev/loop0"),
+            ("back", "status 0\ndynamos_loop is reverted"),
+            ("lives_in_0", "status 0\n/dev/loop0"),
+            ("enable", "status 0\ndynamos_loop is active"),
+            ("unload", "status 0\n"),
             ("goes_again", "status 0"),
         ],
     );
-    assert!(!outcome.results["dies"].contains("status 0"), "{}", outcome.results["dies"]);
+    for dies in ["dies", "dies_again", "dies_enabled"] {
+        assert!(!outcome.results[dies].contains("status 0"), "{}", outcome.results[dies]);
+    }
 }
 
 #[test]
-fn a_count_left_behind_keeps_no_module_on_6_1() {
-    a_count_left_behind_keeps_no_module("6.1.192-1", "6.1.0-55-amd64");
+fn a_count_left_behind_keeps_nothing_on_6_1() {
+    a_count_left_behind_keeps_nothing("6.1.192-1", "6.1.0-55-amd64");
 }
 
 #[test]
-fn a_count_left_behind_keeps_no_module_on_6_12() {
-    a_count_left_behind_keeps_no_module("6.12.107", "6.12.107+deb12-amd64");
+fn a_count_left_behind_keeps_nothing_on_6_12() {
+    a_count_left_behind_keeps_nothing("6.12.107", "6.12.107+deb12-amd64");
 }
 
 /// Two functions that change together, in a module that others need and that runs at once.

@@ -13,6 +13,7 @@ mod forced;
 mod guest_tool;
 mod handlers;
 mod hooks;
+mod keys;
 mod kswapd;
 mod late;
 mod late_hooks;

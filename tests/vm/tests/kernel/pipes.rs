@@ -237,7 +237,15 @@ fn phases_that_do_not_end(version: &str, series: &str, release: &str) {
     };
     let never = simple("never", &hook("advance", "0"));
     let refuses = simple("refuses", &(hook("transfer", "-EPERM") + &hook("transfer_back", "0")));
-    let outcome = machine(release, &[&update, &never, &refuses])
+    // As long as the administrator says so in `fs.pipe-user-pages-hard`, as a number of its own for each hook.
+    let sleeps = |name: &str, number: u32| {
+        let hook = hook(name, "0");
+        let sleeps =
+            format!("{{\n\twhile (READ_ONCE(pipe_user_pages_hard) == {number})\n\t\tmsleep(20);\n");
+        format!("#include <linux/delay.h>\n{}", hook.replacen("{\n", &sleeps, 1))
+    };
+    let sleepy = simple("sleepy", &(sleeps("transfer", 1) + &sleeps("transfer_back", 2)));
+    let outcome = machine(release, &[&update, &never, &refuses, &sleepy])
         .script(format!(
             r#"{SAYS}{SHELL}
             guest-tool sleepers serve --count 20 &
@@ -282,6 +290,30 @@ fn phases_that_do_not_end(version: &str, series: &str, release: &str) {
             says unload_never dynamos unload dynamos_never
             says refuses dynamos load /update/refuses --timeout 10
             says left dynamos list
+            # A transfer that sleeps for as long as it likes, either way.
+            hard() {{ echo $1 >/proc/sys/fs/pipe-user-pages-hard; }}
+            sleepy() {{
+                for try in $(seq 2400); do
+                    read -r state </sys/kernel/dynamos/dynamos_sleepy/state
+                    if [ "$state" = "$1" ]; then return; fi
+                    usleep 50000
+                done
+                return 1
+            }}
+            hard 1
+            says asleep dynamos load /update/sleepy --timeout 1 --on-timeout hold
+            says asleep_status dynamos status dynamos_sleepy
+            says asleep_unload dynamos unload dynamos_sleepy
+            says asleep_rmmod rmmod dynamos_sleepy
+            hard 0
+            sleepy active
+            hard 2
+            says asleep_back dynamos revert dynamos_sleepy --timeout 1 --on-timeout hold
+            says asleep_back_status dynamos status dynamos_sleepy
+            says asleep_back_unload dynamos unload dynamos_sleepy
+            hard 0
+            sleepy reverted
+            says sleepy_unload dynamos unload dynamos_sleepy
             dmesg | grep 'dynamos: ' | result log"#
         ))
         .timeout(LONG)
@@ -330,6 +362,17 @@ fn phases_that_do_not_end(version: &str, series: &str, release: &str) {
             ("refuses", "status 3\n"),
             ("refuses", "hook `dynamos_transfer` of the update answers -1 (EPERM)"),
             ("left", "no update is loaded"),
+            ("asleep", "status 0\n"),
+            ("asleep", "hook dynamos_transfer has not returned"),
+            ("asleep_status", "loading (held), enabled"),
+            ("asleep_status", "waits for hook dynamos_transfer, which has not returned"),
+            ("asleep_unload", "status 3\n"),
+            ("asleep_rmmod", "status 1\n"),
+            ("asleep_back", "status 0\n"),
+            ("asleep_back", "hook dynamos_transfer_back has not returned"),
+            ("asleep_back_status", "waits for hook dynamos_transfer_back, which has not returned"),
+            ("asleep_back_unload", "status 3\n"),
+            ("sleepy_unload", "status 0\n"),
         ],
     );
 }

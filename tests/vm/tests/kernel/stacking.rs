@@ -242,6 +242,7 @@ fn lies_over(version: &str, release: &str) {
             says revert_b_three three
             # It goes to a as a decides; b's policy was kept.
             says when_a dynamos policy a --function pipe_fcntl --when 'comm == "other"'
+            says meet_a dynamos status a
             says again_b dynamos enable b --stack --scope function
             says again_b_three three
             # c over both, and b goes from below.
@@ -381,6 +382,8 @@ fn lies_over(version: &str, release: &str) {
         ("revert_b", "status 0\nb is reverted"),
         ("revert_b_three", "status 0\n1 1 1"),
         ("when_a", "status 0"),
+        ("when_a", "note: by these policies editions meet: weaker than the plan proposes (system)"),
+        ("meet_a", "by these policies editions meet: weaker than the plan proposes (system)"),
         ("again_b", "status 0"),
         ("again_b_three", "status 0\n0 1 2"),
         ("load_c", "status 0"),

@@ -54,14 +54,21 @@ impl Subject {
         let open = |file: &str| {
             File::open(dir.join(file)).with_context(|| format!("cannot open the update's {file}"))
         };
-        Ok(Subject {
+        let mut subject = Subject {
             update: open("update.ko")?,
             dynamos: open("dynamos.ko")?,
             name: name.to_owned(),
             before: redirected()?,
             functions,
-            options: scope.map_or_else(String::new, |scope| format!("scope={scope}")),
-        })
+            options: String::new(),
+        };
+        subject.set_scope(scope);
+        Ok(subject)
+    }
+
+    /// Has it loaded and enabled with a scope from now on, or with what its plan proposes.
+    pub fn set_scope(&mut self, scope: Option<&str>) {
+        self.options = scope.map_or_else(String::new, |scope| format!("scope={scope}"));
     }
 
     pub fn insert_dynamos(&self) -> nix::Result<()> {

@@ -44,18 +44,22 @@ impl What {
 /// How many rounds pass between two lines on the console.
 const SHOWN: u32 = 10;
 
+/// The scopes of the rounds, one after the other: first what the plan proposes.
+const SCOPES: [Option<&str>; 3] = [None, Some("function"), Some("task")];
+
 /// How often a switch that found a task in the way is tried again.
 const TRIES: u32 = 20;
 
 /// Runs `rounds` rounds with all loads going, and prints a JSON object.
 pub fn stress(what: &What, rounds: u32, dir: &Path) -> Result<()> {
-    let subject = what.subject()?;
+    let mut subject = what.subject()?;
     let loads = Loads::start(dir)?;
     let start = Instant::now();
     let mut tally = Tally::default();
     let mut done = Ok(());
     let mut completed = 0;
-    for number in 1..=rounds {
+    for (number, scope) in (1..=rounds).zip(SCOPES.iter().cycle()) {
+        subject.set_scope(scope.or(what.scope.as_deref()));
         done = round(&subject, number, &mut tally).with_context(|| format!("round {number}"));
         if done.is_err() {
             break;
