@@ -1,5 +1,6 @@
 //! `--explain NAME`: a function or a type of both sides, side by side.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -143,10 +144,20 @@ pub fn images(
     let mut files = Files { read: &|_, _| None, known: BTreeMap::new() };
     // Types have names of their own.
     let stripped = [v1, v2].into_iter().any(|image| image.symbols.is_empty());
-    let functions = match stripped {
-        true => names.iter().map(|_| Vec::new()).collect(),
-        false => image::show(v1, v2, names)?,
+    let types = RefCell::new(BTreeMap::new());
+    let has_type = |wanted: &str| {
+        let found = show::types_of_images(v1, v2, wanted)?;
+        let any = !found.is_empty();
+        types.borrow_mut().insert(wanted.to_owned(), found);
+        Ok(any)
     };
+    let functions = if stripped {
+        names.iter().map(|name| has_type(name).map(|_| Vec::new())).collect()
+    } else {
+        image::show(v1, v2, names, &has_type)
+    };
+    let functions = functions?;
+    let types = types.into_inner();
     let mut all = Vec::new();
     for (wanted, views) in names.iter().zip(functions) {
         let mut finds = Vec::new();
@@ -157,8 +168,8 @@ pub fn images(
             finds.push(function_find(title, verdict.verdict, &view.parts, &mut files));
         }
         if finds.is_empty() {
-            let types = show::types_of_images(v1, v2, wanted)?;
-            finds.extend(types.iter().map(|view| type_lines(view, &mut files)));
+            let types = types.get(wanted).into_iter().flatten();
+            finds.extend(types.map(|view| type_lines(view, &mut files)));
         }
         if finds.is_empty() && stripped {
             bail!("{name}: one side is stripped (no symbol table): functions cannot be told apart");

@@ -31,14 +31,24 @@ pub struct FunctionView {
     pub parts: Vec<Part>,
 }
 
-/// Of each name the functions that have it; if there are none, those that differ in what was inlined from one of it.
-pub fn show(v1: &Image<'_>, v2: &Image<'_>, wanted: &[String]) -> Result<Vec<Vec<FunctionView>>> {
+/// Of each name the functions that have it; if there are none, those that differ in what was inlined from one of it, unless
+/// it `is_other`: looking for these takes as long as all the rest.
+pub fn show(
+    v1: &Image<'_>,
+    v2: &Image<'_>,
+    wanted: &[String],
+    is_other: &dyn Fn(&str) -> Result<bool>,
+) -> Result<Vec<Vec<FunctionView>>> {
     super::named(v1, v2, |a, b| {
         let paired = functions::paired(a, b);
         let known = Known::of(a, b, &paired.pairs);
         let (all, known) = functions::functions(a, b, paired, known)?;
         let images = Images { a, b, known };
-        wanted.iter().map(|name| images.called(&all, name)).collect()
+        let of = |name: &String| match images.called(&all, name)? {
+            none if none.is_empty() && !is_other(name)? => images.within(&all, name),
+            found => Ok(found),
+        };
+        wanted.iter().map(of).collect()
     })
 }
 
@@ -59,9 +69,10 @@ struct Images<'n, 'i, 'd> {
 impl Images<'_, '_, '_> {
     fn called(&self, all: &[Judged], name: &str) -> Result<Vec<FunctionView>> {
         let found: Vec<&Judged> = all.iter().filter(|row| is_called(&row.verdict, name)).collect();
-        if !found.is_empty() {
-            return self.views(&found);
-        }
+        self.views(&found)
+    }
+
+    fn within(&self, all: &[Judged], name: &str) -> Result<Vec<FunctionView>> {
         let differ =
             |row: &&Judged| matches!(row.verdict.verdict, Verdict::Changed | Verdict::Refused);
         let changed: Vec<&Judged> = all.iter().filter(differ).collect();
