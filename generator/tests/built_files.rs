@@ -306,9 +306,8 @@ fn who_uses_a_variable_that_differs_is_told() {
     assert_eq!(users("alone", "changed"), "[]");
     let review = fs::read_to_string(bench.path("out/report/review.md")).unwrap();
     let line = |name: &str| review.lines().find(|l| l.starts_with(&format!("| `{name}`"))).unwrap();
-    assert!(
-        line("level").ends_with("| changed | byte 0x0 is 0x02 instead of 0x01 | `get`, `set` |")
-    );
+    let told = "| changed | byte 0x0 is 0x02 instead of 0x01; `1` → `2` | `get`, `set` |";
+    assert!(line("level").ends_with(told), "{review}");
     assert!(line("table").ends_with("| `get` |") && line("alone").ends_with("| – |"), "{review}");
 }
 
