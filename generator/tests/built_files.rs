@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use kernel_trees::{Cache, Manifest};
 use serde_json::Value;
 
 /// A file with a static variable, a string, a struct and three functions.
@@ -425,6 +426,119 @@ fn what_has_nothing_in_common_is_an_error() {
     bench.error(Path::new("deb:6.12.107"), &image, "give sources twice or built files twice");
 }
 
+/// What has the same bytes is skipped, whatever they are.
+#[test]
+fn identical_files_are_not_read() {
+    let bench = Bench::new();
+    for side in ["v1", "v2"] {
+        fs::write(bench.path(&format!("{side}/broken.o")), "no object at all").unwrap();
+        bench.object(&format!("{side}/same.o"), SOURCE, &[]);
+    }
+    let plan = bench.plan(&bench.path("v1"), &bench.path("v2"), 1);
+    assert!(notes(&plan).contains("2 of 2 pairs are identical"), "{plan:#}");
+    assert_eq!(plan["outcome"], "no-change");
+    // One byte more, and they are read.
+    fs::write(bench.path("v2/broken.o"), "no object at all.").unwrap();
+    let output = bench.run(&bench.path("v1"), &bench.path("v2"), &[]);
+    assert!(said(&output).contains("broken.o"), "{}", said(&output));
+}
+
+#[test]
+fn one_bad_file_of_many_is_refused_and_the_rest_compared() {
+    let bench = Bench::new();
+    let changed = SOURCE.replace("count++", "count--");
+    let good = bench.object("good.o", SOURCE, &[]);
+    let good = fs::read(good).unwrap();
+    // e_machine: EM_AARCH64; e_type: ET_EXEC.
+    let with = |at: usize, value: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = value;
+        bytes
+    };
+    let bad = [
+        ("foreign.o", with(18, 183), "machine 183"),
+        ("linked.o", with(16, 2), "one side is a linked image"),
+        ("cut.o", good[..good.len() / 2].to_vec(), ""),
+        ("text.o", b"no object at all".to_vec(), "not a 64-bit little-endian ELF file"),
+        ("empty.o", Vec::new(), ""),
+    ];
+    for (name, bytes, _) in &bad {
+        fs::write(bench.path(&format!("v1/{name}")), &good).unwrap();
+        fs::write(bench.path(&format!("v2/{name}")), bytes).unwrap();
+    }
+    bench.object("v1/one.o", SOURCE, &[]);
+    bench.object("v2/one.o", &changed, &[]);
+    let (v1, v2) = (bench.path("v1"), bench.path("v2"));
+    let plan = bench.plan(&v1, &v2, 3);
+    assert_eq!(plan["outcome"], "refused");
+    assert_eq!(rows(&plan, "functions", "changed"), ["sum"]);
+    assert_eq!(plan["functions"][0]["object"], "one.o");
+    let refusals = plan["refusals"].as_array().unwrap();
+    assert_eq!(refusals.len(), bad.len(), "{plan:#}");
+    for (name, _, why) in bad {
+        let refusal = refusals.iter().map(Value::to_string).find(|text| text.contains(name));
+        let refusal = refusal.unwrap_or_else(|| panic!("{name} is not refused: {plan:#}"));
+        assert!(refusal.contains("cannot be compared: ") && refusal.contains(why), "{refusal}");
+    }
+    let review = fs::read_to_string(bench.path("out/report/review.md")).unwrap();
+    assert!(review.contains("foreign.o") && review.contains("`sum`"), "{review}");
+    // The same the other way round.
+    let plan = bench.plan(&v2, &v1, 3);
+    assert_eq!(plan["refusals"].as_array().unwrap().len(), 5, "{plan:#}");
+    assert_eq!(rows(&plan, "functions", "changed"), ["sum"]);
+}
+
+/// As if they had been fetched and unpacked.
+#[test]
+fn debug_packages_are_compared_whole_or_by_file() {
+    let bench = Bench::new();
+    let root = bench.path("cache/debug").parent().unwrap().to_owned();
+    let (cache, manifest) = (Cache::open(Some(&root)).unwrap(), Manifest::builtin().unwrap());
+    for (version, edit) in [("6.12.107", SAME), ("6.12.111", ("count++", "count--"))] {
+        let kernel = manifest.find(version).unwrap();
+        let (release, place) = (&kernel.release, cache.debug_place(kernel).unwrap());
+        let below = place.join("usr/lib/debug").strip_prefix(bench.0.path()).unwrap().to_owned();
+        let name = |name: &str| below.join(name).to_str().unwrap().to_owned();
+        let image = bench.image("image", edit, 1);
+        fs::copy(image, bench.path(&name(&format!("boot/vmlinux-{release}")))).unwrap();
+        let module = |file: &str| name(&format!("lib/modules/{release}/kernel/{file}"));
+        let source = SOURCE.replace(edit.0, edit.1);
+        bench.object(&module("fs/one.ko.debug"), &source, &[]);
+        bench.object(&module("fs/same.ko.debug"), SOURCE, &[]);
+        fs::write(bench.path(&name(".build-id/12/345.debug")), "linked to by number").unwrap();
+    }
+    let run = |old: &str, new: &str, code: i32| {
+        let (old, new) = (format!("deb-dbg:{old}"), format!("deb-dbg:{new}"));
+        let more = ["--cache", root.to_str().unwrap()];
+        let output = bench.run(Path::new(&old), Path::new(&new), &more);
+        assert_eq!(output.status.code(), Some(code), "{}", said(&output));
+        said(&output)
+    };
+    let plan = || -> Value {
+        serde_json::from_slice(&fs::read(bench.path("out/report/plan.json")).unwrap()).unwrap()
+    };
+    run("6.12.107", "6.12.111", 0);
+    let all = plan();
+    let changed: Vec<_> = all["functions"].as_array().unwrap().iter().collect();
+    let objects: Vec<_> = changed.iter().map(|row| row["object"].as_str().unwrap()).collect();
+    assert_eq!(objects, ["kernel/fs/one.ko", "vmlinux (file.c)"], "{all:#}");
+    assert!(changed.iter().all(|row| row["name"] == "sum"), "{all:#}");
+    assert!(notes(&all).contains("1 of 3 pairs are identical"), "{all:#}");
+    assert_eq!(all["kernels"]["v1"], "deb-dbg:6.12.107");
+    for (file, object) in [("vmlinux", "vmlinux (file.c)"), ("one.ko", "kernel/fs/one.ko")] {
+        run(&format!("6.12.107-1/{file}"), &format!("6.12.111-1/{file}"), 0);
+        let one = plan();
+        assert_eq!(one["functions"].as_array().unwrap().len(), 1, "{one:#}");
+        assert_eq!(one["functions"][0]["object"], object);
+    }
+    let said = run("6.12.107/none.ko", "6.12.111/none.ko", 2);
+    assert!(said.contains("V1: the debug package of 6.12.107 has no none.ko"), "{said}");
+    let said = run("6.12.107/one.ko", "6.12.111/same.ko", 2);
+    assert!(said.contains("is on both sides (1 in V1, 1 in V2)"), "{said}");
+    let said = run("6.12.107", "5.10.1", 2);
+    assert!(said.contains("5.10.1"), "{said}");
+}
+
 #[test]
 fn build_directories_are_paired_by_path() {
     let bench = Bench::new();
@@ -446,6 +560,9 @@ fn build_directories_are_paired_by_path() {
     assert_eq!(rows(&plan, "functions", "changed"), ["sum"]);
     assert_eq!(plan["functions"][0]["object"], "fs/main.o");
     assert!(notes(&plan).contains("`fs/v1.o` is only in V1"), "{plan:#}");
+    // `same.o` and `all.o` are not even read as objects.
+    assert!(notes(&plan).contains("2 of 3 pairs are identical or only link others"), "{plan:#}");
+    assert_eq!(plan["objects"].as_array().unwrap().len(), 1, "{plan:#}");
     // The same bytes for any number of threads.
     let mut reports = Vec::new();
     for jobs in ["1", "8"] {

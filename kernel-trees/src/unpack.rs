@@ -75,6 +75,11 @@ impl Cache {
         })
     }
 
+    /// Where [`Cache::debug`] has it, or puts it once it is asked for.
+    pub fn debug_place(&self, kernel: &Kernel) -> Result<PathBuf> {
+        Ok(self.root().join("debug").join(key(kernel, Part::Debug)?))
+    }
+
     /// A directory for `make -C DIR M=…`, without anything installed in `/usr/src`.
     pub fn headers(&self, kernel: &Kernel) -> Result<PathBuf> {
         let own =

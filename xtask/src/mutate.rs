@@ -1,6 +1,7 @@
 //! `cargo xtask mutate`: changes single functions of real kernel files, compiles, and checks that
 //! the differ says exactly what the compiler's assembly says.
 
+mod draw;
 mod files;
 mod kinds;
 mod oracle;
@@ -41,7 +42,7 @@ pub struct Arguments {
 pub struct Row {
     /// The kernel and the file.
     pub file: String,
-    /// The function that was changed, or that the check is about.
+    /// The function or variable that was changed, or that the check is about.
     pub function: String,
     /// How it was changed.
     pub kind: String,

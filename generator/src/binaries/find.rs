@@ -37,10 +37,7 @@ pub fn files(spec: &Spec, cache: Option<&Path>, which: &str) -> Result<Files> {
         Spec::Binary(path) => Ok([(String::new(), path.clone())].into()),
         Spec::Built(path) => below(path),
         Spec::DebDbg(version) => {
-            let (version, wanted) = match version.split_once('/') {
-                Some((version, file)) => (version, Some(file)),
-                None => (version.as_str(), None),
-            };
+            let (version, wanted) = package(version);
             let manifest = Manifest::builtin()?;
             let root = Cache::open(cache)?
                 .debug(manifest.find(version)?)
@@ -59,6 +56,11 @@ pub fn files(spec: &Spec, cache: Option<&Path>, which: &str) -> Result<Files> {
             other.label()
         ),
     }
+}
+
+/// The version of `VERSION` or `VERSION/FILE`, and the file if only one is wanted.
+fn package(named: &str) -> (&str, Option<&str>) {
+    named.split_once('/').map_or((named, None), |(version, file)| (version, Some(file)))
 }
 
 /// The objects of a directory; if there are none, its modules and images.
@@ -134,8 +136,26 @@ pub fn is_composite(object: &Path) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_debug_package_is_named_by_version_and_perhaps_file() {
+        let named = |text: &str| match Spec::parse(text, None).unwrap() {
+            Spec::DebDbg(named) => named,
+            other => panic!("{text} is {other:?}"),
+        };
+        let (whole, one) = (named("deb-dbg:6.12.107-1"), named("deb-dbg:6.12.107-1/ext4.ko"));
+        assert_eq!(package(&whole), ("6.12.107-1", None));
+        assert_eq!(package(&one), ("6.12.107-1", Some("ext4.ko")));
+        let spec = Spec::DebDbg(one);
+        assert!(spec.is_built() && spec.label() == "deb-dbg:6.12.107-1/ext4.ko");
+        // A version that is not known is said before anything is fetched.
+        let cache = tempfile::tempdir().unwrap();
+        let error = files(&Spec::DebDbg("5.10.1".into()), Some(cache.path()), "V1").unwrap_err();
+        assert!(error.to_string().contains("5.10.1"), "{error:#}");
+    }
 
     #[test]
     fn names_lose_the_release() {

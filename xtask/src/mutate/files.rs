@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use dynamos_differ::compare::Cause;
 use dynamos_differ::verdict::{Comparison, DataChange, Verdict};
 use dynamos_differ::{Object, Pair};
 use kernel_trees::{Cache, CompileCommand, Manifest, Prepared, SourceId, View};
 
+use super::draw::{Kinds, Random};
 use super::oracle::{Expected, Listing, base, stem};
 use super::{Row, kinds, scan};
 
@@ -56,8 +57,9 @@ const TREES: [(&str, [&str; PER_TREE]); 2] = [
 /// The options that the comparison needs (and the generator gives).
 const FLAGS: [&str; 3] = ["-ffunction-sections", "-fdata-sections", "-save-temps=obj"];
 
-/// How often another change is tried when one does not compile.
+/// How often another change is tried when one does not compile, and how often another of that kind.
 const TRIES: u32 = 40;
+const TRIES_OF_KIND: u32 = 5;
 
 /// A kernel and the files of it.
 pub struct Tree {
@@ -100,6 +102,13 @@ pub struct Workplace<'t> {
     view: View,
 }
 
+/// A change that can be made of a file.
+struct Change {
+    /// The function or variable that is changed.
+    of: String,
+    edit: kinds::Edit,
+}
+
 /// A file under test.
 struct Case<'w> {
     command: CompileCommand,
@@ -129,8 +138,11 @@ impl Workplace<'_> {
         }
         let number = mutations.first().copied().unwrap_or_default();
         rows.extend(case.reordered(&mut Random::new(seed, number))?);
+        let changes = case.changes();
+        let known = changes.iter().map(|change| change.edit.kind).collect();
+        let mut kinds = Kinds::new(known, &mut Random::new(seed, number));
         for number in mutations {
-            rows.push(case.mutation(&mut Random::new(seed, *number))?);
+            rows.push(case.mutation(&changes, &mut kinds, &mut Random::new(seed, *number))?);
         }
         put(&case.path, &source)?;
         Ok(rows)
@@ -203,26 +215,43 @@ impl Case<'_> {
         Ok(None)
     }
 
-    fn mutation(&self, random: &mut Random) -> Result<Row> {
+    /// All changes that can be made.
+    fn changes(&self) -> Vec<Change> {
         let tokens = scan::tokens(self.source);
         let functions = scan::functions(self.source, &tokens);
-        ensure!(!functions.is_empty(), "{}: no function found", self.name);
-        for _ in 0..TRIES {
-            let Some(function) = functions.get(random.below(functions.len())) else { continue };
+        let of_functions = functions.iter().flat_map(|function| {
             let edits = kinds::edits(self.source, &tokens, function, &functions);
-            let names: Vec<&str> =
-                edits.iter().map(|e| e.kind).collect::<BTreeSet<_>>().into_iter().collect();
-            let Some(kind) = names.get(random.below(names.len())) else { continue };
-            let edits: Vec<_> = edits.iter().filter(|e| e.kind == *kind).collect();
-            let Some(edit) = edits.get(random.below(edits.len())) else { continue };
-            let Some(source) = edit.apply(self.source) else { continue };
-            if let Some(built) = self.rebuild(&source)? {
-                let line =
-                    self.source.get(..edit.start).unwrap_or_default().matches('\n').count() + 1;
-                return self.judge(&built, kind, function.name, line);
+            edits.into_iter().map(|edit| Change { of: function.name.to_owned(), edit })
+        });
+        let of_variables = kinds::variables(self.source, &tokens, &functions);
+        of_functions.chain(of_variables.into_iter().map(|(of, edit)| Change { of, edit })).collect()
+    }
+
+    /// Makes one of the changes, of the kind whose turn it is.
+    fn mutation(&self, changes: &[Change], kinds: &mut Kinds, random: &mut Random) -> Result<Row> {
+        let mut tries = 0;
+        for kind in kinds.in_turn() {
+            kinds.tried(kind);
+            let changes: Vec<&Change> = changes.iter().filter(|c| c.edit.kind == kind).collect();
+            let names: BTreeSet<&str> = changes.iter().map(|change| change.of.as_str()).collect();
+            let names: Vec<&str> = names.into_iter().collect();
+            for _ in 0..TRIES_OF_KIND {
+                let Some(name) = names.get(random.below(names.len())) else { break };
+                let of_name: Vec<_> = changes.iter().filter(|c| c.of == *name).collect();
+                let Some(change) = of_name.get(random.below(of_name.len())) else { break };
+                let Some(source) = change.edit.apply(self.source) else { continue };
+                tries += 1;
+                if let Some(built) = self.rebuild(&source)? {
+                    let before = self.source.get(..change.edit.start).unwrap_or_default();
+                    let line = before.matches('\n').count() + 1;
+                    return self.judge(&built, kind, name, line);
+                }
+            }
+            if tries >= TRIES {
+                break;
             }
         }
-        anyhow::bail!("{}: {TRIES} changes tried, and none compiles", self.name)
+        anyhow::bail!("{}: {tries} changes tried, and none compiles", self.name)
     }
 
     fn judge(&self, built: &Built, kind: &str, function: &str, line: usize) -> Result<Row> {
@@ -310,29 +339,6 @@ fn build(command: &CompileCommand) -> Result<Option<Built>> {
     let assembly = fs::read(dir.path().join("out.s")).context("the compiler left no assembly")?;
     let listing = Listing::parse(&String::from_utf8_lossy(&assembly));
     Ok(Some(Built { object: fs::read(&object)?, listing }))
-}
-
-/// Numbers that only depend on the seed and the number of the mutation (`SplitMix64`).
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64, number: usize) -> Self {
-        let mut random = Self(seed.wrapping_mul(0x0100_0000_01b3) ^ number as u64);
-        random.next();
-        Self(random.next())
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % (end.max(1) as u64)).unwrap_or_default()
-    }
 }
 
 /// Whether a function whose own code is what it was counts as changed because one that it calls changed and cannot be

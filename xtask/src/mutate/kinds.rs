@@ -92,6 +92,19 @@ pub fn edits(
     edits
 }
 
+/// Other initial values of the variables that are outside of functions, with the names of these.
+pub fn variables<'s>(
+    source: &'s str,
+    tokens: &[Token<'s>],
+    functions: &[Function<'_>],
+) -> Vec<(String, Edit)> {
+    let scope = Scope { source, tokens, end: tokens.len() };
+    let outside = |token: &Token<'_>| !functions.iter().any(|f| f.extent.contains(&token.start));
+    let statics = tokens.iter().enumerate().filter(|(_, t)| t.text == "static" && outside(t));
+    let edits = statics.filter_map(|(index, _)| scope.initial_value(index));
+    edits.map(|(name, edit)| (name.to_owned(), edit)).collect()
+}
+
 struct Scope<'t, 's> {
     source: &'s str,
     tokens: &'t [Token<'s>],
@@ -175,18 +188,8 @@ impl Scope<'_, '_> {
                     edits.extend(self.edit("early return removed", index, end, |_| ";".to_owned()));
                 }
             }
-            "static" => {
-                let value = end().map(|end| (end - 1, end.checked_sub(2)));
-                if let Some((value, Some(equals))) =
-                    value.filter(|(_, e)| self.text(*e) == "=").filter(|_| index > 0)
-                {
-                    let _ = equals;
-                    edits.extend(self.edit("static initial value changed", value, value, |v| {
-                        format!("1 + {v}")
-                    }));
-                }
-            }
-            ";" => {
+            "static" => edits.extend(self.initial_value(index).map(|(_, edit)| edit)),
+            ";" if !self.leads_away(index) => {
                 let side = |_: &str| "; asm volatile(\"pause\");".to_owned();
                 edits.extend(self.edit("side effect added", index, index, side));
             }
@@ -201,6 +204,45 @@ impl Scope<'_, '_> {
             }
             _ => {}
         }
+    }
+
+    /// Whether the statement that ends here goes elsewhere, or does not end here, but in the head of a loop.
+    fn leads_away(&self, end: usize) -> bool {
+        let before = (0..end).rev();
+        let start = before
+            .take_while(|i| !matches!(self.text(Some(*i)), ";" | "{" | "}" | ":"))
+            .last()
+            .unwrap_or(end);
+        let depth = (start..end).fold(0, |depth, i| match self.text(Some(i)) {
+            "(" => depth + 1,
+            ")" => depth - 1,
+            _ => depth,
+        });
+        depth != 0 || matches!(self.text(Some(start)), "return" | "goto" | "break" | "continue")
+    }
+
+    /// Another initial value of the variable that is declared from `index` on, and its name.
+    fn initial_value(&self, index: usize) -> Option<(&str, Edit)> {
+        let end = (index..self.end).find(|i| self.text(Some(*i)) == ";")?;
+        let equals = (index..end).find(|i| self.text(Some(*i)) == "=")?;
+        let plain = |i: usize| {
+            self.tokens
+                .get(i)
+                .is_some_and(|t| t.kind != Kind::Text && !matches!(t.text, "{" | "," | "&"))
+        };
+        let (declared, value) = (index..equals, equals + 1..end);
+        // Neither a list, nor a text, nor a place.
+        if value.is_empty() || !value.clone().all(plain) || !declared.clone().all(plain) {
+            return None;
+        }
+        let attribute = |name: &str| name.starts_with("__");
+        let word = |i: &usize| self.tokens.get(*i).is_some_and(|t| t.kind == Kind::Word);
+        let name = declared.clone().rev().filter(word).map(|i| self.text(Some(i)));
+        let name = name.into_iter().find(|name| !attribute(name))?;
+        let truth = declared.clone().any(|i| self.text(Some(i)) == "bool");
+        let other = |v: &str| if truth { format!("!({v})") } else { format!("1 + ({v})") };
+        let edit = self.edit("static initial value changed", value.start, end - 1, other)?;
+        Some((name, edit))
     }
 
     fn call(&self, index: usize, all: &[Function<'_>], edits: &mut Vec<Edit>) {
@@ -315,13 +357,14 @@ mod tests {
             assert_ne!(changed, source);
         }
         let has = |text: &str| edits.iter().any(|e| e.apply(source).unwrap().contains(text));
+        assert!(has("n); asm") && has("return -1; asm") && !has("return g(a + 1); asm"));
         for text in [
             "a < 0x11",
             "a >= 0x10",
             "g(a - 1)",
             "(!(a < 0x10 && n))",
             "\"qne two\"",
-            "= 1 + 3",
+            "= 1 + (3)",
             "kvfree(a",
             "kfree(n, a\n)",
             "(GFP_X << 1)",
@@ -331,5 +374,18 @@ mod tests {
         ] {
             assert!(has(text), "{text}");
         }
+    }
+
+    #[test]
+    fn variables_get_other_values() {
+        let source = "static int one __read_mostly = 2 * HZ;\nstatic bool two = true;\nstatic int list[] = { 1 };\n\
+            static const char *text = \"x\";\nstatic int *place = &one;\nstatic int f(int a)\n{\n\
+            \tstatic int in = 3;\n\treturn a;\n}\nstatic int none, late = 4;\nstatic int g(void);\nint last = 5;\n";
+        let tokens = scan::tokens(source);
+        let functions = scan::functions(source, &tokens);
+        let found = variables(source, &tokens, &functions);
+        let found: Vec<_> =
+            found.iter().map(|(name, e)| (name.as_str(), e.text.as_str())).collect();
+        assert_eq!(found, [("one", "1 + (2 * HZ)"), ("two", "!(true)")]);
     }
 }
