@@ -7,6 +7,9 @@ use anyhow::{Context, ensure};
 
 use crate::{cargo, setup, workspace};
 
+/// Says how many tests a program runs at the same time.
+const THREADS: &str = "RUST_TEST_THREADS";
+
 /// Stops at the first step that fails; of the tests, all run.
 pub fn run() -> anyhow::Result<()> {
     setup::ensure(&setup::all())?;
@@ -35,8 +38,11 @@ fn step(name: &str, arguments: &[&str]) -> anyhow::Result<()> {
 fn tests() -> anyhow::Result<()> {
     let arguments = ["test", "--workspace", "--locked", "--no-fail-fast"];
     eprintln!("tests: cargo {}", arguments.join(" "));
-    let mut child =
-        cargo(&arguments).stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let mut command = cargo(&arguments);
+    if std::env::var_os(THREADS).is_none() {
+        command.env(THREADS, at_once().to_string());
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let mut total = Total::default();
     if let Some(stdout) = child.stdout.take() {
         let mut out = std::io::stdout().lock();
@@ -52,6 +58,12 @@ fn tests() -> anyhow::Result<()> {
     ensure!(status.success() && total.failed == 0, "the tests failed ({status})");
     ensure!(total.passed > 0, "no test ran");
     Ok(())
+}
+
+/// Half as many more than there are CPUs: a virtual machine waits more than it computes.
+fn at_once() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cpus + cpus.div_ceil(2)
 }
 
 /// The sum over all test programs.
