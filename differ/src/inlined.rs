@@ -98,18 +98,25 @@ impl Inlined {
     }
 }
 
-/// Whether `DW_AT_low_pc` and the size in `DW_AT_high_pc` make no address, which gimli 0.32 adds without a check.
+/// Whether `DW_AT_low_pc` and the size in `DW_AT_high_pc` make no address, which gimli 0.32 adds without a check. Of those
+/// that are there twice it takes the last.
 fn ends_past_all(
     dwarf: &gimli::Dwarf<Reader<'_>>,
     unit: &gimli::Unit<Reader<'_>>,
     entry: &gimli::DebuggingInformationEntry<'_, '_, Reader<'_>>,
 ) -> gimli::Result<bool> {
-    let low = match entry.attr_value(gimli::DW_AT_low_pc)? {
-        Some(value) => dwarf.attr_address(unit, value)?,
-        None => None,
-    };
-    let size = entry.attr_value(gimli::DW_AT_high_pc)?.and_then(|value| value.udata_value());
-    Ok(low.zip(size).is_some_and(|(low, size)| low.checked_add(size).is_none()))
+    let (mut low, mut size) = (0u64, 0u64);
+    let mut attributes = entry.attrs();
+    while let Some(attribute) = attributes.next()? {
+        match attribute.name() {
+            gimli::DW_AT_low_pc => {
+                low = low.max(dwarf.attr_address(unit, attribute.value())?.unwrap_or(0));
+            }
+            gimli::DW_AT_high_pc => size = size.max(attribute.udata_value().unwrap_or(0)),
+            _ => {}
+        }
+    }
+    Ok(low.checked_add(size).is_none())
 }
 
 /// The name of the abstract function; origins may chain, but not for long.

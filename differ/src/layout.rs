@@ -260,7 +260,7 @@ pub fn compare_debug(
     new: (&str, &Debug<'_>),
 ) -> Result<Vec<LayoutChange>> {
     let (dwarf, other) = (old.1.dwarf(), new.1.dwarf());
-    let (old, new) = (Index::build(old.0, &dwarf)?, Index::build(new.0, &other)?);
+    let (old, new) = (Index::build(old.0, &dwarf, 1)?, Index::build(new.0, &other, 2)?);
     Ok(compare_indexes(&old, &new)?.0)
 }
 
@@ -271,7 +271,7 @@ pub fn compare_images(
     place: &(dyn Fn(u64) -> Place + Sync),
 ) -> Result<Vec<LayoutChange>> {
     let (dwarf, other) = (old.1.dwarf(), new.1.dwarf());
-    let (old, new) = (Index::build(old.0, &dwarf)?, Index::build(new.0, &other)?);
+    let (old, new) = (Index::build(old.0, &dwarf, 1)?, Index::build(new.0, &other, 2)?);
     let (mut changes, holders) = compare_indexes(&old, &new)?;
     let variables = old.variables(&holders, place)?;
     for change in &mut changes {

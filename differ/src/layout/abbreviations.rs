@@ -122,6 +122,7 @@ pub(super) fn table(data: &[u8], sizes: Sizes) -> Result<Vec<Option<Abbreviation
             steps: Vec::new(),
         };
         let mut fixed = 0;
+        let mut seen = [0u64; 4];
         loop {
             let (at, form) = (cursor.uleb()?, cursor.uleb()?);
             if at == 0 && form == 0 {
@@ -132,6 +133,7 @@ pub(super) fn table(data: &[u8], sizes: Sizes) -> Result<Vec<Option<Abbreviation
             let constant = if form == dw::DW_FORM_implicit_const { cursor.sleb()? } else { 0 };
             abbreviation.split |= at == dw::DW_AT_dwo_name || at == dw::DW_AT_GNU_dwo_name;
             abbreviation.located |= at == dw::DW_AT_location && form == dw::DW_FORM_exprloc;
+            let at = if again(&mut seen, at) { NO_ATTRIBUTE } else { at };
             abbreviation.specs.push(Spec { at, form, constant });
             match sizes.of(form) {
                 Some(size) => fixed += size,
@@ -151,6 +153,18 @@ pub(super) fn table(data: &[u8], sizes: Sizes) -> Result<Vec<Option<Abbreviation
     }
 }
 
+/// No attribute has this number.
+const NO_ATTRIBUTE: DwAt = DwAt(0);
+
+/// Whether an attribute was there before: the first one counts, as in the exact reader. Those asked for are all below 256.
+fn again(seen: &mut [u64; 4], at: DwAt) -> bool {
+    let Some(word) = seen.get_mut(usize::from(at.0 / 64)) else { return false };
+    let bit = 1 << (at.0 % 64);
+    let before = *word & bit != 0;
+    *word |= bit;
+    before
+}
+
 /// What the first DIE of a unit says: `DW_AT_str_offsets_base`, and whether the unit is split.
 pub(super) fn root(
     mut cursor: Cursor<'_>,
@@ -160,7 +174,7 @@ pub(super) fn root(
     let shape = usize::try_from(code).ok().and_then(|code| table.get(code)?.as_ref());
     let shape = shape.ok_or(Error::UnknownAbbreviation(code))?;
     for spec in &shape.specs {
-        if spec.at == dw::DW_AT_str_offsets_base {
+        if spec.at == dw::DW_AT_str_offsets_base && spec.form == dw::DW_FORM_sec_offset {
             let base = cursor.little(usize::from(cursor.sizes.offset))?;
             return Ok((usize::try_from(base).ok(), shape.split));
         }
@@ -377,6 +391,8 @@ pub(super) struct Strings<'a> {
     pub base: usize,
     /// Offset of the unit in its section.
     pub unit: u64,
+    /// Which side it is of.
+    pub side: u64,
 }
 
 impl Strings<'_> {

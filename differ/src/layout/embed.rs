@@ -6,7 +6,7 @@ use gimli::UnitOffset;
 use serde::Serialize;
 
 use super::index::Index;
-use super::read::{Entry, MAX_DEPTH, Unit};
+use super::read::{Entry, MAX_DEPTH, Unit, children};
 use super::{LayoutKind, TypeName};
 use crate::error::Result;
 use crate::lines::{Debug, text};
@@ -42,7 +42,7 @@ pub(super) struct Found {
 /// Which types of an object hold which.
 pub(super) fn nesting(elf: &Elf<'_>) -> Result<Nesting> {
     let debug = Debug::load(elf)?;
-    Index::build(&elf.name, &debug.dwarf())?.whole_nesting()
+    Index::build(&elf.name, &debug.dwarf(), 0)?.whole_nesting()
 }
 
 impl Nesting {
@@ -176,21 +176,16 @@ fn members(
     depth: usize,
     held: &mut Vec<(TypeName, String)>,
 ) -> gimli::Result<()> {
-    let unit = reader.unit;
-    let mut tree = unit.entries_tree(Some(body))?;
-    let mut children = tree.root()?.children();
-    while let Some(child) = children.next()? {
-        let entry = child.entry();
+    children(reader.unit, body, |entry| {
         if entry.tag() != gimli::DW_TAG_member {
-            continue;
+            return Ok(());
         }
         let name = match reader.name(entry)? {
             Some(own) => format!("{prefix}{own}"),
             None => prefix.trim_end_matches('.').to_owned(),
         };
-        by_value(reader, reader.type_of(entry)?, &name, depth + 1, held)?;
-    }
-    Ok(())
+        by_value(reader, reader.type_of(entry)?, &name, depth + 1, held)
+    })
 }
 
 /// Where the source has the type that is at this place of a unit.

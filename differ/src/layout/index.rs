@@ -76,8 +76,12 @@ impl Hasher for Identity {
 }
 
 impl<'i, 'a> Index<'i, 'a> {
-    /// Reads all units. `name` is what errors call the image.
-    pub(super) fn build(name: &'i str, dwarf: &'i gimli::Dwarf<Reader<'a>>) -> Result<Self> {
+    /// Reads all units. `name` is what errors call the image; `side` is another number for each that is compared.
+    pub(super) fn build(
+        name: &'i str,
+        dwarf: &'i gimli::Dwarf<Reader<'a>>,
+        side: u64,
+    ) -> Result<Self> {
         let bad = |e: gimli::Error| Error::new(name, format_args!("DWARF: {e}"));
         let mut headers = Vec::new();
         let mut units = dwarf.units();
@@ -88,7 +92,7 @@ impl<'i, 'a> Index<'i, 'a> {
         let all = Mutex::new(Ok(Everything::default()));
         // One worker a thread, each with its own memory, and one merge a worker.
         (0..rayon::current_num_threads()).into_par_iter().for_each(|_| {
-            let found = work(name, dwarf, &headers, &next);
+            let found = work(name, dwarf, side, &headers, &next);
             let mut all = all.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             match (all.as_mut(), found) {
                 (Ok(all), Ok(found)) if all.definitions.is_empty() => *all = found,
@@ -278,6 +282,7 @@ impl Sink for Noting<'_> {
 fn work(
     name: &str,
     dwarf: &gimli::Dwarf<Reader<'_>>,
+    side: u64,
     headers: &[Header<'_>],
     next: &AtomicUsize,
 ) -> std::result::Result<Everything, (usize, Error)> {
@@ -288,7 +293,7 @@ fn work(
         let number = next.fetch_add(1, Ordering::Relaxed);
         let Some(header) = headers.get(number) else { return Ok(all) };
         let mut noting = Noting { all: &mut all, unit: number as u32 };
-        scan(name, dwarf, header, &mut scanner, &mut tables, &mut noting)
+        scan((name, dwarf, side), header, &mut scanner, &mut tables, &mut noting)
             .map_err(|e| (number, e))?;
     }
 }
@@ -297,8 +302,7 @@ fn work(
 type Tables = HashMap<(usize, Sizes), Vec<Option<Abbreviation>>>;
 
 fn scan(
-    name: &str,
-    dwarf: &gimli::Dwarf<Reader<'_>>,
+    (name, dwarf, side): (&str, &gimli::Dwarf<Reader<'_>>, u64),
     header: &Header<'_>,
     scanner: &mut Scanner,
     tables: &mut Tables,
@@ -340,8 +344,9 @@ fn scan(
         str: dwarf.debug_str.reader().slice(),
         line_str: dwarf.debug_line_str.reader().slice(),
         str_offsets: dwarf.debug_str_offsets.reader().slice(),
-        base: base.unwrap_or(if sizes.offset == 8 { 16 } else { 8 }),
+        base: base.unwrap_or(0),
         unit: start.0 as u64,
+        side,
     };
     scanner.scan(cursor, table, &strings, sink).map_err(bad)
 }

@@ -36,10 +36,37 @@ pub(super) fn unit<'a>(
     let mut reader = Unit::new(dwarf, unit);
     let mut found = Vec::new();
     let mut entries = unit.entries();
-    while let Some((_, entry)) = entries.next_dfs()? {
+    let mut depth = 0;
+    while let Some((delta, entry)) = entries.next_dfs()? {
+        // A unit is one tree; what comes after it is none of its entries.
+        depth += delta;
+        if depth <= 0 && entry.offset() != UnitOffset(unit.header.size_of_header()) {
+            break;
+        }
         found.extend(reader.named(entry)?);
     }
     Ok(found)
+}
+
+/// Goes through the children of an entry. The next one comes after all that is in the one before, whatever its
+/// `DW_AT_sibling` says.
+pub(super) fn children<'u, 'a>(
+    unit: &'u gimli::Unit<Reader<'a>>,
+    of: UnitOffset,
+    mut each: impl FnMut(&Entry<'u, 'a>) -> Result<()>,
+) -> Result<()> {
+    let mut entries = unit.entries_at_offset(of)?;
+    entries.next_dfs()?;
+    let mut depth = 0;
+    while let Some((delta, entry)) = entries.next_dfs()? {
+        depth += delta;
+        match depth {
+            ..=0 => break,
+            1 => each(entry)?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The definitions at these offsets of a unit.
@@ -145,12 +172,9 @@ impl<'u, 'a> Unit<'u, 'a> {
 
     fn enumerators(&self, offset: UnitOffset) -> Result<Vec<Enumerator>> {
         let mut found = Vec::new();
-        let mut tree = self.unit.entries_tree(Some(offset))?;
-        let mut children = tree.root()?.children();
-        while let Some(child) = children.next()? {
-            let entry = child.entry();
+        children(self.unit, offset, |entry| {
             if entry.tag() != gimli::DW_TAG_enumerator {
-                continue;
+                return Ok(());
             }
             let value = match entry.attr_value(gimli::DW_AT_const_value)? {
                 Some(AttributeValue::Sdata(v)) => i128::from(v),
@@ -158,7 +182,8 @@ impl<'u, 'a> Unit<'u, 'a> {
                 None => 0,
             };
             found.push(Enumerator { name: self.name(entry)?.unwrap_or_default(), value });
-        }
+            Ok(())
+        })?;
         Ok(found)
     }
 
@@ -181,13 +206,9 @@ impl<'u, 'a> Unit<'u, 'a> {
         if depth > MAX_DEPTH {
             return Err(gimli::Error::UnsupportedOffset);
         }
-        let unit = self.unit;
-        let mut tree = unit.entries_tree(Some(offset))?;
-        let mut children = tree.root()?.children();
-        while let Some(child) = children.next()? {
-            let entry = child.entry();
+        children(self.unit, offset, |entry| {
             if entry.tag() != gimli::DW_TAG_member {
-                continue;
+                return Ok(());
             }
             let own = self.name(entry)?;
             let type_offset = self.type_of(entry)?;
@@ -201,7 +222,7 @@ impl<'u, 'a> Unit<'u, 'a> {
                 let inner = if own.is_some() { format!("{name}.") } else { prefix.to_owned() };
                 self.members(body, &inner, start, depth + 1, found)?;
                 if own.is_none() {
-                    continue;
+                    return Ok(());
                 }
             }
             let bits = self.unsigned(entry, gimli::DW_AT_bit_size)?;
@@ -214,8 +235,8 @@ impl<'u, 'a> Unit<'u, 'a> {
                 bitfield: bits.is_some(),
                 type_name,
             });
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn member_offset(&self, entry: &Entry<'_, 'a>) -> Result<u64> {
@@ -300,17 +321,15 @@ impl<'u, 'a> Unit<'u, 'a> {
     /// The lengths of an array; `None` where it is open.
     fn dimensions(&self, offset: UnitOffset) -> Result<Vec<Option<u64>>> {
         let mut found = Vec::new();
-        let mut tree = self.unit.entries_tree(Some(offset))?;
-        let mut children = tree.root()?.children();
-        while let Some(child) = children.next()? {
-            let entry = child.entry();
+        children(self.unit, offset, |entry| {
             self.spend(MEMBER_COST)?;
             if entry.tag() == gimli::DW_TAG_subrange_type {
                 let count = self.unsigned(entry, gimli::DW_AT_count)?;
                 let upper = self.unsigned(entry, gimli::DW_AT_upper_bound)?;
                 found.push(count.or(upper.map(|u| u.wrapping_add(1))));
             }
-        }
+            Ok(())
+        })?;
         Ok(found)
     }
 
@@ -403,11 +422,7 @@ impl<'u, 'a> Unit<'u, 'a> {
     ) -> Result<String> {
         let returns = self.type_name(returns, depth + 1)?;
         let mut parameters = Vec::new();
-        let unit = self.unit;
-        let mut tree = unit.entries_tree(Some(offset))?;
-        let mut children = tree.root()?.children();
-        while let Some(child) = children.next()? {
-            let entry = child.entry();
+        children(self.unit, offset, |entry| {
             match entry.tag() {
                 gimli::DW_TAG_formal_parameter => {
                     let parameter = self.type_of(entry)?;
@@ -416,7 +431,8 @@ impl<'u, 'a> Unit<'u, 'a> {
                 gimli::DW_TAG_unspecified_parameters => parameters.push("...".to_owned()),
                 _ => {}
             }
-        }
+            Ok(())
+        })?;
         Ok(format!("{returns} ()({})", parameters.join(", ")))
     }
 }

@@ -105,6 +105,8 @@ pub(super) struct Scanner {
     variables: Vec<Variable>,
     /// How many parts of types may still be looked at.
     left: u32,
+    /// A number that no other unit has, of this side or the other.
+    unit: u64,
 }
 
 /// A variable with an address: where it is described, and what says its type.
@@ -151,6 +153,7 @@ impl Scanner {
     ) -> Result<()> {
         self.at.resize(self.at.len().max(cursor.data.len()), 0);
         self.left = MAX_PARTS;
+        self.unit = mix(strings.side, strings.unit);
         let result = self.collect(cursor, table, strings).and_then(|()| {
             self.hashes.resize(self.nodes.len(), None);
             for index in 0..self.nodes.len() {
@@ -264,8 +267,13 @@ impl Scanner {
                     Some(bits) => bits,
                     None => facts.location.unwrap_or(0).wrapping_mul(8),
                 };
-                let bits =
-                    [facts.bit_size, facts.bit_offset, facts.bit_offset.and(facts.byte_size)];
+                // What is there twice may be said in a form that does not count.
+                let bits = [
+                    facts.bit_size,
+                    facts.bit_offset,
+                    facts.bit_offset.and(facts.byte_size),
+                    facts.data_bit_offset.and(facts.location),
+                ];
                 bits.iter().fold(mix(facts.name, place), |h, bits| option(h, *bits))
             }
             Role::Enumerator => {
@@ -273,7 +281,8 @@ impl Scanner {
                 mix(mix(facts.name, value), u64::from(signed && value >> 63 != 0))
             }
             Role::Subrange => {
-                option(1, facts.count.or(facts.upper_bound.map(|u| u.wrapping_add(1))))
+                let count = facts.count.or(facts.upper_bound.map(|u| u.wrapping_add(1)));
+                option(option(1, count), facts.count.and(facts.upper_bound))
             }
             _ => role as u64,
         };
@@ -379,8 +388,8 @@ impl Scanner {
         }
         let found = self.at.get(target as usize).copied().unwrap_or(0);
         let Some(index) = found.checked_sub(1).map(|i| i as usize) else {
-            // Something that is no type in C. No two of them are taken for equal.
-            return Ok((mix(VOID, u64::from(target)), 0));
+            // Something that is no type in C. No two of them are taken for equal, and the exact reader decides.
+            return Ok((mix(mix(VOID, self.unit), u64::from(target)), 0));
         };
         if let Some(Some(hashes)) = self.hashes.get(index) {
             return Ok(*hashes);
@@ -395,7 +404,11 @@ impl Scanner {
                 0 => self.body(index, option(own, alignment), depth)?,
                 _ => own,
             };
-            (text, option(0, Some(size.unwrap_or(0))))
+            let size = match size {
+                None if inner != NONE => self.of_type(inner, depth + 1)?.1,
+                size => option(0, Some(size.unwrap_or(0))),
+            };
+            (text, size)
         } else {
             let target = match role {
                 // A name says all, but the size is the target's.

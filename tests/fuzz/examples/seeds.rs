@@ -43,6 +43,15 @@ fn main() {
         put("unit", name, &object);
         put("dwarf", name, &dwarf_of(&object));
     }
+    for form in ["zlib", "zstd"] {
+        let object = scratch.path().join("compressed");
+        let mut objcopy = Command::new("objcopy");
+        objcopy.arg(format!("--compress-debug-sections={form}"));
+        assert!(
+            objcopy.args([&scratch.path().join("dwarf5"), &object]).status().unwrap().success()
+        );
+        put("differ", form, &std::fs::read(object).unwrap());
+    }
     put("differ", "reference", REFERENCE);
     for (name, flags) in [("dwarf5", "-O2 -gdwarf-5"), ("dwarf4", "-O1 -gdwarf-4")] {
         put("image", name, &linked(flags, scratch.path()));

@@ -4,11 +4,17 @@
 //! Inputs of `differ` and `unit` are object files, those of `image` linked ones. `dwarf` and `matcher` build theirs from framed
 //! parts ([`frame`]), so that a mutation reaches what is meant instead of the ELF around it.
 
+mod explain;
 mod kernel;
+mod types;
+
+use std::collections::BTreeSet;
 
 use dynamos_abi::Record;
 use dynamos_core::{Budget, Range};
 use dynamos_differ::image::{self, Image};
+use dynamos_differ::parameters;
+use dynamos_differ::show::Sources;
 use dynamos_differ::{Object, Pair};
 #[cfg(feature = "unit")]
 use dynamos_generator::Unit;
@@ -34,15 +40,23 @@ pub const TARGETS: &[Target] = &[
 pub const REFERENCE: &[u8] = include_bytes!("../reference.o");
 
 /// The differ's loader and everything after it: an object against itself, and both ways against
-/// another.
+/// another. What differs is shown, too.
 pub fn differ(data: &[u8]) {
     let Ok(object) = Object::parse(data, "input.o") else { return };
     let Ok(reference) = Object::parse(REFERENCE, "reference.o") else { return };
     for (v1, v2) in [(&object, &object), (&reference, &object), (&object, &reference)] {
         if let Ok(comparison) = Pair::compare(v1, v2) {
+            explain::differences(v1, v2, &comparison);
             let _ = comparison.by_unit(v1, v2);
         }
     }
+    asked(&object, object.model.functions().map(|(_, f)| f.name.clone()).take(64).collect());
+}
+
+/// What is asked of an object besides: the parameters of these functions.
+fn asked(object: &Object<'_>, functions: BTreeSet<String>) {
+    let _ = parameters::signatures(&object.elf, &functions);
+    let _ = parameters::variadic(&object.elf);
 }
 
 /// The image that others are compared with.
@@ -70,13 +84,19 @@ pub const DWARF: [&str; 8] = [
     ".debug_str_offsets",
 ];
 
-/// DWARF as the differ reads it: types, lines, inlined functions. The sections come without
-/// relocations, which the differ's target has.
+/// DWARF as the differ reads it: types, lines, inlined functions, parameters. Both readers of types must say the same of
+/// two objects. The sections come without relocations, which the differ's target has.
 pub fn dwarf(data: &[u8]) {
     let Some(bytes) = with_sections(&parts(data)) else { return };
     let Ok(object) = Object::parse(&bytes, "input.o") else { return };
-    let _ = dynamos_differ::layout::types(&object.elf);
+    let Ok(reference) = Object::parse(REFERENCE, "reference.o") else { return };
+    for (v1, v2) in [(&object, &object), (&reference, &object), (&object, &reference)] {
+        types::readers_agree(v1, v2);
+        explain::types(v1, v2, "thing");
+    }
     let _ = dynamos_differ::layout::producers(&object.elf);
+    let _ = Sources::load(&object.elf);
+    asked(&object, ["pick", "rare", "switched", "twice", "call"].map(str::to_owned).into());
     for (id, section) in object.elf.sections() {
         if let Ok(lines) = object.lines() {
             let _ = lines.first(id, section.size / 2);
