@@ -362,7 +362,7 @@ pub(crate) fn named(name: &str, debug: &Debug<'_>, wanted: &str) -> Result<Vec<N
     };
     let types: Vec<TypeName> = kinds.flat_map(of_kind).flatten().collect();
     let dwarf = debug.dwarf();
-    Index::build(name, &dwarf)?.named(&types)
+    Index::build(name, &dwarf, 0)?.named(&types)
 }
 
 /// The compilers that made an object (`DW_AT_producer`), without repetition.
