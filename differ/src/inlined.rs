@@ -1,6 +1,6 @@
 //! Which inlined function an instruction comes from, as DWARF tells.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::lines::{Debug, Reader, address, text};
 use crate::load::{Elf, SectionId};
 
@@ -23,20 +23,12 @@ impl Inlined {
         debug: &Debug<'_>,
         wanted: &dyn Fn(usize) -> bool,
     ) -> Result<Self> {
-        let dwarf = debug.dwarf();
         let mut all = Self::default();
-        let bad = |e: gimli::Error| Error::new(name, format_args!("DWARF: {e}"));
         // A list of ranges belongs to one function; more ranges than bytes mean that hostile
         // functions share theirs.
         let sections = [".debug_info", ".debug_rnglists", ".debug_ranges"];
         let limit = sections.iter().map(|name| debug.section(name).len()).sum();
-        let (mut units, mut numbers) = (dwarf.units(), 0..);
-        while let Some(header) = units.next().map_err(bad)? {
-            if numbers.next().is_some_and(wanted) {
-                let unit = dwarf.unit(header).map_err(bad)?;
-                all.read_unit(&dwarf, &unit, limit).map_err(bad)?;
-            }
-        }
+        debug.read_units(name, wanted, |dwarf, unit| all.read_unit(dwarf, unit, limit))?;
         all.ranges.sort();
         Ok(all)
     }

@@ -75,6 +75,25 @@ impl<'e> Debug<'e> {
         gimli::Dwarf::load(load).unwrap_or_else(|()| gimli::Dwarf::default_empty())
     }
 
+    /// Reads some units, by their number in the file; `name` is the file's, for messages.
+    pub(crate) fn read_units(
+        &self,
+        name: &str,
+        wanted: &dyn Fn(usize) -> bool,
+        mut read: impl FnMut(&gimli::Dwarf<Reader<'_>>, &gimli::Unit<Reader<'_>>) -> gimli::Result<()>,
+    ) -> Result<()> {
+        let dwarf = self.dwarf();
+        let bad = |e: gimli::Error| Error::new(name, format_args!("DWARF: {e}"));
+        let (mut units, mut numbers) = (dwarf.units(), 0..);
+        while let Some(header) = units.next().map_err(bad)? {
+            if numbers.next().is_some_and(wanted) {
+                let unit = dwarf.unit(header).map_err(bad)?;
+                read(&dwarf, &unit).map_err(bad)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A section as relocated, by its name; empty if it is not there.
     pub fn section(&self, name: &str) -> &[u8] {
         self.sections.iter().find(|(id, _)| id.name() == name).map_or(&[], |(_, data)| data)
@@ -148,25 +167,16 @@ impl Lines {
         debug: &Debug<'_>,
         wanted: &dyn Fn(usize) -> bool,
     ) -> Result<Self> {
-        let dwarf = debug.dwarf();
-        let bad = |e: gimli::Error| Error::new(name, format_args!("DWARF: {e}"));
         let mut rows = Vec::new();
-        let mut units = dwarf.units();
-        let mut number = 0usize;
-        while let Some(header) = units.next().map_err(bad)? {
-            let skip = !wanted(number);
-            number = number.saturating_add(1);
-            if skip {
-                continue;
-            }
-            let unit = dwarf.unit(header).map_err(bad)?;
-            let Some(program) = unit.line_program.clone() else { continue };
+        debug.read_units(name, wanted, |_, unit| {
+            let Some(program) = unit.line_program.clone() else { return Ok(()) };
             let mut state = program.rows();
-            while let Some((_, row)) = state.next_row().map_err(bad)? {
+            while let Some((_, row)) = state.next_row()? {
                 let line = if row.end_sequence() { 0 } else { row.line().map_or(0, |l| l.get()) };
                 rows.push(Row { address: row.address(), line });
             }
-        }
+            Ok(())
+        })?;
         // Stable, and an end of sequence goes before what starts at the same address.
         rows.sort_by_key(|r| (r.address, r.line != 0));
         Ok(Self { rows })

@@ -341,18 +341,34 @@ pub(crate) fn load_section<'d>(
 }
 
 /// What a file has room for. Headers and symbols may name the same bytes again and again, and copies are made for each.
-pub(crate) struct Room {
+#[derive(Debug, Default)]
+pub struct Room {
     relocations: usize,
     names: usize,
 }
 
 impl Room {
-    pub(crate) fn of(file: &[u8]) -> Self {
+    /// The room that a file of these bytes has.
+    pub fn of(file: &[u8]) -> Self {
         // Of names one may be the end of another, but not of thousands.
         Self {
             relocations: file.len() / size_of::<elf::Rela64<LE>>(),
             names: file.len().saturating_mul(16),
         }
+    }
+
+    /// Whether there is room for another name of `len` bytes; it is taken.
+    pub fn take_name(&mut self, len: usize) -> bool {
+        let left = self.names.checked_sub(len);
+        self.names = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// Whether there is room for `count` more relocations; it is taken.
+    pub fn take_relocations(&mut self, count: usize) -> bool {
+        let left = self.relocations.checked_sub(count);
+        self.relocations = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// The name of a symbol.
@@ -364,10 +380,9 @@ impl Room {
     ) -> Result<&'d str> {
         let bad = |what| Error::new(object, format_args!("symbol {} {what}", symbol.0));
         let name = name.ok_or_else(|| bad("has no readable name"))?;
-        self.names = self
-            .names
-            .checked_sub(name.len())
-            .ok_or_else(|| bad("and those before have longer names than the file has room for"))?;
+        if !self.take_name(name.len()) {
+            return Err(bad("and those before have longer names than the file has room for"));
+        }
         std::str::from_utf8(name).map_err(|_| bad("has no readable name"))
     }
 }
@@ -457,9 +472,10 @@ fn load_relocations<'d>(
     let section = sections.get_mut(header.sh_info(LE) as usize).ok_or_else(|| {
         Error::new(object, format_args!("relocations for section {}", header.sh_info(LE)))
     })?;
-    room.relocations = room.relocations.checked_sub(relas.len()).ok_or_else(|| {
-        Error::new(object, "more relocations than the file has room for").section(section.name)
-    })?;
+    if !room.take_relocations(relas.len()) {
+        let error = Error::new(object, "more relocations than the file has room for");
+        return Err(error.section(section.name));
+    }
     for rela in relas {
         let relocation = Relocation {
             offset: rela.r_offset(LE),

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use dynamos_differ::image::Image;
 use dynamos_differ::show::Sources;
+use dynamos_differ::verdict::DataChange;
 use dynamos_differ::{Object, Pair};
 
 fn assemble(file: &str, text: &str) -> Vec<u8> {
@@ -245,4 +246,30 @@ fn what_is_named_again_and_again() {
     long[16] = 2; // e_type: ET_EXEC
     let error = Image::parse(&long, "hostile").unwrap_err().to_string();
     assert!(error.contains("longer names than the file has room for"), "{error}");
+}
+
+/// Uninitialised variables that claim more than any machine has; beside them, one that only v2 initialises.
+#[test]
+fn larger_than_memory() {
+    let of = |section: &str, content: &str| {
+        let code = format!(
+            ".section {section}\n.type big, @object\n{content}\n.size big, . - big\n
+             .text\n.type f, @function\nf: movl $big, %eax\nret\n.size f, . - f\n"
+        );
+        assemble("big.s", &code)
+    };
+    let values = |old: &[u8], new: &[u8]| {
+        let [old, new] = [old, new].map(|bytes| Object::parse(bytes, "big.o").unwrap());
+        let pair = Pair::compare(&old, &new).unwrap();
+        let big = pair.data.into_iter().find(|data| data.name == "big").unwrap();
+        assert_eq!(big.change, DataChange::Changed);
+        big.values.shown
+    };
+    let huge = |align: u64| of(".bss", &format!(".balign {align}\nbig: .skip 0x100000000000"));
+    assert_eq!(values(&huge(8), &huge(64)), []);
+    let (zero, seven) = (of(".bss", "big: .skip 8"), of(".data", "big: .long 0, 7"));
+    let [there] = &values(&zero, &seven)[..] else { panic!() };
+    assert_eq!((&*there.old, &*there.new), ("0x0", "0x700000000"));
+    let [back] = &values(&seven, &zero)[..] else { panic!() };
+    assert_eq!((&*back.old, &*back.new), ("0x700000000", "0x0"));
 }

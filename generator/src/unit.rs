@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
+use dynamos_differ::load::Room;
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
 use object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _};
 use object::{
@@ -21,33 +22,8 @@ pub struct Unit {
     starts: BTreeMap<(usize, u64), usize>,
     /// What the file has room for, as far as it is left.
     room: Room,
-}
-
-/// Headers and symbols may name the same bytes of a file again and again, and each gets a copy.
-#[derive(Debug, Default)]
-struct Room {
-    /// Bytes that sections hold.
+    /// Bytes that its sections may still hold: headers may name the same ones again and again, and each gets a copy.
     contents: u64,
-    relocations: usize,
-    names: usize,
-}
-
-impl Room {
-    fn of(file: &[u8]) -> Self {
-        Self {
-            contents: MAX_SIZE,
-            relocations: file.len() / size_of::<elf::Rela64<LittleEndian>>(),
-            names: file.len().saturating_mul(16),
-        }
-    }
-
-    fn name(&mut self, name: &str) -> Result<String> {
-        self.names = self
-            .names
-            .checked_sub(name.len())
-            .context("the names are longer than the file has room for")?;
-        Ok(name.to_string())
-    }
 }
 
 /// A section.
@@ -174,6 +150,7 @@ impl Unit {
             symbols: Vec::new(),
             starts: BTreeMap::new(),
             room: Room::of(bytes),
+            contents: MAX_SIZE,
         };
         for section in file.sections() {
             unit.add_section(&section).with_context(|| name.to_string())?;
@@ -187,7 +164,18 @@ impl Unit {
     /// One with these symbols and nothing else.
     #[cfg(test)]
     pub(crate) fn with_symbols(symbols: Vec<Symbol>) -> Self {
-        Self { sections: Vec::new(), symbols, starts: BTreeMap::new(), room: Room::default() }
+        Self {
+            sections: Vec::new(),
+            symbols,
+            starts: BTreeMap::new(),
+            room: Room::default(),
+            contents: 0,
+        }
+    }
+
+    fn name(&mut self, name: &str) -> Result<String> {
+        ensure!(self.room.take_name(name.len()), "the names are longer than the file has room for");
+        Ok(name.to_string())
     }
 
     fn add_section(
@@ -196,7 +184,7 @@ impl Unit {
     ) -> Result<()> {
         let index = section.index().0;
         let header = section.elf_section_header();
-        let name = self.room.name(section.name().context("a section has no readable name")?)?;
+        let name = self.name(section.name().context("a section has no readable name")?)?;
         let kind = header.sh_type(LittleEndian);
         let mut bytes = if kind == elf::SHT_NOBITS {
             ensure!(section.size() <= MAX_SIZE, "section {name} is larger than 1 GiB");
@@ -210,8 +198,7 @@ impl Unit {
         if name.starts_with(".debug") {
             bytes.clear();
         }
-        self.room.contents = self
-            .room
+        self.contents = self
             .contents
             .checked_sub(bytes.len() as u64)
             .context("the sections hold more than 1 GiB")?;
@@ -225,10 +212,10 @@ impl Unit {
             else {
                 bail!("{name}+{offset:#x}: a relocation without a symbol");
             };
-            self.room.relocations =
-                self.room.relocations.checked_sub(1).with_context(|| {
-                    format!("{name}: more relocations than the file has room for")
-                })?;
+            ensure!(
+                self.room.take_relocations(1),
+                "{name}: more relocations than the file has room for"
+            );
             relocations.push(Relocation {
                 offset,
                 kind: r_type,
@@ -264,7 +251,7 @@ impl Unit {
         let named = !matches!(kind, SymbolKind::Section | SymbolKind::File)
             && symbol.name().is_ok_and(|name| !name.is_empty() && !name.starts_with(".L"));
         let entry = Symbol {
-            name: self.room.name(symbol.name().context("a symbol has no readable name")?)?,
+            name: self.name(symbol.name().context("a symbol has no readable name")?)?,
             section,
             value: symbol.address(),
             size: symbol.size(),

@@ -1,5 +1,7 @@
 //! Content: initialisers, strings, constants, out-of-line code.
 
+use std::borrow::Cow;
+
 use super::{Cause, Comparer, Difference, Key, MAX_DEPTH, Same};
 use crate::decode;
 use crate::load::{Section, SectionId, text_len};
@@ -244,16 +246,10 @@ impl Comparer<'_, '_> {
         let covered = |at: u64| {
             refs_a.iter().any(|r| (r.offset - x.1..r.offset - x.1 + r.width()).contains(&at))
         };
-        let zero = |s: &crate::load::Section<'_>, e: Extent| {
-            s.is_nobits().then(|| vec![0; usize::try_from(len_a.min(s.size - e.1)).unwrap_or(0)])
-        };
-        let (zero_a, zero_b) = match (section_a.is_nobits(), section_b.is_nobits()) {
-            (true, true) => return Ok(()),
-            _ => (zero(section_a, x), zero(section_b, y)),
-        };
-        let bytes_a = zero_a.as_deref().or_else(|| section_a.bytes(x.1, len_a));
-        let bytes_b = zero_b.as_deref().or_else(|| section_b.bytes(y.1, len_b));
-        let (Some(bytes_a), Some(bytes_b)) = (bytes_a, bytes_b) else {
+        if section_a.is_nobits() && section_b.is_nobits() {
+            return Ok(());
+        }
+        let Some((bytes_a, bytes_b)) = contents((section_a, x), (section_b, y)) else {
             return Err(Difference::new(Cause::Unclear, "outside of its section"));
         };
         if refs_a.len() != refs_b.len() {
@@ -280,7 +276,7 @@ impl Comparer<'_, '_> {
         }
         let differing = bytes_a
             .iter()
-            .zip(bytes_b)
+            .zip(&*bytes_b)
             .enumerate()
             .map(|(i, (p, q))| (i as u64, p ^ q))
             .filter(|(i, bits)| *bits != 0 && !covered(*i));
@@ -292,13 +288,40 @@ impl Comparer<'_, '_> {
                     Cause::Initialiser,
                     format!(
                         "byte {at:#x} is {:#04x} instead of {:#04x}",
-                        byte(bytes_b),
-                        byte(bytes_a)
+                        byte(&bytes_b),
+                        byte(&bytes_a)
                     ),
                 ))
             }
         }
     }
+}
+
+type Bytes<'s> = Cow<'s, [u8]>;
+
+/// The bytes of both. What has no contents is zeros, as far as the other reaches: where neither has any, nothing is left to
+/// compare, and the size that a header claims for it need not fit into memory.
+pub(super) fn contents<'s>(
+    (a, x): (&'s Section<'_>, Extent),
+    (b, y): (&'s Section<'_>, Extent),
+) -> Option<(Bytes<'s>, Bytes<'s>)> {
+    let len = |extent: Extent| extent.2.checked_sub(extent.1);
+    let zeros = |extent: Extent, other: &[u8]| {
+        let len = usize::try_from(len(extent)?).unwrap_or(usize::MAX);
+        Some(Cow::Owned(vec![0; len.min(other.len())]))
+    };
+    Some(match (a.is_nobits(), b.is_nobits()) {
+        (true, true) => (Cow::default(), Cow::default()),
+        (true, false) => {
+            let bytes = b.bytes(y.1, len(y)?)?;
+            (zeros(x, bytes)?, bytes.into())
+        }
+        (false, true) => {
+            let bytes = a.bytes(x.1, len(x)?)?;
+            (bytes.into(), zeros(y, bytes)?)
+        }
+        (false, false) => (a.bytes(x.1, len(x)?)?.into(), b.bytes(y.1, len(y)?)?.into()),
+    })
 }
 
 /// How far before a table its index may begin: some elements.

@@ -100,17 +100,11 @@ impl Comparer<'_, '_> {
         let (a, b) =
             (self.a.elf.sections.get(x.0.0 as usize), self.b.elf.sections.get(y.0.0 as usize));
         let (Some(a), Some(b)) = (a, b) else { return Err("it is in no section".into()) };
-        let size = x.2 - x.1;
-        if size != y.2 - y.1 {
+        if x.2 - x.1 != y.2 - y.1 {
             return Err("its size differs".into());
         }
-        let bytes = |s: &crate::load::Section<'_>, start| match s.is_nobits() {
-            true => Some(vec![0; usize::try_from(size.min(s.size)).unwrap_or(0)]),
-            false => s.bytes(start, size).map(<[u8]>::to_vec),
-        };
-        let (Some(bytes_a), Some(bytes_b)) = (bytes(a, x.1), bytes(b, y.1)) else {
-            return Err("it reaches past its section".into());
-        };
+        let (bytes_a, bytes_b) =
+            super::content::contents((a, x), (b, y)).ok_or("it reaches past its section")?;
         let (refs_a, refs_b) = (a.relocations_in(x.1, x.2), b.relocations_in(y.1, y.2));
         let at =
             |refs: &[Relocation], offset: u64| refs.iter().find(|r| r.offset == offset).copied();
@@ -149,7 +143,7 @@ impl Comparer<'_, '_> {
             }
             differing.push((offset, place_a, place_b));
         }
-        let byte = bytes_a.iter().zip(&bytes_b).zip(&covered).position(|((p, q), c)| !c && p != q);
+        let byte = bytes_a.iter().zip(&*bytes_b).zip(&covered).position(|((p, q), c)| !c && p != q);
         match byte {
             Some(at) => Err(format!("the byte at {at:#x} differs")),
             None => Ok(differing),

@@ -1,11 +1,13 @@
 //! The initial values of a variable that differ, old and new, as a person writes them.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::Comparer;
-use super::content::{Extent, Mask, extent, line_mask, string};
+use super::content::{Extent, Mask, contents, extent, line_mask, string};
 use crate::layout::{Leaf, Reads, VariableTypes};
-use crate::load::Relocation;
+use crate::load::{Relocation, Section};
 use crate::model::{DataId, Place};
 use crate::object_file::Object;
 
@@ -38,7 +40,7 @@ const SHOWN: usize = 64;
 struct Side<'s, 'o, 'data> {
     object: &'o Object<'data>,
     start: u64,
-    bytes: Vec<u8>,
+    bytes: Cow<'s, [u8]>,
     pointers: &'s [Relocation],
 }
 
@@ -53,9 +55,10 @@ impl Comparer<'_, '_> {
             object.model.data_object(id).map(|data| (data.section, data.start, data.end))
         };
         let (Some(at), Some(bt)) = (of(self.a, x), of(self.b, y)) else { return Values::default() };
-        let (Some(a), Some(b)) = (side(self.a, at), side(self.b, bt)) else {
-            return Values::default();
-        };
+        let sections = (self.a.elf.section(at.0), self.b.elf.section(bt.0));
+        let (Ok(p), Ok(q)) = sections else { return Values::default() };
+        let Some((old, new)) = contents((p, at), (q, bt)) else { return Values::default() };
+        let (a, b) = (Side::of(self.a, p, at, old), Side::of(self.b, q, bt, new));
         let size = (a.bytes.len() as u64).saturating_mul(8);
         let typed = |bit: u64| {
             let old = types_a.leaf(types_a.of((at.0, at.1))?, size, bit);
@@ -128,20 +131,16 @@ impl Comparer<'_, '_> {
     }
 }
 
-fn side<'o, 'data>(
-    object: &'o Object<'data>,
-    (id, start, end): Extent,
-) -> Option<Side<'o, 'o, 'data>> {
-    let section = object.elf.sections.get(id.0 as usize)?;
-    let size = end.checked_sub(start)?;
-    let bytes = match section.is_nobits() {
-        true => vec![0; usize::try_from(size.min(section.size)).ok()?],
-        false => section.bytes(start, size)?.to_vec(),
-    };
-    Some(Side { object, start, bytes, pointers: section.relocations_in(start, end) })
-}
+impl<'s, 'o, 'data> Side<'s, 'o, 'data> {
+    fn of(
+        object: &'o Object<'data>,
+        section: &'s Section<'_>,
+        (_, start, end): Extent,
+        bytes: Cow<'s, [u8]>,
+    ) -> Self {
+        Self { object, start, bytes, pointers: section.relocations_in(start, end) }
+    }
 
-impl Side<'_, '_, '_> {
     /// What is written at a byte when the object is linked.
     fn pointer(&self, at: u64) -> Option<&Relocation> {
         let offset = self.start.checked_add(at)?;

@@ -344,13 +344,8 @@ impl<'n, 'i, 'd> Faced<'n, 'i, 'd> {
         let mut rows = Vec::new();
         for (i, j) in &self.pairs {
             let (i, j) = (of(&self.old, *i), of(&self.new, *j));
-            let mark = match (i, j) {
-                (Some(i), Some(j)) if self.same(all, images, known, (&i, &j)) => Mark::Same,
-                (Some(_), Some(_)) => Mark::Differs,
-                (Some(_), None) => Mark::Removed,
-                _ => Mark::Added,
-            };
-            rows.push(Row { mark, old: code(&self.old, i), new: code(&self.new, j) });
+            let same = i.zip(j).is_some_and(|(i, j)| self.same(all, images, known, (&i, &j)));
+            rows.push(row(same, code(&self.old, i), code(&self.new, j)));
         }
         rows
     }
@@ -402,13 +397,8 @@ impl<'n, 'i, 'd> Faced<'n, 'i, 'd> {
         let mut rows = Vec::new();
         for (i, j) in pairs {
             let (i, j) = (i.and_then(|i| x.get(i)), j.and_then(|j| y.get(j)));
-            let mark = match (i, j) {
-                (Some(i), Some(j)) if self.same_entry(all, images, known, (i, j)) => Mark::Same,
-                (Some(_), Some(_)) => Mark::Differs,
-                (Some(_), None) => Mark::Removed,
-                _ => Mark::Added,
-            };
-            rows.push(Row { mark, old: code(&self.old, i), new: code(&self.new, j) });
+            let same = i.zip(j).is_some_and(|pair| self.same_entry(all, images, known, pair));
+            rows.push(row(same, code(&self.old, i), code(&self.new, j)));
         }
         rows
     }
@@ -432,6 +422,16 @@ impl<'n, 'i, 'd> Faced<'n, 'i, 'd> {
             && puts_the_same(&old.side, x, &new.side, y, &mut pairs)
             && known.check(images.a, images.b, &pairs).is_ok()
     }
+}
+
+fn row(same: bool, old: Option<Code>, new: Option<Code>) -> Row<Code> {
+    let mark = match (&old, &new) {
+        (Some(_), Some(_)) if same => Mark::Same,
+        (Some(_), Some(_)) => Mark::Differs,
+        (Some(_), None) => Mark::Removed,
+        _ => Mark::Added,
+    };
+    Row { mark, old, new }
 }
 
 /// Whether two addresses face each other; nothing if neither is in the code that is shown.

@@ -134,9 +134,7 @@ impl VariableTypes {
 
     pub(super) fn typedef(&self, name: &str) -> Option<&str> {
         let name = TypeName { kind: LayoutKind::Typedef, name: name.to_owned() };
-        let mut all = self.types.get(&name)?.iter();
-        let (only, None) = (all.next()?, all.next()) else { return None };
-        only.target.as_deref().map(plain)
+        self.only(&name)?.target.as_deref().map(plain)
     }
 
     fn is_function_pointer(&self, type_name: &str, depth: usize) -> bool {

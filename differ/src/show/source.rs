@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::lines::{Debug, Reader, address, text};
 use crate::load::{Elf, SectionId};
 
@@ -35,16 +35,8 @@ impl Sources {
         debug: &Debug<'_>,
         wanted: &dyn Fn(usize) -> bool,
     ) -> Result<Self> {
-        let dwarf = debug.dwarf();
-        let bad = |e: gimli::Error| Error::new(name, format_args!("DWARF: {e}"));
         let mut all = Self::default();
-        let (mut units, mut numbers) = (dwarf.units(), 0..);
-        while let Some(header) = units.next().map_err(bad)? {
-            if numbers.next().is_some_and(wanted) {
-                let unit = dwarf.unit(header).map_err(bad)?;
-                all.read_unit(&dwarf, &unit).map_err(bad)?;
-            }
-        }
+        debug.read_units(name, wanted, |dwarf, unit| all.read_unit(dwarf, unit))?;
         // Stable, and an end of sequence goes before what starts at the same address.
         all.rows.sort_by_key(|(address, line, _)| (*address, *line != 0));
         Ok(all)

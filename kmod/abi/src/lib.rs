@@ -31,6 +31,9 @@ pub use write::RecordWriter;
 /// Version of the record format. `struct dynamos_update_desc` in `kmod/module/dynamos.h` has its own.
 pub const ABI: u32 = 11;
 
+/// The object that is the kernel itself: it does not come and go as modules do.
+pub const VMLINUX: &str = "vmlinux";
+
 /// First bytes of every record.
 pub const MAGIC: [u8; 8] = *b"DYNAMOS\0";
 

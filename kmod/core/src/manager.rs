@@ -241,8 +241,7 @@ impl Manager {
 
     /// Whether an update's module may be unloaded: it is not active, and nothing keeps its code.
     pub fn may_unload<'a>(&self, id: UpdateId, record: &Record<'a>) -> Result<(), Refusal<'a>> {
-        let entry =
-            self.updates.iter().find(|entry| entry.id == id).ok_or(Refusal::NoSuchUpdate)?;
+        let entry = self.known(id)?;
         allowed(entry, State::Gone)?;
         if entry.has_run && !record.stays().is_empty() {
             return Err(Refusal::Pinned { update: entry.name, reason: record.stays() });
@@ -275,6 +274,10 @@ impl Manager {
     /// All updates, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (UpdateId, Name, State)> + '_ {
         self.updates.iter().map(|entry| (entry.id, entry.name, entry.state))
+    }
+
+    fn known(&self, id: UpdateId) -> Result<&Entry, Refusal<'static>> {
+        self.updates.iter().find(|entry| entry.id == id).ok_or(Refusal::NoSuchUpdate)
     }
 
     fn entry(&mut self, id: UpdateId) -> Result<&mut Entry, Refusal<'static>> {

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use dynamos_abi::edition::{BRIDGE, FINAL, ORIGINAL};
-use dynamos_abi::{Function, HookKind, Record};
+use dynamos_abi::{Function, HookKind, Record, VMLINUX};
 use dynamos_core::{Errno, Place, Range, Resolved, UpdateId, Word};
 
 use crate::checks::sections;
@@ -30,9 +30,6 @@ use crate::replacing::Replacing;
 use crate::watched::{Part, Watched};
 use objects::ByObject;
 use tasks::ByTask;
-
-/// The object that cannot be unloaded.
-const VMLINUX: &str = "vmlinux";
 
 /// What one update holds of the kernel.
 pub(crate) struct KernelLayer {

@@ -7,12 +7,11 @@
 
 use alloc::vec::Vec;
 
+use dynamos_abi::VMLINUX;
+
 use super::{Entry, Manager, UpdateId};
 use crate::refusal::{Name, Refusal};
 use crate::update::State;
-
-/// The object that does not come and go.
-const VMLINUX: &str = "vmlinux";
 
 /// How an update leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +37,8 @@ impl Entry {
 impl Manager {
     /// The updates that share functions with `id`, also by way of others. An operation on one of them has all of them.
     pub fn group(&self, id: UpdateId) -> Result<Vec<UpdateId>, Refusal<'static>> {
-        match self.updates.iter().find(|entry| entry.id == id) {
-            Some(entry) if entry.holds() => self.connected(&entry.replaces, id),
-            Some(_) => Ok(Vec::new()),
-            None => Err(Refusal::NoSuchUpdate),
-        }
+        let entry = self.known(id)?;
+        if entry.holds() { self.connected(&entry.replaces, id) } else { Ok(Vec::new()) }
     }
 
     /// The same for functions at `addresses`, without `id`.
@@ -88,8 +84,7 @@ impl Manager {
         id: UpdateId,
         group: &[UpdateId],
     ) -> Result<(), Refusal<'static>> {
-        let entry =
-            self.updates.iter().find(|entry| entry.id == id).ok_or(Refusal::NoSuchUpdate)?;
+        let entry = self.known(id)?;
         let mut follow =
             self.updates.iter().filter(|other| other.follows && group.contains(&other.id));
         let lacks = |object: &&Name| object.as_str() != VMLINUX && !entry.objects.contains(object);
@@ -110,8 +105,7 @@ impl Manager {
     /// Whether an active update may be reverted, and how.
     pub fn may_revert(&self, id: UpdateId) -> Result<Leaving, Refusal<'static>> {
         self.may_change(id)?;
-        let entry =
-            self.updates.iter().find(|entry| entry.id == id).ok_or(Refusal::NoSuchUpdate)?;
+        let entry = self.known(id)?;
         let mut covered = 0;
         let mut above = None;
         for address in &entry.replaces {
