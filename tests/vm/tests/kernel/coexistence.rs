@@ -19,14 +19,6 @@ T=/sys/kernel/tracing
 [ -e $T/trace ] || mount -t tracefs tracefs $T
 edition() { guest-tool pipe-edition "$@"; }
 state() { cat /sys/kernel/dynamos/dynamos_pipe/state; }
-becomes() {
-    for try in $(seq 2400); do
-        if [ "$(state)" = "$1" ]; then return; fi
-        usleep 50000
-    done
-    echo "it is $(state), not $1"
-    return 1
-}
 "#;
 
 /// Emulated machines are slow, and this one shares its host.
@@ -393,7 +385,7 @@ fn machine_changes(version: &'static str, release: &str) {
             says held dynamos load /update/pipe --scope system --timeout 0 --on-timeout hold
             says suspend_held suspend processors
             says end ask end
-            becomes active
+            becomes dynamos_pipe active
             says held_edition edition
             dynamos unload dynamos_pipe --revert >/dev/null
             serve --count 3

@@ -52,12 +52,12 @@ fn made(version: &str, name: &str, hooks: &str) -> (PathBuf, dynamos_generator::
     pipe_update(version, hooked, &directory)
 }
 
-/// `hooks ANSWERS`: what they are to answer. `becomes STATE`: until it has settled; the test is over if it never does.
+/// `hooks ANSWERS`: what they are to answer. `settles STATE`: until it has; the test is over if it never does.
 const SHELL: &str = r#"
 sys=/sys/kernel/dynamos/dynamos_pipe
 hooks() { echo $1 >/proc/sys/fs/pipe-user-pages-hard; }
 edition() { guest-tool pipe-edition --made 8192 | result $1; }
-becomes() { while [ "$(cat $sys/state)" != "$1" ] || [ -n "$(cat $sys/hook)" ]; do sleep 1; done; }
+settles() { while [ "$(cat $sys/state)" != "$1" ] || [ -n "$(cat $sys/hook)" ]; do sleep 1; done; }
 "#;
 
 /// What was said under each name must be this alone.
@@ -103,7 +103,7 @@ fn hooks_refuse_and_do_not_return(version: &str, release: &str) {
             says stuck_before_on_unload dynamos unload dynamos_pipe
             says stuck_before_on_rmmod rmmod dynamos_pipe
             hooks 0
-            becomes reverted
+            settles reverted
             says enable enable
             edition enabled_edition
             says revert revert
@@ -114,7 +114,7 @@ fn hooks_refuse_and_do_not_return(version: &str, release: &str) {
             says stuck_after_on_status dynamos status dynamos_pipe
             says stuck_after_on_again enable
             hooks 0
-            becomes reverted
+            settles reverted
             says enable_after enable
             edition enabled_after_edition
 
@@ -123,7 +123,7 @@ fn hooks_refuse_and_do_not_return(version: &str, release: &str) {
             edition stuck_before_off_edition
             hook stuck_before_off_hook
             hooks 0
-            becomes active
+            settles active
             hooks 100
             says refuses_revert revert --on-timeout hold
             edition refuses_revert_edition
@@ -131,7 +131,7 @@ fn hooks_refuse_and_do_not_return(version: &str, release: &str) {
             says held revert --timeout 1 --on-timeout hold
             edition held_edition
             hooks 0
-            becomes reverted
+            settles reverted
             edition settled_edition
 
             enable
@@ -140,7 +140,7 @@ fn hooks_refuse_and_do_not_return(version: &str, release: &str) {
             edition stuck_after_off_edition
             says stuck_after_off_rmmod rmmod dynamos_pipe
             hooks 1000
-            becomes reverted
+            settles reverted
             hooks 0
             ps | grep -c '[d]ynamos_hook' | result threads || true
             says unload dynamos unload dynamos_pipe
@@ -239,18 +239,18 @@ fn hooks_are_interrupted(version: &str, release: &str) {
             edition before_on_edition
             state before_on_state
             hooks 0
-            becomes reverted
+            settles reverted
             hooks 2
             interrupted before_on_again dynamos_before_on dynamos enable dynamos_pipe
             edition before_on_again_edition
             hooks 0
-            becomes reverted
+            settles reverted
 
             hooks 20
             interrupted after_on dynamos_after_on dynamos enable dynamos_pipe
             edition after_on_edition
             hooks 0
-            becomes reverted
+            settles reverted
             dynamos enable dynamos_pipe
 
             hooks 200
@@ -258,13 +258,13 @@ fn hooks_are_interrupted(version: &str, release: &str) {
             edition before_off_edition
             state before_off_state
             hooks 0
-            becomes active
+            settles active
             # Who waits is rolled back, whatever was to be at its end.
             hooks 200
             interrupted hold dynamos_before_off dynamos revert dynamos_pipe --on-timeout hold
             edition hold_edition
             hooks 0
-            becomes active
+            settles active
 
             hooks 2000
             (

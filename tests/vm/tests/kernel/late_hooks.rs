@@ -22,15 +22,6 @@ answers() {
     says $1 sed -n 's/.*hook dynamos_\([a-z_]*\) answers \(.*\)/\1 \2/p' /run/dmesg
     forget
 }
-becomes() {
-    for try in $(seq 2400); do
-        read -r now <$sys/state
-        if [ "$now" = "$1" ]; then return; fi
-        usleep 50000
-    done
-    echo "it is $now, not $1"
-    return 1
-}
 # When the hook runs, and somebody has waited for it for a while.
 after() {
     until [ "$(cat $sys/hook)" = "$1" ]; do usleep 50000; done
@@ -164,7 +155,7 @@ fn hooks_of_a_module_that_comes_and_goes(version: &str, release: &str) {
             hooks 2000
             load-module loop
             hooks 0000
-            becomes reverted
+            becomes dynamos_loop reverted
             disks settled_disks
             rmmod loop
             says settled_again dynamos enable dynamos_loop
@@ -282,7 +273,7 @@ fn phases_of_a_module_that_comes_and_goes(version: &str, release: &str) {
             disks held_disks
             says held_status dynamos status
             hooks 0000
-            becomes active
+            becomes dynamos_loop active
             answers held_on
             rmmod loop
             state held_off

@@ -17,6 +17,7 @@ mod keys;
 mod kswapd;
 mod late;
 mod late_hooks;
+mod late_scopes;
 mod objects;
 mod parameters;
 mod pinned;

@@ -15,16 +15,6 @@ const LONG: Duration = Duration::from_secs(900);
 
 const SHELL: &str = r#"
 ask() { guest-tool sleepers ask "$1"; }
-# becomes FILE TEXT: waits for it.
-becomes() {
-    for try in $(seq 600); do
-        read -r line </sys/kernel/dynamos/dynamos_pipes/$1
-        if [ "$line" = "$2" ]; then return; fi
-        usleep 50000
-    done
-    echo "$1 is $line, not $2"
-    return 1
-}
 "#;
 
 fn directory(version: &str, name: &str) -> PathBuf {
@@ -86,7 +76,7 @@ fn no_byte_is_lost(version: &str, series: &str, release: &str) {
             interrupts=$!
             says interrupted dynamos enable dynamos_pipes --phase-time 3600 --timeout 240
             wait $interrupts
-            becomes state reverted
+            becomes dynamos_pipes reverted
             says enable dynamos enable dynamos_pipes --phase-time 2 --timeout 240
             sleep 1
             says revert_2 dynamos revert dynamos_pipes --timeout 240
@@ -167,7 +157,7 @@ fn bytes_are_lost_without_the_bridge(version: &str, series: &str, release: &str)
             says revert dynamos revert dynamos_pipes --timeout 1 --on-timeout force-new-calls
             says lost ask feed
             says end ask end
-            becomes state reverted
+            becomes dynamos_pipes reverted
             dynamos unload dynamos_pipes
 
             guest-tool pipes --stop-file /run/stop --ready-file /run/ready --patience 20 >/run/pipes.out 2>&1 &
@@ -260,10 +250,10 @@ fn phases_that_do_not_end(version: &str, series: &str, release: &str) {
             says enable_held dynamos enable dynamos_pipes --timeout 1 --on-timeout hold
             says fed_1 ask feed
             ask asleep
-            becomes phase 2
+            becomes dynamos_pipes 2 phase
             says status_2 dynamos status dynamos_pipes
             says fed_2 ask feed
-            becomes state active
+            becomes dynamos_pipes active
             ask asleep
             says stays dynamos revert dynamos_pipes --timeout 1
             says still dynamos status dynamos_pipes
@@ -272,10 +262,10 @@ fn phases_that_do_not_end(version: &str, series: &str, release: &str) {
             says held_again dynamos revert dynamos_pipes --timeout 1 --on-timeout hold
             says fed_3 ask feed
             ask asleep
-            becomes phase 0
+            becomes dynamos_pipes 0 phase
             says draining dynamos status dynamos_pipes
             says fed_4 ask feed
-            becomes state reverted
+            becomes dynamos_pipes reverted
             ask asleep
             says signal dynamos enable dynamos_pipes --signal --timeout 240
             says signal_back dynamos revert dynamos_pipes --signal --timeout 240
@@ -292,27 +282,19 @@ fn phases_that_do_not_end(version: &str, series: &str, release: &str) {
             says left dynamos list
             # A transfer that sleeps for as long as it likes, either way.
             hard() {{ echo $1 >/proc/sys/fs/pipe-user-pages-hard; }}
-            sleepy() {{
-                for try in $(seq 2400); do
-                    read -r state </sys/kernel/dynamos/dynamos_sleepy/state
-                    if [ "$state" = "$1" ]; then return; fi
-                    usleep 50000
-                done
-                return 1
-            }}
             hard 1
             says asleep dynamos load /update/sleepy --timeout 1 --on-timeout hold
             says asleep_status dynamos status dynamos_sleepy
             says asleep_unload dynamos unload dynamos_sleepy
             says asleep_rmmod rmmod dynamos_sleepy
             hard 0
-            sleepy active
+            becomes dynamos_sleepy active
             hard 2
             says asleep_back dynamos revert dynamos_sleepy --timeout 1 --on-timeout hold
             says asleep_back_status dynamos status dynamos_sleepy
             says asleep_back_unload dynamos unload dynamos_sleepy
             hard 0
-            sleepy reverted
+            becomes dynamos_sleepy reverted
             says sleepy_unload dynamos unload dynamos_sleepy
             dmesg | grep 'dynamos: ' | result log"#
         ))

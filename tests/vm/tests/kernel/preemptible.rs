@@ -15,7 +15,7 @@ fn the_model_comes_back(version: &str, release: &str) {
         .script(format!(
             r#"{SAYS}{SLEEPERS}
             model=/sys/kernel/debug/sched/preempt
-            becomes() {{
+            model_is() {{
                 for try in $(seq 2400); do
                     read -r now <$model
                     case $now in *"($1)"*) echo "$now"; return;; esac
@@ -41,12 +41,12 @@ fn the_model_comes_back(version: &str, release: &str) {
                     INT) ends="killall -INT dynamos";;
                     *) ends=kill_command;;
                 esac
-                (becomes full >/run/during; $ends) &
+                (model_is full >/run/during; $ends) &
                 killer=$!
                 says waits_$signal dynamos revert dynamos_pipe --timeout 900 --preemptible
                 wait $killer
                 says during_$signal cat /run/during
-                says after_$signal becomes voluntary
+                says after_$signal model_is voluntary
             done
             says refused dynamos revert dynamos_pipe --timeout 1 --preemptible
             says after_refused cat $model

@@ -14,15 +14,6 @@ edition() {
 }
 many() { for try in 1 2 3 4 5 6 7 8 9 10; do edition; done | sort | uniq -c; }
 ends() { sh -c 'printf switched >/proc/self/comm; exit 3'; }
-becomes() {
-    for try in $(seq 2400); do
-        read -r state </sys/kernel/dynamos/$1/state
-        if [ "$state" = "$2" ]; then return; fi
-        usleep 50000
-    done
-    echo "it is $state, not $2"
-    return 1
-}
 "#;
 
 /// Emulated machines are slow, and this one shares its host.

@@ -10,19 +10,6 @@ use crate::common::{
     SAYS, SLEEPERS, check, empty_directory, machine, pipe_update, refusing_pipe_read,
 };
 
-/// `becomes STATE`: waits for it.
-const SHELL: &str = r#"
-becomes() {
-    for try in $(seq 2400); do
-        read -r state </sys/kernel/dynamos/dynamos_pipe/state
-        if [ "$state" = "$1" ]; then return; fi
-        usleep 50000
-    done
-    echo "it is $state, not $1"
-    return 1
-}
-"#;
-
 /// Emulated machines are slow, and this one shares its host.
 const LONG: Duration = Duration::from_secs(900);
 
@@ -54,7 +41,7 @@ fn sleepers_hold_up_nothing(version: &'static str, release: &str) {
     let (update, count) = (update(version), sleepers());
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SAYS}{SLEEPERS}{SHELL}
+            r#"{SAYS}{SLEEPERS}
             serve --count {count} --busy 2
             says stock ask edition
             ask watch >/dev/null
@@ -76,7 +63,7 @@ fn sleepers_hold_up_nothing(version: &'static str, release: &str) {
             says rmmod rmmod dynamos_pipe
             says again ask edition
             says fed_1 ask feed
-            becomes reverted
+            becomes dynamos_pipe reverted
             says after dynamos status
             says unload_after dynamos unload dynamos_pipe
             rmmod dynamos
@@ -163,7 +150,7 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
     let update = update(version);
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SAYS}{SLEEPERS}{SHELL}
+            r#"{SAYS}{SLEEPERS}
             serve --count 20
             says rolled_back dynamos load /update/pipe --scope system --timeout 1
             says nothing ls /sys/kernel/dynamos
@@ -194,21 +181,21 @@ fn waits_end_as_asked(version: &'static str, release: &str) {
             says resumed_edition ask edition
             says drain_again dynamos revert dynamos_pipe --timeout 0 --on-timeout hold
             says end ask end
-            becomes reverted
+            becomes dynamos_pipe reverted
             says unload dynamos unload dynamos_pipe
 
             # What is held goes on by itself when the last task leaves.
             serve --count 3
             says held_3 dynamos load /update/pipe --scope system --timeout 0 --on-timeout hold
             says end_3 ask end
-            becomes active
+            becomes dynamos_pipe active
             says went_on dynamos status
             serve --count 3
             says held_4 dynamos revert dynamos_pipe --timeout 0 --on-timeout hold
             says held_4_status dynamos status
             says held_4_edition ask edition
             says end_4 ask end
-            becomes reverted
+            becomes dynamos_pipe reverted
             says bad_scope dynamos enable dynamos_pipe --scope cpu
             echo '1 scope=cpu' >/sys/kernel/dynamos/dynamos_pipe/enabled 2>/run/bad || true
             says bad_raw cat /run/bad
@@ -280,7 +267,7 @@ fn back_and_forth(version: &'static str, release: &str) {
     let update = update(version);
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SAYS}{SLEEPERS}{SHELL}
+            r#"{SAYS}{SLEEPERS}
             serve --count 30 --busy 4
             for round in $(seq {ROUNDS}); do
                 dynamos load /update/pipe >/dev/null
@@ -290,7 +277,7 @@ fn back_and_forth(version: &'static str, release: &str) {
                 dynamos enable dynamos_pipe >/dev/null
                 dynamos revert dynamos_pipe --timeout 0 --on-timeout hold >/dev/null
                 ask feed >/dev/null
-                becomes reverted
+                becomes dynamos_pipe reverted
                 dynamos unload dynamos_pipe
                 rmmod dynamos
             done
@@ -319,7 +306,7 @@ fn forced_to_go(version: &'static str, release: &str) {
     let update = update(version);
     let outcome = machine(release, &[&update])
         .script(format!(
-            r#"{SAYS}{SLEEPERS}{SHELL}
+            r#"{SAYS}{SLEEPERS}
             serve --count 3
             dynamos load /update/pipe
             ask feed >/dev/null

@@ -12,15 +12,6 @@ use crate::common::{
 const SHELL: &str = r#"
 ask() { guest-tool sleepers ask "$1"; }
 fcntl() { guest-tool pipe-edition --times 50; }
-becomes() {
-    for try in $(seq 600); do
-        read -r state <"/sys/kernel/dynamos/$1/state"
-        if [ "$state" = "$2" ]; then return; fi
-        usleep 50000
-    done
-    echo "$1 is $state, not $2"
-    return 1
-}
 "#;
 
 /// An update with this name.

@@ -14,13 +14,23 @@ use dynamos_vm::{Image, Vm, static_binary};
 use kernel_trees::{Cache, Kernel, Manifest};
 
 /// For guest scripts. `says NAME COMMAND…`: hands the exit code and what it said to the test, without a pipe, whose
-/// reader may be in the function that is switched. `sleeps_in FUNCTION PID`: waits until it does.
+/// reader may be in the function that is switched. `becomes UPDATE TEXT [FILE]`: waits until that is what its state says, or that file
+/// of it. `sleeps_in FUNCTION PID`: waits until it does.
 pub const SAYS: &str = r#"
 says() {
     name=$1; shift; code=0
     "$@" >/run/said 2>&1 || code=$?
     { echo "status $code"; cat /run/said; } >/run/says
     result "$name" </run/says
+}
+becomes() {
+    for try in $(seq 2400); do
+        read -r now </sys/kernel/dynamos/$1/${3:-state}
+        if [ "$now" = "$2" ]; then return; fi
+        usleep 50000
+    done
+    echo "$1 is $now, not $2"
+    return 1
 }
 sleeps_in() { for try in $(seq 1200); do ! grep -q " $1[.+]" /proc/$2/stack || return 0; usleep 50000; done; return 1; }
 "#;

@@ -11,21 +11,19 @@ use super::{
     SAYS, SLEEPERS, asked, cache, check, edit, empty_directory, kernel, machine_on, request,
 };
 
-/// `becomes NAME STATE`: waits for it. `fed_until NAME STATE`: the same, while sleepers are woken again and again.
+/// `fed_until NAME STATE`: waits for it, while sleepers are woken again and again.
 /// `until_edition N`: waits until new pipes are of that one. `mixed`: how often both editions met.
 pub const SHELL: &str = r#"
-awaits() {
-    for try in $(seq $3); do
-        $5 >/dev/null
+fed_until() {
+    for try in $(seq 100); do
+        ask feed >/dev/null
         read -r state </sys/kernel/dynamos/$1/state
         if [ "$state" = "$2" ]; then return; fi
-        usleep $4
+        usleep 500000
     done
     echo "it is $state, not $2"
     return 1
 }
-becomes() { awaits $1 "$2" 1200 50000 true; }
-fed_until() { awaits $1 "$2" 100 500000 "ask feed"; }
 # Held updates are looked at twice a second.
 until_edition() {
     for try in $(seq 600); do
