@@ -340,7 +340,10 @@ fn same_number(
     pairs: &mut Pairs,
 ) -> bool {
     if p >= SMALL || q >= SMALL {
-        return same((a.names, p), (b.names, q), reads, pairs);
+        // A number like any other may happen to lie where the code of both has nothing.
+        let nowhere = || a.names.is_filling(p) && b.names.is_filling(q);
+        let number = matches!(field, Field::Immediate) && p == q && nowhere();
+        return number || same((a.names, p), (b.names, q), reads, pairs);
     }
     match (a.is_offset(p, i.ip(), field), b.is_offset(q, j.ip(), field)) {
         (true, true) => same((a.names, p), (b.names, q), reads, pairs),

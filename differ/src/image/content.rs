@@ -41,6 +41,9 @@ pub(super) fn same(x: At<'_, '_, '_>, y: At<'_, '_, '_>, reads: Reads, pairs: &m
         (Target::Symbol(s, offset), Target::Symbol(t, other)) => {
             offset == other && same_symbol((a, s), (b, t), pairs)
         }
+        (Target::Anonymous(s), Target::Anonymous(t)) if a.writable(s) && b.writable(t) => {
+            matches!(reads, Reads::AtLeast(_)) && same_end(x, y, pairs)
+        }
         (Target::Anonymous(s), Target::Anonymous(t)) => {
             !a.writable(s)
                 && !b.writable(t)
@@ -51,6 +54,16 @@ pub(super) fn same(x: At<'_, '_, '_>, y: At<'_, '_, '_>, reads: Reads, pairs: &m
                         !code && same_unnamed(x, y, least, 0, pairs)
                     }
                 }
+        }
+        _ => false,
+    }
+}
+
+/// Whether two addresses at which there is nothing are as far behind the same symbol: loops over an array end there.
+fn same_end((a, p): At<'_, '_, '_>, (b, q): At<'_, '_, '_>, pairs: &mut Pairs) -> bool {
+    match (a.behind(p), b.behind(q)) {
+        (Some((x, offset)), Some((y, other))) => {
+            offset == other && same_symbol((a, x), (b, y), pairs)
         }
         _ => false,
     }

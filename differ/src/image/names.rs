@@ -180,6 +180,39 @@ impl<'i, 'd> Names<'i, 'd> {
         self.symbol(next).map(|(_, symbol)| symbol.address)
     }
 
+    /// What an address is behind at which there is nothing: the last symbol before it, and how far from that it is. Between that
+    /// symbol's end and the next symbol lie only zeros, no more of them than it takes to align it.
+    pub(super) fn behind(&self, address: u64) -> Option<(u32, u64)> {
+        const ALIGNED: u64 = 64;
+        let before = |address: u64, first: bool| {
+            self.sorted.partition_point(|i| {
+                let symbol = self.image.symbols.get(*i as usize);
+                symbol.is_some_and(|s| s.address < address || !first && s.address == address)
+            })
+        };
+        let section = self.section_at(address)?;
+        let (_, last) = self.symbol(before(address, false).checked_sub(1)?)?;
+        let (id, symbol) = self.symbol(before(last.address, true))?;
+        let placed = self.image.sections.get(section as usize)?;
+        let end = symbol.address.saturating_add(symbol.size);
+        let rest = placed.address.saturating_add(placed.section.size);
+        let next = self.next_symbol(address).map_or(rest, |next| next.min(rest));
+        let gap = next.checked_sub(end)?;
+        // Of `.bss` the file has no bytes.
+        let bytes = self.bytes(end);
+        let filling = bytes.get(..usize::try_from(gap).ok()?).unwrap_or(bytes);
+        let nothing = gap < ALIGNED && filling.iter().all(|byte| *byte == 0);
+        (nothing && symbol.section == section && end <= address)
+            .then_some((id, address.wrapping_sub(symbol.address)))
+    }
+
+    /// Whether an address is in what fills the space between functions.
+    pub(super) fn is_filling(&self, address: u64) -> bool {
+        const INT3: u8 = 0xcc;
+        matches!(self.at(address), Target::Anonymous(id) if self.executable(id))
+            && self.bytes(address).first() == Some(&INT3)
+    }
+
     /// What else something refers to: so many places before an address, and as many behind `len` bytes of it, with the end of
     /// the last. Nothing if there are not so many without a symbol between them.
     pub(super) fn neighbours(&self, at: u64, len: usize, many: usize) -> Option<(&[u64], &[u64])> {
@@ -211,7 +244,13 @@ impl<'i, 'd> Names<'i, 'd> {
 
     /// How a person would call an address.
     pub(super) fn describe(&self, address: u64) -> String {
-        match self.at(address) {
+        let target = match self.at(address) {
+            Target::Anonymous(id) if self.writable(id) => self
+                .behind(address)
+                .map_or(Target::Anonymous(id), |(id, offset)| Target::Symbol(id, offset)),
+            target => target,
+        };
+        match target {
             Target::Symbol(id, offset) => {
                 let name = self.image.symbols.get(id as usize).map_or("?", |s| s.name);
                 if offset == 0 { name.to_owned() } else { format!("{name}+{offset:#x}") }

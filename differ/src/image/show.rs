@@ -207,7 +207,7 @@ impl<'n, 'i, 'd> Piece<'n, 'i, 'd> {
             }
             Target::Anonymous(id) if !names.executable(id) => match string_at(names, address) {
                 Some(text) if !text.is_empty() => quoted(&String::from_utf8_lossy(text)),
-                _ if plain => names.describe(address),
+                _ if plain || names.writable(id) => names.describe(address),
                 _ => {
                     let bytes = names.bytes(address);
                     let bytes = bytes.get(..names.unnamed(address, 1).min(8)).unwrap_or_default();
