@@ -32,8 +32,8 @@ pub struct Arguments {
     /// Make every allocation, registration and wait of every operation fail in turn.
     #[arg(long)]
     faults: bool,
-    /// Only this operation: dynamos-load, load, revert, enable, policy, wait, drain, replace, unload, dynamos-unload. May
-    /// be repeated.
+    /// Only this operation: dynamos-load, load, revert, enable, policy, wait, drain, replace, stack, unstack, unload,
+    /// dynamos-unload. May be repeated.
     #[arg(long, value_name = "OPERATION", requires = "faults")]
     stage: Vec<String>,
     /// The update has hooks, or phases, or says which object each call works on; then only load, revert, enable and unload
@@ -120,9 +120,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             ensure!(plain, "there is no operation {stage:?}");
             write!(options, " --stage {stage}")?;
         }
-        let replaces = arguments.with.is_none()
-            && (stages.is_empty() || stages.iter().any(|stage| stage == "replace"));
-        let other = replaces.then(|| out.join("other"));
+        let of_two = |stage: &String| ["replace", "stack", "unstack"].contains(&stage.as_str());
+        let two = arguments.with.is_none() && (stages.is_empty() || stages.iter().any(of_two));
+        let other = two.then(|| out.join("other"));
         if let Some(other) = &other {
             let patch = out.join("other.patch");
             stress::other(&patch)?;

@@ -139,7 +139,7 @@ enum Command {
     Faults {
         #[command(flatten)]
         what: stress::What,
-        /// The directory of an update of the same functions, which takes the place of the first in the stage `replace`.
+        /// The directory of an update of the same functions, for the stages `replace`, `stack` and `unstack`.
         #[arg(long, requires = "other_name")]
         other: Option<PathBuf>,
         /// The name of its module.
@@ -279,8 +279,7 @@ fn main() -> anyhow::Result<()> {
         Command::Faults { what, other, other_name, stages, own } => {
             let all = <stress::Stage as clap::ValueEnum>::value_variants();
             let other = other.zip(other_name);
-            let able =
-                |stage: &&stress::Stage| other.is_some() || **stage != stress::Stage::Replace;
+            let able = |stage: &&stress::Stage| other.is_some() || stage.of_two().is_none();
             let stages = match stages.as_slice() {
                 [] => all.iter().filter(able).copied().collect(),
                 _ => stages,

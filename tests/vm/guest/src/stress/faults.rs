@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
+use nix::errno::Errno;
 
 use super::What;
 use super::inject::{self, Nth, mark, only_below_dynamos, prepare};
-use super::kernel::{self, At, Subject};
+use super::kernel::{self, At, Running, Subject};
 
 /// How many points pass between two lines on the console.
 const SHOWN: u32 = 20;
@@ -38,10 +39,26 @@ pub enum Stage {
     Drain,
     /// Having another update take its place.
     Replace,
+    /// Having another update come over it.
+    Stack,
+    /// Having the one that lies over it leave.
+    Unstack,
     /// Unloading the update.
     Unload,
     /// Unloading dynamos.ko.
     DynamosUnload,
+}
+
+impl Stage {
+    /// Which of two updates run before the operation, and which after it, if it is about two.
+    pub fn of_two(self) -> Option<(Running, Running)> {
+        match self {
+            Stage::Replace => Some((Running::First, Running::Second)),
+            Stage::Stack => Some((Running::First, Running::Both)),
+            Stage::Unstack => Some((Running::Both, Running::First)),
+            _ => None,
+        }
+    }
 }
 
 /// What came of a stage.
@@ -139,9 +156,9 @@ fn go_through(
     stage: Stage,
     own: bool,
 ) -> Result<Outcome> {
-    let other = match stage {
-        Stage::Replace => Some(other.context("which update is to take the place?")?),
-        _ => None,
+    let other = match stage.of_two() {
+        Some(ends) => Some((other.context("which is the other update?")?, ends)),
+        None => None,
     };
     let about_dynamos = matches!(stage, Stage::DynamosLoad | Stage::DynamosUnload);
     if !about_dynamos {
@@ -154,7 +171,7 @@ fn go_through(
         reach(subject, Some(At::Active))?;
         subject.write_policy(&policies.ours).context("the policy to begin with")?;
     }
-    if let Some(other) = other {
+    if let Some((other, _)) = other {
         other.insert().and_then(|()| other.enable(false)).context("the other update")?;
         reach(subject, Some(At::Active))?;
     }
@@ -172,7 +189,7 @@ fn go_through(
         || {
             match other {
                 None => before(subject, stage),
-                Some(other) => take_back(subject, other),
+                Some((other, (begin, _))) => bring(subject, other, begin),
             }?;
             if stage == Stage::Policy {
                 was.replace(subject.policy()?);
@@ -181,13 +198,15 @@ fn go_through(
         },
         || match other {
             None => operate(subject, stage, &policies),
-            Some(other) => other.switch("1 scope=function,replace"),
+            Some((other, _)) if stage == Stage::Unstack => other.enable(false),
+            Some((other, _)) if stage == Stage::Stack => other.switch(OVER),
+            Some((other, _)) => other.switch(INSTEAD),
         },
         |result, outcome| match other {
             _ if stage == Stage::Policy => {
                 judge_policy(subject, &policies, &was.borrow(), result, outcome)
             }
-            Some(other) => judge_replaced(subject, other, result, outcome),
+            Some((other, ends)) => judge_two(subject, other, ends, result, outcome),
             None => judge(subject, stage, result, outcome),
         },
     )?;
@@ -202,8 +221,8 @@ fn go_through(
     if stage == Stage::Policy {
         subject.write_policy(&policies.ours).context("the policy at the end")?;
     }
-    if let Some(other) = other {
-        take_back(subject, other).context("at the end")?;
+    if let Some((other, _)) = other {
+        bring(subject, other, Running::First).context("at the end")?;
         other.remove().context("the other update")?;
     }
     reach(subject, None)?;
@@ -217,7 +236,8 @@ fn before(subject: &Subject, stage: Stage) -> Result<()> {
         match stage {
             Stage::DynamosLoad => None,
             Stage::Load | Stage::DynamosUnload => Some(At::Absent),
-            Stage::Revert | Stage::Policy | Stage::Drain | Stage::Replace => Some(At::Active),
+            Stage::Revert | Stage::Policy | Stage::Drain => Some(At::Active),
+            Stage::Replace | Stage::Stack | Stage::Unstack => Some(At::Active),
             Stage::Enable | Stage::Unload | Stage::Wait => Some(At::Reverted),
         },
     )
@@ -251,7 +271,8 @@ fn operate(subject: &Subject, stage: Stage, policies: &Policies) -> nix::Result<
         Stage::DynamosLoad => subject.insert_dynamos(),
         Stage::Load => subject.insert(),
         Stage::Revert => subject.enable(false),
-        Stage::Enable | Stage::Replace => subject.enable(true),
+        Stage::Enable => subject.enable(true),
+        Stage::Replace | Stage::Stack | Stage::Unstack => Err(Errno::EINVAL),
         Stage::Policy => subject.write_policy(&policies.others),
         Stage::Wait => subject.force(),
         Stage::Drain => subject.switch("0 wait_ms=40,on_timeout=force-new-calls"),
@@ -275,7 +296,9 @@ fn judge(
         Stage::Revert => ((At::Active, true), (At::Reverted, true)),
         Stage::Enable | Stage::Wait => ((At::Reverted, true), (At::Active, true)),
         Stage::Drain => ((At::Active, true), (At::Draining, true)),
-        Stage::Policy | Stage::Replace => ((At::Active, true), (At::Active, true)),
+        Stage::Policy | Stage::Replace | Stage::Stack | Stage::Unstack => {
+            ((At::Active, true), (At::Active, true))
+        }
         Stage::Unload => ((At::Reverted, true), (At::Absent, true)),
         Stage::DynamosUnload => ((At::Absent, true), (At::Absent, false)),
     };
@@ -298,26 +321,42 @@ fn judge(
     Ok(())
 }
 
-/// Has the first of two updates run, and the other ready to take its place.
-fn take_back(subject: &Subject, other: &Subject) -> Result<()> {
-    if subject.is_replaced_by(other)? {
-        subject.switch("1 scope=function,replace").context("taking the place back")?;
-        ensure!(!subject.is_replaced_by(other)?, "the place is not taken back");
+/// How another update comes over the one that runs, or takes its place.
+const OVER: &str = "1 scope=function,stack";
+const INSTEAD: &str = "1 scope=function,replace";
+
+/// Brings two updates to where the operation begins, without faults.
+fn bring(subject: &Subject, other: &Subject, wanted: Running) -> Result<()> {
+    for _ in 0..3 {
+        match (kernel::settled(|| subject.running(other))?, wanted) {
+            (running, wanted) if running == wanted => return Ok(()),
+            (Running::Second, _) => subject.switch(INSTEAD).context("taking the place back")?,
+            (Running::Both, _) => other.enable(false).context("reverting the one above")?,
+            (Running::First, Running::Both) => other.switch(OVER).context("coming over it")?,
+            (Running::First, _) => other.switch(INSTEAD).context("taking the place")?,
+        }
     }
-    Ok(())
+    bail!("{wanted:?} is not reached")
 }
 
 /// Which of two updates must run, by what the operation answered.
-fn judge_replaced(
+fn judge_two(
     subject: &Subject,
     other: &Subject,
+    (begin, end): (Running, Running),
     result: nix::Result<()>,
     outcome: &mut Outcome,
 ) -> Result<()> {
+    let kept = other.state().is_some_and(|state| state.starts_with("reverting"));
     // The one that has left may still have something to let go of, which it does by itself.
-    let replaced = kernel::settled(|| subject.is_replaced_by(other))?;
-    ensure!(replaced == result.is_ok(), "the other update runs: {replaced}");
-    *(if replaced { &mut outcome.done } else { &mut outcome.refused }) += 1;
+    let running = kernel::settled(|| subject.running(other))?;
+    let (wanted, counted) = match result {
+        _ if kept => (end, &mut outcome.kept),
+        Ok(()) => (end, &mut outcome.done),
+        Err(_) => (begin, &mut outcome.refused),
+    };
+    ensure!(running == wanted, "{running:?} of the two run");
+    *counted += 1;
     Ok(())
 }
 

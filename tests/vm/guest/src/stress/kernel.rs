@@ -48,6 +48,15 @@ pub enum At {
     Reverting,
 }
 
+/// Which of two updates of the same functions run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Running {
+    First,
+    Second,
+    /// The second one lies over the first.
+    Both,
+}
+
 impl Subject {
     /// The update in `dir`, whose module is called `name` and replaces `functions` functions.
     pub fn open(dir: &Path, name: &str, functions: usize, scope: Option<&str>) -> Result<Subject> {
@@ -173,16 +182,18 @@ impl Subject {
         functions.filter(|line| !self.before.lines().any(|old| old == *line)).count()
     }
 
-    /// Which of the two runs, this one or one of the same functions: `true` if it is the other. The one that does not is
-    /// `reverted`, and all functions go to the one that does.
-    pub fn is_replaced_by(&self, other: &Subject) -> Result<bool> {
+    /// Which run, of this one and one of the same functions. All functions go to the one that came last, and what does not run is
+    /// `reverted`.
+    pub fn running(&self, other: &Subject) -> Result<Running> {
         let state = |of: &Subject| of.state().context("no state");
         let (ours, size) = (self.ours(&redirected()?), pipe_size()?);
         let (state, others) = (state(self)?, state(other)?);
+        ensure!(ours == self.functions, "{ours} functions are redirected");
         match (state.as_str(), others.as_str(), size) {
-            ("active", "reverted", 65_537) if ours == self.functions => Ok(false),
-            ("reverted", "active", 65_538) if ours == self.functions => Ok(true),
-            shown => bail!("neither of the two runs alone: {shown:?}, {ours} redirected"),
+            ("active", "reverted", 65_537) => Ok(Running::First),
+            ("reverted", "active", 65_538) => Ok(Running::Second),
+            ("active", "active", 65_538) => Ok(Running::Both),
+            shown => bail!("of two updates none runs as it says: {shown:?}"),
         }
     }
 
