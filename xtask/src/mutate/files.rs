@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use dynamos_differ::compare::Cause;
-use dynamos_differ::verdict::{Comparison, DataChange, Verdict};
+use dynamos_differ::verdict::{Comparison, DataChange, FunctionVerdict, Verdict};
 use dynamos_differ::{Object, Pair};
 use kernel_trees::{Cache, CompileCommand, Manifest, Prepared, SourceId, View};
 
 use super::draw::{Kinds, Random};
-use super::oracle::{Expected, Listing, base, stem};
+use super::oracle::{Expected, Listing, base};
 use super::{Row, kinds, scan};
 
 /// How many files of each kernel are changed.
@@ -174,11 +174,11 @@ impl Case<'_> {
 
     fn nothing_changed(&self, check: &str, function: &str, built: &Built) -> Result<Row> {
         let comparison = self.compare(built)?;
-        let said = Said::of(&comparison);
+        let said = Said::of(&comparison, &built.listing);
         let detail = match (said.is_empty(), comparison.is_unchanged()) {
             (true, true) => String::new(),
             (true, false) => format!("{:?} {:?}", comparison.sections, comparison.layouts),
-            (false, _) => said.reasons(&comparison),
+            (false, _) => Said::reasons(&comparison),
         };
         let verdict = if detail.is_empty() { "right" } else { "spurious" };
         Ok(self.row(check, function, verdict, detail))
@@ -257,7 +257,7 @@ impl Case<'_> {
     fn judge(&self, built: &Built, kind: &str, function: &str, line: usize) -> Result<Row> {
         let expected = self.built.listing.differences(&built.listing);
         let comparison = self.compare(built)?;
-        let said = Said::of(&comparison);
+        let said = Said::of(&comparison, &built.listing);
         let join =
             |set: Vec<&String>| set.into_iter().map(String::as_str).collect::<Vec<_>>().join(" ");
         let missed = join(
@@ -267,20 +267,19 @@ impl Case<'_> {
                 .chain(expected.data.difference(&said.0.data))
                 .collect(),
         );
-        // `f.isra.0` that becomes `f`, or the other way round, with another body, is one function gone and one new.
-        let known: BTreeSet<&str> = expected.functions.iter().map(|name| stem(name)).collect();
+        let at_most = self.built.listing.differences_at_most(&built.listing).functions;
         let extra = join(
             said.0
                 .functions
                 .difference(&expected.functions)
-                .filter(|name| !known.contains(stem(name)) && !taken_along(name, &comparison))
+                .filter(|name| !at_most.contains(*name) && !taken_along(name, &comparison))
                 .chain(said.0.data.difference(&expected.data))
                 .collect(),
         );
         let (verdict, detail) = if !missed.is_empty() {
             ("missed", format!("line {line}: {missed}"))
         } else if !extra.is_empty() {
-            ("spurious", format!("line {line}: {extra}: {}", said.reasons(&comparison)))
+            ("spurious", format!("line {line}: {extra}: {}", Said::reasons(&comparison)))
         } else if expected.is_empty() {
             ("no effect", String::new())
         } else {
@@ -294,10 +293,10 @@ impl Case<'_> {
 struct Said(Expected);
 
 impl Said {
-    fn of(comparison: &Comparison) -> Self {
-        let differs = |v| !matches!(v, Verdict::Unchanged | Verdict::Renamed);
-        let functions =
-            comparison.functions.iter().filter(|f| differs(f.verdict)).map(|f| f.name.clone());
+    /// `listing` knows which names are of one function.
+    fn of(comparison: &Comparison, listing: &Listing) -> Self {
+        let functions = comparison.functions.iter().filter(|f| differs(f));
+        let functions = functions.map(|f| listing.function(&f.name).to_owned());
         let data = comparison.data.iter().filter(|d| d.change != DataChange::Unchanged);
         Self(Expected {
             functions: functions.collect(),
@@ -309,8 +308,8 @@ impl Said {
         self.0.is_empty()
     }
 
-    fn reasons(&self, comparison: &Comparison) -> String {
-        let functions = comparison.functions.iter().filter(|f| self.0.functions.contains(&f.name));
+    fn reasons(comparison: &Comparison) -> String {
+        let functions = comparison.functions.iter().filter(|f| differs(f));
         let data = comparison.data.iter().filter(|d| d.change != DataChange::Unchanged);
         let reasons: Vec<String> = functions
             .map(|f| format!("{}: {}", f.name, f.reason))
@@ -318,6 +317,10 @@ impl Said {
             .collect();
         reasons.join("; ")
     }
+}
+
+fn differs(function: &FunctionVerdict) -> bool {
+    !matches!(function.verdict, Verdict::Unchanged | Verdict::Renamed)
 }
 
 /// Puts a file's content in place. The old file belongs to the prepared tree as well.

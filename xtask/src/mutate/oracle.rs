@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Listing {
     functions: BTreeMap<String, Vec<String>>,
     data: BTreeMap<String, Data>,
+    /// Other names of functions: `cleanup_module`, for what `module_exit` is given.
+    aliases: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +80,11 @@ impl Listing {
                         types.insert(name.trim(), kind.trim());
                     }
                 }
+                ".set" => {
+                    if let Some((alias, name)) = rest.split_once(',') {
+                        listing.aliases.insert(alias.trim().to_owned(), name.trim().to_owned());
+                    }
+                }
                 label => {
                     let Some(label) = label.strip_suffix(':') else { continue };
                     match types.get(label).copied() {
@@ -102,10 +109,34 @@ impl Listing {
         listing
     }
 
+    /// The function that an alias stands for.
+    pub fn function<'n>(&'n self, name: &'n str) -> &'n str {
+        self.aliases.get(name).map_or(name, String::as_str)
+    }
+
     /// What must differ when `self` becomes `new`.
     pub fn differences(&self, new: &Self) -> Expected {
-        let renamed = self.renamed(new);
-        let back: BTreeMap<&str, &str> = renamed.iter().map(|(x, y)| (*y, *x)).collect();
+        self.differing(new, self.renamed(new))
+    }
+
+    /// What may differ: `f.isra.0` that becomes `f`, or the other way round, with another body, can be one function that is gone and one
+    /// that is new, and then everyone calls another one.
+    pub fn differences_at_most(&self, new: &Self) -> Expected {
+        let mut renamed = self.renamed(new);
+        loop {
+            let back = backwards(&renamed);
+            let text = |x: &str| Some(self.text(self.functions.get(x)?, &BTreeMap::new()));
+            let new_text = |y: &str| Some(new.text(new.functions.get(y)?, &back));
+            let before = renamed.len();
+            renamed.retain(|x, y| text(x) == new_text(y));
+            if renamed.len() == before {
+                return self.differing(new, renamed);
+            }
+        }
+    }
+
+    fn differing(&self, new: &Self, renamed: BTreeMap<&str, &str>) -> Expected {
+        let back = backwards(&renamed);
         let mut expected = Expected::default();
         for (name, lines) in &self.functions {
             let other = renamed.get(name.as_str()).copied().unwrap_or(name);
@@ -241,6 +272,10 @@ impl Listing {
     }
 }
 
+fn backwards<'n>(names: &BTreeMap<&'n str, &'n str>) -> BTreeMap<&'n str, &'n str> {
+    names.iter().map(|(x, y)| (*y, *x)).collect()
+}
+
 /// Labels in the order in which they appear.
 #[derive(Default)]
 struct Labels(BTreeMap<String, usize>);
@@ -351,16 +386,28 @@ mod tests {
         ] {
             assert!(differences(from, to).is_empty(), "{from} to {to}");
         }
-        let functions =
-            |from, to| differences(from, to).functions.into_iter().collect::<Vec<_>>().join(" ");
+        let joined =
+            |expected: Expected| expected.functions.into_iter().collect::<Vec<_>>().join(" ");
+        let functions = |from, to| joined(differences(from, to));
         assert_eq!(functions("a.L3", "a.L4"), "f");
         assert_eq!(functions("je\t.L7", "je\t.L9"), "f");
         assert_eq!(functions("ret", "leave"), "g.constprop.0");
+        // Which has another body, and another name: one function, or one that is gone and one that is new.
+        let other = ASSEMBLY.replace("g.constprop.0", "g.isra.0").replace("ret", "leave");
+        let (old, other) = (Listing::parse(ASSEMBLY), Listing::parse(&other));
+        assert_eq!(joined(old.differences(&other)), "g.isra.0");
+        assert_eq!(joined(old.differences_at_most(&other)), "f g.constprop.0 g.isra.0");
         assert_eq!(functions("n.12", "m.12"), "f");
         let data = differences(".long\t5", ".long\t6");
         assert_eq!(
             (data.functions.len(), data.data.into_iter().collect::<Vec<_>>()),
             (0, vec!["n".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_function_has_one_name() {
+        let listing = Listing::parse(&format!("{ASSEMBLY}\t.globl\th\n\t.set\th,f\n"));
+        assert_eq!(["f", "h", "g"].map(|name| listing.function(name)), ["f", "f", "g"]);
     }
 }
