@@ -28,8 +28,8 @@ mod unnamed;
 
 pub use embed::Embedder;
 pub(crate) use leaf::{Leaf, Reads};
-pub(crate) use live::fixed_address;
 pub use live::{Instance, Place, Retyped};
+pub(crate) use live::{Statics, fixed_address};
 pub use members::{EnumeratorChange, MemberChange};
 pub(crate) use slots::SlotType;
 pub use slots::VariableTypes;
@@ -187,12 +187,9 @@ pub struct Layouts {
     pub variables: Vec<Retyped>,
     /// Why it is not known, if it is not.
     pub unknown: Option<String>,
-    /// Alignments that v1's and v2's sources ask for, by the addresses of the variables.
-    pub(crate) alignments: [Alignments; 2],
+    /// V1's and v2's variables that have an address.
+    pub(crate) statics: [Statics; 2],
 }
-
-/// The alignment that the source asks for, by the address of the variable (see [`crate::lines::address`]).
-pub(crate) type Alignments = BTreeMap<u64, u64>;
 
 /// All named types that the DWARF of an object defines.
 pub fn types(elf: &Elf<'_>) -> Result<Types> {
@@ -249,8 +246,8 @@ pub fn compare(a: &Object<'_>, b: &Object<'_>) -> Result<Layouts> {
         change.instances = live::instances(&old, &change.type_name(), &change.embedded_in);
     }
     let variables = live::retyped(&old, &new);
-    let alignments = [old.alignments, new.alignments];
-    Ok(Layouts { types, variables, unknown: None, alignments })
+    let statics = [old.statics, new.statics];
+    Ok(Layouts { types, variables, unknown: None, statics })
 }
 
 /// Compares the types of two objects or images, each given with the name that errors call it. The same as comparing all

@@ -228,9 +228,9 @@ impl Pair {
         let correlation = Correlation::build(v1, v2);
         let comparer = Comparer::new(v1, v2, &correlation);
         let functions = functions(&comparer);
-        let Layouts { types, variables, unknown, alignments } = crate::layout::compare(v1, v2)?;
-        let mut data = data::verdicts(&comparer, &alignments);
-        let slots = data::values_and_slots(&comparer, &mut data, &alignments)?;
+        let Layouts { types, variables, unknown, statics } = crate::layout::compare(v1, v2)?;
+        let mut data = data::verdicts(&comparer, &statics);
+        let slots = data::values_and_slots(&comparer, &mut data, &statics)?;
         let sections = data::unnamed_sections(&comparer);
         let symbol_map = symbol_map(v1, v2, &correlation);
         Ok(Comparison {

@@ -54,8 +54,12 @@ impl Comparer<'_, '_> {
             return Err("it is not in its object".into());
         };
         let differing = self.pointers(at, bt)?;
-        let type_a = types_a.of((at.0, at.1)).ok_or("V1's debug information has no type of it")?;
-        let type_b = types_b.of((bt.0, bt.1)).ok_or("V2's debug information has no type of it")?;
+        let (type_a, type_b) = match (types_a.of((at.0, at.1)), types_b.of((bt.0, bt.1))) {
+            (Some(old), Some(new)) => (old, new),
+            (None, Some(_)) => return Err("V1's debug information has no type of it".into()),
+            (Some(_), None) => return Err("V2's debug information has no type of it".into()),
+            (None, None) => return Err("debug information has no type of it".into()),
+        };
         if type_a != type_b {
             return Err(format!("its type: {type_a} → {type_b}"));
         }

@@ -5,12 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use gimli::UnitOffset;
 use serde::Serialize;
 
-use super::index::Index;
 use super::read::{Entry, MAX_DEPTH, Unit, children};
 use super::{LayoutKind, TypeName};
-use crate::error::Result;
-use crate::lines::{Debug, text};
-use crate::load::Elf;
+use crate::lines::text;
 use crate::show::{Source, relative};
 
 /// A type that holds another one by value.
@@ -37,12 +34,6 @@ pub(super) struct Found {
     /// The type held, by whom, as which member.
     held: Vec<(TypeName, TypeName, String)>,
     files: Vec<(TypeName, String)>,
-}
-
-/// Which types of an object hold which.
-pub(super) fn nesting(elf: &Elf<'_>) -> Result<Nesting> {
-    let debug = Debug::load(elf)?;
-    Index::build(&elf.name, &debug.dwarf(), 0)?.whole_nesting()
 }
 
 impl Nesting {

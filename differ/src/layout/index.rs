@@ -164,11 +164,6 @@ impl<'i, 'a> Index<'i, 'a> {
         reached
     }
 
-    /// Which types hold which, and where all are defined.
-    pub(super) fn whole_nesting(&self) -> Result<Nesting> {
-        Ok(Nesting::of(self.each(|_| true, embed::at)?))
-    }
-
     fn by_name(&self) -> HashMap<u64, Vec<u64>> {
         let mut names: HashMap<u64, Vec<u64>> = HashMap::new();
         for (key, definition) in &self.definitions {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use gimli::{Operation, UnitOffset};
 use serde::Serialize;
 
+use super::TypeName;
 use super::embed::{Embedder, by_value};
 use super::read::{Entry, Unit};
-use super::{Alignments, TypeName};
 use crate::error::Result;
 use crate::lines::{Debug, Reader};
 use crate::load::Elf;
@@ -76,8 +76,17 @@ pub(super) struct Variables {
     known: BTreeMap<Key, BTreeSet<Variable>>,
     /// The functions that a function's code is in.
     homes: BTreeMap<String, BTreeSet<String>>,
-    /// Alignments that the source asks for.
-    pub(super) alignments: Alignments,
+    /// What else is known of those with an address.
+    pub(super) statics: Statics,
+}
+
+/// Variables by their addresses (see [`crate::lines::address`]).
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Statics {
+    /// The alignment that the source asks for.
+    pub(crate) alignments: BTreeMap<u64, u64>,
+    /// The type, written as in C.
+    pub(crate) types: BTreeMap<u64, String>,
 }
 
 /// Reads the variables of an object.
@@ -102,7 +111,8 @@ impl Variables {
             for (key, variable) in found.variables {
                 variables.known.entry(key).or_default().insert(variable);
             }
-            variables.alignments.extend(found.alignments);
+            variables.statics.alignments.extend(found.alignments);
+            variables.statics.types.extend(found.types);
             for (function, home) in found.homes {
                 variables.homes.entry(function).or_default().insert(home);
             }
@@ -182,6 +192,8 @@ pub(super) struct Found {
     homes: Vec<(String, String)>,
     /// Address and alignment of variables, where the source asks for one.
     alignments: Vec<(u64, u64)>,
+    /// Address and type of variables.
+    types: Vec<(u64, String)>,
 }
 
 /// A function around an entry.
@@ -267,6 +279,7 @@ fn note<'a>(
         type_name: reader.type_name(type_offset, 0)?,
         holds: holds.into_iter().map(|(name, _)| name).collect(),
     };
+    found.types.extend(address.map(|address| (address, variable.type_name.clone())));
     found.variables.push(((function.unwrap_or_default(), name), variable));
     Ok(())
 }
@@ -282,7 +295,7 @@ fn has_code(entry: &Entry<'_, '_>) -> gimli::Result<bool> {
 }
 
 /// Name and type of an entry; if it has none, those of the one it completes or is an instance of.
-pub(super) fn described<'a>(
+fn described<'a>(
     reader: &Unit<'_, 'a>,
     entry: &Entry<'_, 'a>,
     depth: usize,
@@ -304,7 +317,7 @@ pub(super) fn described<'a>(
 }
 
 /// The fixed address of a variable, if it has one.
-pub(super) fn static_address(
+fn static_address(
     unit: &gimli::Unit<Reader<'_>>,
     entry: &Entry<'_, '_>,
 ) -> gimli::Result<Option<u64>> {

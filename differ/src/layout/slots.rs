@@ -1,20 +1,20 @@
 //! Which members of a variable's type are pointers to functions, as DWARF tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use gimli::UnitOffset;
-
-use super::read::Unit;
-use super::{Definition, LayoutKind, TypeName, Types, embed, live};
-use crate::error::Result;
+use super::index::Index;
+use super::scan::id_of;
+use super::{Definition, LayoutKind, Statics, TypeName, Types, embed};
+use crate::error::{Error, Result};
 use crate::lines::{Debug, address};
 use crate::load::{Elf, SectionId};
 
-/// The types of an object's variables.
+/// The types of some of an object's variables.
 #[derive(Debug)]
 pub struct VariableTypes {
     /// Type of the variable at an address (see [`crate::lines::address`]), written as in C.
     variables: BTreeMap<u64, String>,
+    /// These, and what they are made of.
     types: Types,
     nesting: embed::Nesting,
 }
@@ -38,27 +38,33 @@ pub struct SlotType {
 const MAX_DEPTH: usize = 8;
 
 impl VariableTypes {
-    /// Reads them.
-    pub fn read(elf: &Elf<'_>) -> Result<Self> {
+    /// Reads those of the variables at some addresses. No more is read than these are made of: a module describes most types
+    /// of the kernel, once for each of its sources.
+    pub(crate) fn read(elf: &Elf<'_>, all: &Statics, wanted: &[u64]) -> Result<Self> {
+        let of = |at: &u64| Some((*at, all.types.get(at)?.clone()));
+        let variables: BTreeMap<u64, String> = wanted.iter().filter_map(of).collect();
+        let (mut types, mut known) = (Types::new(), HashSet::new());
+        let mut left: BTreeSet<TypeName> =
+            variables.values().flat_map(|of| mentioned(of)).collect();
+        if left.is_empty() {
+            return Ok(Self { variables, types, nesting: embed::Nesting::default() });
+        }
+        let bad = |e: gimli::Error| Error::new(&elf.name, format_args!("DWARF: {e}"));
         let debug = Debug::load(elf)?;
-        let mut variables = BTreeMap::new();
-        let found = super::each_unit(elf, &debug, &|dwarf, unit| {
-            let mut reader = Unit::new(dwarf, unit);
-            let mut found: Vec<(u64, String)> = Vec::new();
-            let mut entries = unit.entries();
-            while let Some((_, entry)) = entries.next_dfs()? {
-                if entry.tag() != gimli::DW_TAG_variable {
-                    continue;
-                }
-                if let Some(at) = live::static_address(unit, entry)? {
-                    let of: Option<UnitOffset> = live::described(&reader, entry, 0)?.1;
-                    found.push((at, reader.type_name(of, 0)?));
-                }
-            }
-            Ok(found)
-        })?;
-        variables.extend(found.into_iter().flatten());
-        Ok(Self { variables, types: super::types(elf)?, nesting: embed::nesting(elf)? })
+        let dwarf = debug.dwarf();
+        let index = Index::build(&elf.name, &dwarf, 0)?;
+        while !left.is_empty() {
+            let names: HashSet<u64> =
+                left.iter().map(id_of).collect::<gimli::Result<_>>().map_err(bad)?;
+            let more = index.read(|name| names.contains(&name) && !known.contains(&name))?;
+            known.extend(names);
+            let definitions = more.values().flatten();
+            left = definitions.flat_map(|of| of.names().flat_map(mentioned)).collect();
+            types.extend(more);
+            left.retain(|name| !types.contains_key(name));
+        }
+        let nesting = index.nesting(&known)?;
+        Ok(Self { variables, types, nesting })
     }
 
     /// The type of the variable at that place, without qualifiers.
@@ -150,6 +156,27 @@ impl VariableTypes {
                 .typedef(name)
                 .is_some_and(|to| to.contains("()(") || self.is_function_pointer(to, depth + 1))
     }
+}
+
+impl Definition {
+    /// The types that it is made of, written as in C.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|member| member.type_name.as_str()).chain(self.target.as_deref())
+    }
+}
+
+/// The types that a value of a type, written as in C, is made of, as far as it names them itself; and that which a pointer leads to if it may
+/// be one of a function.
+fn mentioned(type_name: &str) -> Option<TypeName> {
+    let name = plain(type_name);
+    let name = name.split_once('[').map_or(name, |(element, _)| plain(element.trim_end()));
+    let (kind, name) = match name.split_once(' ') {
+        Some(("struct", name)) => (LayoutKind::Struct, name),
+        Some(("union", name)) => (LayoutKind::Union, name),
+        Some(("enum", name)) => (LayoutKind::Enum, name),
+        _ => (LayoutKind::Typedef, name.strip_suffix(" *").unwrap_or(name)),
+    };
+    (!name.ends_with('*')).then(|| TypeName { kind, name: name.to_owned() })
 }
 
 /// Without `const` and `volatile`.

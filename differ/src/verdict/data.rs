@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{DataChange, DataKind, DataVerdict, SectionChange};
 use crate::compare::{Comparer, Slots, Values, may_have_slots, section_is_read_only};
 use crate::error::Result;
-use crate::layout::{Alignments, VariableTypes};
+use crate::layout::{Statics, VariableTypes};
 use crate::lines::address;
 use crate::load::SectionId;
 use crate::model::{DataId, DataObject, Place};
@@ -13,10 +13,7 @@ use crate::object_file::Object;
 use crate::special::{self, Class};
 
 /// The verdicts on all data objects, by name.
-pub(super) fn verdicts(
-    comparer: &Comparer<'_, '_>,
-    alignments: &[Alignments; 2],
-) -> Vec<DataVerdict> {
+pub(super) fn verdicts(comparer: &Comparer<'_, '_>, statics: &[Statics; 2]) -> Vec<DataVerdict> {
     let (a, b) = (comparer.a, comparer.b);
     let mut verdicts = Vec::new();
     for (x, d) in a.model.data() {
@@ -35,7 +32,7 @@ pub(super) fn verdicts(
                     b.section_name(e.section)
                 ),
             ),
-            Some((y, e)) => match (comparer.data(x, y), alignment((a, d), (b, e), alignments)) {
+            Some((y, e)) => match (comparer.data(x, y), alignment((a, d), (b, e), statics)) {
                 (Ok(()), None) => (DataChange::Unchanged, String::new()),
                 (Ok(()), Some(aligned)) => (DataChange::Changed, aligned),
                 (Err(difference), None) => (DataChange::Changed, difference.text),
@@ -60,34 +57,41 @@ pub(super) fn verdicts(
 pub(super) fn values_and_slots(
     comparer: &Comparer<'_, '_>,
     verdicts: &mut [DataVerdict],
-    alignments: &[Alignments; 2],
+    statics: &[Statics; 2],
 ) -> Result<BTreeMap<String, std::result::Result<Slots, String>>> {
     let (a, b) = (comparer.a, comparer.b);
     let lasting = |kind| {
         matches!(kind, DataKind::ReadOnly | DataKind::Writable | DataKind::ReadOnlyAfterInit)
     };
-    let mut types = None;
+    let told: Vec<(&mut DataVerdict, DataId, DataId)> = verdicts
+        .iter_mut()
+        .filter(|v| v.change == DataChange::Changed && v.kind != DataKind::Discarded)
+        .filter_map(|v| v.v1.zip(v.v2).map(|(x, y)| (v, x, y)))
+        .collect();
     let mut found = BTreeMap::new();
-    for verdict in verdicts {
-        let (Some(x), Some(y)) = (verdict.v1, verdict.v2) else { continue };
+    if told.is_empty() {
+        return Ok(found);
+    }
+    let place = |object: &Object<'_>, id| {
+        object.model.data_object(id).map(|data| address(data.section, data.start))
+    };
+    let old: Vec<u64> = told.iter().filter_map(|(_, x, _)| place(a, *x)).collect();
+    let new: Vec<u64> = told.iter().filter_map(|(_, _, y)| place(b, *y)).collect();
+    let (old, new) = rayon::join(
+        || VariableTypes::read(&a.elf, &statics[0], &old),
+        || VariableTypes::read(&b.elf, &statics[1], &new),
+    );
+    let types = (&old?, &new?);
+    for (verdict, x, y) in told {
         let (Some(d), Some(e)) = (a.model.data_object(x), b.model.data_object(y)) else { continue };
-        let told = verdict.change == DataChange::Changed && verdict.kind != DataKind::Discarded;
-        if !told {
-            continue;
-        }
-        let known = match &types {
-            Some(known) => known,
-            None => types.insert((VariableTypes::read(&a.elf)?, VariableTypes::read(&b.elf)?)),
-        };
-        verdict.values = comparer.values((x, y), (&known.0, &known.1));
+        verdict.values = comparer.values((x, y), types);
         if !(verdict.operations && lasting(verdict.kind) && may_have_slots(d, e)) {
             continue;
         }
-        if let Some(aligned) = alignment((a, d), (b, e), alignments) {
-            found.insert(verdict.name.clone(), Err(aligned));
-            continue;
-        }
-        let slots = comparer.slots((x, y), (&known.0, &known.1));
+        let slots = match alignment((a, d), (b, e), statics) {
+            Some(aligned) => Err(aligned),
+            None => comparer.slots((x, y), types),
+        };
         found.insert(verdict.name.clone(), slots);
     }
     Ok(found)
@@ -99,10 +103,11 @@ pub(super) fn values_and_slots(
 fn alignment(
     (a, d): (&Object<'_>, &DataObject),
     (b, e): (&Object<'_>, &DataObject),
-    [of_a, of_b]: &[Alignments; 2],
+    [of_a, of_b]: &[Statics; 2],
 ) -> Option<String> {
-    let asked =
-        |known: &Alignments, d: &DataObject| known.get(&address(d.section, d.start)).copied();
+    let asked = |known: &Statics, d: &DataObject| {
+        known.alignments.get(&address(d.section, d.start)).copied()
+    };
     let told = |alignment: Option<u64>| {
         alignment.map_or_else(|| "that of its type".to_owned(), |bytes| bytes.to_string())
     };
