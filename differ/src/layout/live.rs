@@ -327,15 +327,19 @@ fn static_address(
     }
 }
 
-/// The address that a location is, if it is one.
+/// The address that a location is, if it is one. With `DW_OP_stack_value` it is what a pointer is, which itself is nowhere (DWARF 5,
+/// 2.6.1.1.4).
 pub(crate) fn fixed_address(
     unit: &gimli::Unit<Reader<'_>>,
     location: gimli::AttributeValue<Reader<'_>>,
 ) -> gimli::Result<Option<u64>> {
     let gimli::AttributeValue::Exprloc(expression) = location else { return Ok(None) };
     let mut operations = expression.operations(unit.encoding());
-    Ok(match operations.next()? {
-        Some(Operation::Address { address }) => Some(address),
-        _ => None,
-    })
+    let Some(Operation::Address { address }) = operations.next()? else { return Ok(None) };
+    while let Some(operation) = operations.next()? {
+        if operation == Operation::StackValue {
+            return Ok(None);
+        }
+    }
+    Ok(Some(address))
 }

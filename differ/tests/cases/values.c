@@ -10,6 +10,7 @@
 // data text changed values "before" → "after it"
 // data mixed changed values .u: 0x1 → 0x2
 // data aliased changed values .flags: 5 → 6
+// data pointed changed values .flags: 1 → 2
 typedef unsigned int u32;
 typedef struct { u32 flags; } aliased_t;
 enum mode { SLOW = 1, FAST = -2 };
@@ -40,3 +41,13 @@ struct ops ops = { P(read_one, read_two), P(0, write_one) };
 const char *text = P("before", "after it");
 struct mixed mixed = { 4, { P(1, 2) } };
 aliased_t aliased = { P(5, 6) };
+/* What is inlined has pointers that are in no memory: their value is the address, and not their place. */
+struct pointed { u32 flags; };
+struct pointed pointed = { P(1, 2) };
+int handed(struct pointed *of, struct pointed *again);
+static inline __attribute__((always_inline)) int hand(struct pointed *of)
+{
+	struct pointed *kept = of;
+	return handed(of, kept);
+}
+int hands(void) { return hand(&pointed); }
