@@ -348,6 +348,10 @@ fn judge_two(
     outcome: &mut Outcome,
 ) -> Result<()> {
     let kept = other.state().is_some_and(|state| state.starts_with("reverting"));
+    if kept {
+        // The one below runs, and the one above says that it could not let go: the next try must.
+        other.enable(false).context("it is kept, and the next revert fails too")?;
+    }
     // The one that has left may still have something to let go of, which it does by itself.
     let running = kernel::settled(|| subject.running(other))?;
     let (wanted, counted) = match result {
