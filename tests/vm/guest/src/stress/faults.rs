@@ -347,7 +347,8 @@ fn judge_two(
     result: nix::Result<()>,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    let kept = other.state().is_some_and(|state| state.starts_with("reverting"));
+    let leaves = end == Running::First;
+    let kept = leaves && other.state().is_some_and(|state| state.starts_with("reverting"));
     if kept {
         // The one below runs, and the one above says that it could not let go: the next try must.
         other.enable(false).context("it is kept, and the next revert fails too")?;
